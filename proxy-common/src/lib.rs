@@ -1,0 +1,1 @@
+//! The kernel ABI and the verdict functions shared by the kernel programs and the daemon.

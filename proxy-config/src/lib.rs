@@ -1,0 +1,1 @@
+//! Configuration: parses and lowers, never does I/O.
