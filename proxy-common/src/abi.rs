@@ -197,6 +197,8 @@ pub mod list {
 abi! {
     /// `ODST`, on a socket, and `FLOWS`, between two sockets: where a connection was going.
     pub struct OrigDst {
+        /// The cookie of the workload's network namespace: not every hook can ask for it.
+        pub netns: u64,
         pub ip: Ip,
         /// Low 32 bits of the monotonic clock in milliseconds at the connect; 0 unless the connect may be held.
         pub since_ms: u32,
