@@ -1,0 +1,4 @@
+//! The only `unsafe` of the daemon: system calls that no library wraps.
+
+pub(crate) mod bpf;
+pub mod netns;
