@@ -67,14 +67,13 @@ fn is_loaded<'a>(section: &impl object::ObjectSection<'a>) -> bool {
 fn relocations<'a>(elf: &Elf<'a>, section: &impl object::ObjectSection<'a>) -> Result<String> {
     let mut lines = Vec::new();
     for (offset, relocation) in section.relocations() {
-        let target = match relocation.target() {
-            RelocationTarget::Symbol(index) => {
-                let symbol = elf.symbol_by_index(index)?;
-                let home = symbol.section_index().and_then(|index| elf.section_by_index(index).ok());
-                let home = home.as_ref().map_or(Ok("-"), |home| home.name())?;
-                format!("{home} {}+{}", symbol.name()?, symbol.address())
-            }
-            other => format!("{other:?}"),
+        let target = if let RelocationTarget::Symbol(index) = relocation.target() {
+            let symbol = elf.symbol_by_index(index)?;
+            let home = symbol.section_index().and_then(|index| elf.section_by_index(index).ok());
+            let home = home.as_ref().map_or(Ok("-"), |home| home.name())?;
+            format!("{home} {}+{}", symbol.name()?, symbol.address())
+        } else {
+            format!("{:?}", relocation.target())
         };
         lines.push(format!("{offset:#x} {:?} {target} {}\n", relocation.flags(), relocation.addend()));
     }

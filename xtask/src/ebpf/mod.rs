@@ -64,7 +64,8 @@ pub(crate) fn check(ws: &Workspace) -> Result<()> {
     );
 }
 
-fn recorded(ws: &Workspace) -> Option<Versions> {
+/// The versions that made the committed object.
+pub(crate) fn recorded(ws: &Workspace) -> Option<Versions> {
     Versions::parse(&fs::read_to_string(ws.root.join(RECORD)).ok()?)
 }
 

@@ -124,16 +124,12 @@ pub(crate) fn has_debian_rustc() -> bool {
     workspace::is_executable(Path::new(DEBIAN_RUSTC)) && Path::new(DEBIAN_CORE).exists()
 }
 
-fn linker_version() -> Result<String> {
+pub(crate) fn linker_version() -> Result<String> {
     let mut command = Command::new("bpf-linker");
     if let Some(path) = path_with_cargo_bin() {
         command.env("PATH", path);
     }
     Ok(output(command.arg("--version"))?.trim().to_owned())
-}
-
-pub(crate) fn has_linker() -> bool {
-    linker_version().is_ok()
 }
 
 /// `cargo install` puts bpf-linker where a login shell, but not each CI shell, looks.
