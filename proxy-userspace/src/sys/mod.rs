@@ -2,3 +2,4 @@
 
 pub(crate) mod bpf;
 pub mod netns;
+pub(crate) mod process;
