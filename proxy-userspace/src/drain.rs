@@ -200,13 +200,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::task::Tasks;
+    use crate::telemetry::stats::Stats;
 
     #[tokio::test]
     async fn waits_for_guards() {
         let drain = Drain::new();
         let mut watch = drain.watch();
         let guard = watch.guard();
-        let holder = tokio::spawn(async move {
+        let holder = Tasks::new(&Stats::new()).spawn("holder", async move {
             watch.draining().await;
             drop(guard);
         });
@@ -218,7 +220,7 @@ mod tests {
     async fn cuts_at_the_deadline() {
         let drain = Drain::new();
         let guard = drain.watch().guard();
-        let holder = tokio::spawn(async move { guard.cut().await });
+        let holder = Tasks::new(&Stats::new()).spawn("holder", async move { guard.cut().await });
         assert_eq!(drain.drain(Duration::from_millis(20)).await, 1);
         holder.await.unwrap();
         assert_eq!(drain.live(), 0);

@@ -23,6 +23,7 @@ impl Tasks {
     }
 
     /// Starts `future`. The handle resolves when it ended, however it ended, and may be dropped.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub fn spawn<F>(&self, name: &'static str, future: F) -> JoinHandle<()>
     where
         F: Future<Output = ()> + Send + 'static,
