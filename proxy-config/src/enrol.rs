@@ -86,7 +86,7 @@ impl Workload {
 
 impl Serialize for Workload {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        let Self { name, cgroup, netns, proxy_cgroup, policy, notes: _ } = self;
+        let Self { name, cgroup, netns, proxy_cgroup, policy, .. } = self;
         let mut out = s.serialize_struct("Workload", 4 + usize::from(proxy_cgroup.is_some()))?;
         out.serialize_field("name", name)?;
         out.serialize_field("cgroup", cgroup)?;

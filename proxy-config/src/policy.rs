@@ -1,7 +1,8 @@
 //! What is captured of one workload: istio-iptables' flags as a model.
 //!
-//! Text passes through in one direction: arguments and environment, read by the table in [`FLAGS`] -> [`Policy`]
-//! -> [`compile`] -> the entries of the kernel's maps. [`explain`] goes back from a verdict to the flag.
+//! Text passes through in one direction: arguments and environment, read by the table in [`FLAGS`] ->
+//! [`Policy`] -> [`compile`] -> the entries of the kernel's maps. [`explain`] goes back from a verdict to the
+//! flag.
 
 mod cidr;
 mod compile;
@@ -188,8 +189,8 @@ impl Default for Policy {
     }
 }
 
-/// The flags that make this policy out of the defaults, in the table's order; [`Policy::parse_words`] reads them
-/// back. Nothing for the default policy.
+/// The flags that make this policy out of the defaults, in the table's order; [`Policy::parse_words`] reads
+/// them back. Nothing for the default policy.
 impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // `-g` follows `-u`.

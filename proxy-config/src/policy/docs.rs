@@ -41,7 +41,7 @@ fn help_of(flag: &Flag, out: &mut String) {
 pub fn markdown() -> String {
     let mut out = String::from(
         "# Policy flags\n\n\
-         <!-- Generated from the flag table in proxy-config: `cargo run -p proxy-config --example gen_docs -- docs` -->\n\n\
+         <!-- Generated: cargo run -p proxy-config --example gen_docs -- docs -->\n\n\
          The flags of istio-iptables, its variables of the environment, and shunt's own. A flag wins over the \
          environment, the environment over the default. An empty value of a list (`-b ''`) is a value: it \
          switches the list off. A bad value is an error that names it; nothing is ignored in silence.\n\n\

@@ -91,6 +91,7 @@ impl<'a> About<'a> {
     }
 
     /// The flag and its entry; `None` for rules that no flag makes.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the other rules have a reason, but no flag")]
     fn entry(&self, rule: Rule) -> Option<String> {
         let p = self.policy;
         Some(match rule {
@@ -124,21 +125,7 @@ impl<'a> About<'a> {
             Rule::InAll => "-b '*'".into(),
             Rule::InPortNotIncluded => format!("-b '{}'", value::show_select(&p.inbound_ports)),
             Rule::BindDenied | Rule::BindProxy => format!("-p {} and -z {}", p.envoy_port, p.inbound_port),
-            Rule::BoundDevice
-            | Rule::PassthroughSource
-            | Rule::OwnAddress
-            | Rule::NotCaptured
-            | Rule::InLoopback
-            | Rule::InOwnAddress
-            | Rule::FlowStored
-            | Rule::FlowMoved
-            | Rule::FlowClosed
-            | Rule::FlowFull
-            | Rule::StorageFull
-            | Rule::Answered
-            | Rule::Held
-            | Rule::ListenerAdded
-            | Rule::AssignFailed => return None,
+            _ => return None,
         })
     }
 

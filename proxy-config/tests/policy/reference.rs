@@ -106,6 +106,11 @@ fn output_rules(p: &Policy, v4: bool) -> Rules {
     groups(&mut rules, p);
     resolvers(&mut rules, p, v4);
     rules.push((vec![Dst(loopback)], Return));
+    destinations(&mut rules, p, v4);
+    rules
+}
+
+fn destinations(rules: &mut Rules, p: &Policy, v4: bool) {
     for net in p.exclude.iter().filter(|c| c.addr().is_ipv4() == v4) {
         rules.push((vec![Dst(net.to_string())], Return));
     }
@@ -120,7 +125,6 @@ fn output_rules(p: &Policy, v4: bool) -> Rules {
             }
         }
     }
-    rules
 }
 
 fn lo() -> Match {

@@ -45,6 +45,16 @@ fn outbound_flags() {
         ("-i 127.0.0.0/8", tcp("127.0.0.1", 80), pass, Rule::Loopback),
         ("-i 127.0.0.0/8", tcp("127.0.0.2", 80), to(15001), Rule::CidrIncluded),
         ("-i 127.0.0.0/8", tcp("10.0.0.1", 80), pass, Rule::CidrNotIncluded),
+    ] {
+        assert_eq!(outbound(flags, connect, APP), Verdict { action, rule }, "{flags} to {:?}", connect.dst);
+    }
+}
+
+#[test]
+fn outbound_flags_of_interface_group_and_dns() {
+    let to = |port| Action::Redirect(port);
+    let pass = Action::Pass;
+    for (flags, connect, action, rule) in [
         ("-c eth1", tcp("10.1.2.3", 80), pass, Rule::OutInterface),
         ("-c eth1", tcp("10.0.0.9", 80), to(15001), Rule::OutAll),
         ("-c eth1", tcp("2001:db8::9", 80), pass, Rule::OutInterface),
