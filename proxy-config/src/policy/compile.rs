@@ -44,6 +44,22 @@ pub struct Compiled {
     pub notes: Vec<Note>,
 }
 
+impl Compiled {
+    /// Whether anything outbound but DNS is captured.
+    pub fn captures_outbound(&self) -> bool {
+        self.pod.flags & flag::OUTBOUND != 0
+    }
+
+    pub fn captures_inbound(&self) -> bool {
+        self.pod.flags & flag::INBOUND != 0
+    }
+
+    /// Whether connects are held while no proxy listens.
+    pub fn holds(&self) -> bool {
+        self.pod.flags & flag::HOLD != 0
+    }
+}
+
 /// One entry of `CIDRS`: the list ([`proxy_common::list`]), the address, its prefix length and the value.
 ///
 /// The length is 0 to 128 bits of the 16-byte form, so 96 more than an IPv4 range's own, and without

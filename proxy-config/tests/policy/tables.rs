@@ -123,9 +123,12 @@ fn failure_policy() {
     };
     assert_eq!(without(""), Rule::OutAll);
     assert_eq!(without("--fail-open"), Rule::OutFailOpen);
-    let held = compiled("--wait-for-proxy=250ms").pod;
-    assert_eq!((held.flags & flag::HOLD != 0, held.hold_ms), (true, 250));
-    assert_eq!(compiled("").pod.flags & flag::HOLD, 0);
+    let held = compiled("--wait-for-proxy=250ms");
+    assert_eq!((held.holds(), held.pod.hold_ms), (true, 250));
+    assert!(!compiled("").holds());
+    let (out, r#in) = (compiled("-b ''"), compiled("-i ''"));
+    assert!(out.captures_outbound() && !out.captures_inbound());
+    assert!(!r#in.captures_outbound() && r#in.captures_inbound());
 }
 
 #[test]
