@@ -20,7 +20,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 pub use cidr::Cidr;
-pub use compile::{CidrEntry, Compiled, Environment, Route, compile};
+pub use compile::{CidrRow, Compiled, Environment, Route, compile};
 pub use docs::{help, markdown};
 pub use explain::{Facts, explain};
 pub use flags::{FLAGS, Flag, Kind, Origin, Status};

@@ -58,10 +58,10 @@ impl Cidr {
     ///
     /// One key, but for a short IPv6 prefix that would also cover the v4-mapped addresses: that one is written
     /// as everything around them.
-    pub fn keys(&self) -> Vec<(Ip, u32)> {
+    pub fn keys(&self) -> Vec<(Ip, u8)> {
         let (octets, len) = match self.addr {
-            IpAddr::V4(a) => return vec![(a.to_ipv6_mapped().octets(), u32::from(self.len) + 96)],
-            IpAddr::V6(a) => (a.octets(), u32::from(self.len)),
+            IpAddr::V4(a) => return vec![(a.to_ipv6_mapped().octets(), self.len + MAPPED_PREFIX)],
+            IpAddr::V6(a) => (a.octets(), self.len),
         };
         if len > MAPPED_PREFIX || u128::from_be_bytes(octets) != MAPPED & mask6(self.len) {
             return vec![(octets, len)];
@@ -78,7 +78,7 @@ impl Cidr {
 
 /// `::ffff:0:0`
 const MAPPED: u128 = 0xffff_0000_0000;
-const MAPPED_PREFIX: u32 = 96;
+const MAPPED_PREFIX: u8 = 96;
 
 /// The 16 bytes by which the kernel's tables know an address.
 pub(super) fn wide(ip: IpAddr) -> Ip {
@@ -181,7 +181,7 @@ mod tests {
         let covers = |ip: &str| {
             let ip = u128::from_be_bytes(wide(ip.parse().expect("an address")));
             let hits = cidr("::/0").keys().into_iter().filter(|(net, len)| {
-                let shift = 128 - len;
+                let shift = 128 - u32::from(*len);
                 ip.checked_shr(shift) == u128::from_be_bytes(*net).checked_shr(shift)
             });
             hits.count()

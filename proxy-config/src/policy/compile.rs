@@ -39,22 +39,32 @@ pub struct Compiled {
     /// `RULES`: kind and value, sorted, nothing twice.
     pub rules: Vec<(u32, u32)>,
     /// `CIDRS`: sorted, nothing twice.
-    pub cidrs: Vec<CidrEntry>,
+    pub cidrs: Vec<CidrRow>,
     /// What the environment makes of the policy that its author may not expect.
     pub notes: Vec<Note>,
 }
 
-/// One entry of `CIDRS`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct CidrEntry {
-    /// [`proxy_common::list`]
-    pub list: u32,
-    pub ip: Ip,
-    /// 0 to 128 bits of `ip`, so 96 more than an IPv4 range's own length. The key's prefix length is
-    /// [`proxy_common::CIDR_PREFIX`] more.
-    pub prefix: u32,
-    pub value: u32,
+impl Compiled {
+    /// Whether anything outbound but DNS is captured.
+    pub fn captures_outbound(&self) -> bool {
+        self.pod.flags & flag::OUTBOUND != 0
+    }
+
+    pub fn captures_inbound(&self) -> bool {
+        self.pod.flags & flag::INBOUND != 0
+    }
+
+    /// Whether connects are held while no proxy listens.
+    pub fn holds(&self) -> bool {
+        self.pod.flags & flag::HOLD != 0
+    }
 }
+
+/// One entry of `CIDRS`: the list ([`proxy_common::list`]), the address, its prefix length and the value.
+///
+/// The length is 0 to 128 bits of the 16-byte form, so 96 more than an IPv4 range's own, and without
+/// [`proxy_common::CIDR_PREFIX`].
+pub type CidrRow = (u32, Ip, u8, u32);
 
 /// Values of the list `ROUTE`.
 const EXCLUDED: u32 = 1;
@@ -76,11 +86,7 @@ pub fn compile(policy: &Policy, environment: &Environment) -> Compiled {
     Compiled {
         pod: pod(policy, environment, out.flags),
         rules: out.rules.into_iter().collect(),
-        cidrs: out
-            .cidrs
-            .into_iter()
-            .map(|((list, ip, prefix), value)| CidrEntry { list, ip, prefix, value })
-            .collect(),
+        cidrs: out.cidrs.into_iter().map(|((list, ip, prefix), value)| (list, ip, prefix, value)).collect(),
         notes: out.notes,
     }
 }
@@ -88,7 +94,7 @@ pub fn compile(policy: &Policy, environment: &Environment) -> Compiled {
 struct Output {
     flags: u32,
     rules: BTreeSet<(u32, u32)>,
-    cidrs: BTreeMap<(u32, Ip, u32), u32>,
+    cidrs: BTreeMap<(u32, Ip, u8), u32>,
     notes: Vec<Note>,
 }
 

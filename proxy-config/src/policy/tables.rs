@@ -39,9 +39,9 @@ impl Tables for CompiledTables<'_> {
             return None;
         }
         let list = u32::from_be_bytes(key.list);
-        let entries =
-            self.compiled.cidrs.iter().filter(|e| e.list == list && covers(&e.ip, e.prefix, &key.ip));
-        entries.max_by_key(|e| e.prefix).map(|e| e.value)
+        let rows = self.compiled.cidrs.iter();
+        let matching = rows.filter(|(of, net, prefix, _)| *of == list && covers(net, *prefix, &key.ip));
+        matching.max_by_key(|(_, _, prefix, _)| *prefix).map(|(.., value)| *value)
     }
 
     fn own_ip(&self, key: &OwnIpKey) -> bool {
@@ -53,7 +53,7 @@ impl Tables for CompiledTables<'_> {
     }
 }
 
-fn covers(net: &Ip, prefix: u32, ip: &Ip) -> bool {
+fn covers(net: &Ip, prefix: u8, ip: &Ip) -> bool {
     let differ = u128::from_be_bytes(*net) ^ u128::from_be_bytes(*ip);
-    differ.leading_zeros() >= prefix
+    differ.leading_zeros() >= u32::from(prefix)
 }

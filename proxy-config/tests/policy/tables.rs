@@ -123,9 +123,12 @@ fn failure_policy() {
     };
     assert_eq!(without(""), Rule::OutAll);
     assert_eq!(without("--fail-open"), Rule::OutFailOpen);
-    let held = compiled("--wait-for-proxy=250ms").pod;
-    assert_eq!((held.flags & flag::HOLD != 0, held.hold_ms), (true, 250));
-    assert_eq!(compiled("").pod.flags & flag::HOLD, 0);
+    let held = compiled("--wait-for-proxy=250ms");
+    assert_eq!((held.holds(), held.pod.hold_ms), (true, 250));
+    assert!(!compiled("").holds());
+    let (out, r#in) = (compiled("-b ''"), compiled("-i ''"));
+    assert!(out.captures_outbound() && !out.captures_inbound());
+    assert!(!r#in.captures_outbound() && r#in.captures_inbound());
 }
 
 #[test]
@@ -148,7 +151,7 @@ fn the_environment_makes_notes_and_turns_inbound_off() {
 fn equal_policies_compile_to_equal_tables() {
     let a = compiled("-b 443,80,80 -x 10.0.0.0/8,10.1.2.3/8 -u 2,1");
     assert_eq!(a, compiled("-u 1,2,2 -x 10.0.0.0/8 -b 80,443"));
-    assert_eq!(compiled("-x 10.0.0.0/8").cidrs[0].prefix, 104);
+    assert_eq!(compiled("-x 10.0.0.0/8").cidrs[0].2, 104);
     let loopback = compiled("--istio-outbound-ipv4-loopback-cidr 127.0.0.0/8").pod;
     assert_eq!((loopback.loopback_net, loopback.loopback_mask), (0x7f00_0000, 0xff00_0000));
 }
