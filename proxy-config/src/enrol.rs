@@ -56,12 +56,20 @@ impl Document {
     /// # Errors
     /// Text that is no such document; else every problem of every workload at once.
     pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
+        Self::parse_with(text, "")
+    }
+
+    /// As [`Document::parse`]; `defaults` are the flags of workloads that have no `policy` of their own.
+    ///
+    /// # Errors
+    /// As [`Document::parse`].
+    pub fn parse_with(text: &str, defaults: &str) -> Result<Self, Vec<Problem>> {
         let raw: RawDocument = serde_saphyr::from_str(text).map_err(syntax)?;
         let mut problems = Vec::new();
         let mut workloads = Vec::new();
         let mut seen = Seen::default();
         for (index, entry) in raw.workloads.iter().enumerate() {
-            let at = At { problems: &mut problems, entry: format!("workloads[{index}]") };
+            let at = At { problems: &mut problems, entry: format!("workloads[{index}]"), defaults };
             workloads.extend(lower(entry, at, &mut seen));
         }
         if problems.is_empty() { Ok(Self { workloads }) } else { Err(problems) }
@@ -74,9 +82,17 @@ impl Workload {
     /// # Errors
     /// As [`Document::parse`].
     pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
+        Self::parse_with(text, "")
+    }
+
+    /// As [`Workload::parse`]; `defaults` are the flags where the entry has no `policy` of its own.
+    ///
+    /// # Errors
+    /// As [`Document::parse`].
+    pub fn parse_with(text: &str, defaults: &str) -> Result<Self, Vec<Problem>> {
         let raw: RawWorkload = serde_saphyr::from_str(text).map_err(syntax)?;
         let mut problems = Vec::new();
-        let at = At { problems: &mut problems, entry: "workload".into() };
+        let at = At { problems: &mut problems, entry: "workload".into(), defaults };
         match lower(&raw, at, &mut Seen::default()) {
             Some(workload) if problems.is_empty() => Ok(workload),
             _ => Err(problems),
@@ -183,6 +199,8 @@ impl<'de> Deserialize<'de> for Flags {
 struct At<'a> {
     problems: &'a mut Vec<Problem>,
     entry: String,
+    /// Flags of entries without a policy.
+    defaults: &'a str,
 }
 
 impl At<'_> {
@@ -237,7 +255,7 @@ fn policy(raw: &RawWorkload, at: &mut At<'_>) -> Option<(Policy, Vec<Note>)> {
     }
     let place = raw.policy.as_ref().map_or(raw.name.referenced, |p| p.referenced);
     let args = match raw.policy.as_ref().map(|p| &p.value) {
-        None => Ok(Vec::new()),
+        None => words(at.defaults),
         Some(Flags::List(list)) => Ok(list.clone()),
         Some(Flags::Text(text)) => words(text),
     };

@@ -36,6 +36,8 @@ pub struct Config {
     pub proxy_cgroup: ProxyCgroup,
     pub workloads: Vec<Workload>,
     pub enrolment: Option<PathBuf>,
+    /// Flags of entries of the file that have no policy.
+    pub default_policy: String,
     pub admin_address: Option<SocketAddr>,
     /// A path, `-` for standard output, or none.
     pub access_log: Option<String>,
@@ -85,7 +87,7 @@ pub async fn start(config: Config) -> Result<Bound> {
     let (control, thread) = control::start(registry)?;
     control.replace(Origin::CommandLine, config.workloads);
     if let Some(file) = &config.enrolment {
-        enrolment::follow(file, &control)?;
+        enrolment::follow(file, &config.default_policy, &control)?;
     }
     if let Some(result) = control.drop_unwanted().await {
         result?;

@@ -1,6 +1,6 @@
 //! The enrolment file, followed: each change of its content replaces what it asked for before.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use inotify::{Inotify, WatchMask};
@@ -14,7 +14,7 @@ const SETTLE: Duration = Duration::from_millis(30);
 
 /// Applies the file and follows it from a thread of its own. A file that is not there is an empty one. One that
 /// cannot be read at the start is an error; later, the last good one stays in force and the problem is logged.
-pub fn follow(path: &Path, control: &Control) -> anyhow::Result<()> {
+pub fn follow(path: &Path, defaults: &str, control: &Control) -> anyhow::Result<()> {
     let path = std::path::absolute(path)?;
     let Some(dir) = path.parent().map(Path::to_owned) else {
         anyhow::bail!("{}: not a file", path.display())
@@ -24,8 +24,8 @@ pub fn follow(path: &Path, control: &Control) -> anyhow::Result<()> {
     let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO | WatchMask::CREATE | WatchMask::DELETE;
     inotify.watches().add(&dir, mask).map_err(|e| anyhow::anyhow!("{}: {e}", dir.display()))?;
     let mut last = read(&path)?;
-    apply(&last, control).map_err(|e| anyhow::anyhow!("{}:\n{e}", path.display()))?;
-    let control = control.clone();
+    apply(&last, defaults, control).map_err(|e| anyhow::anyhow!("{}:\n{e}", path.display()))?;
+    let (control, defaults) = (control.clone(), defaults.to_owned());
     std::thread::Builder::new().name("enrolment".to_owned()).spawn(move || {
         let mut buffer = [0; 4096];
         loop {
@@ -34,13 +34,13 @@ pub fn follow(path: &Path, control: &Control) -> anyhow::Result<()> {
                 return;
             }
             std::thread::sleep(SETTLE);
-            reload(&path, &mut last, &control);
+            reload(&path, &mut last, &defaults, &control);
         }
     })?;
     Ok(())
 }
 
-fn reload(path: &PathBuf, last: &mut String, control: &Control) {
+fn reload(path: &Path, last: &mut String, defaults: &str, control: &Control) {
     let text = match read(path) {
         Ok(text) => text,
         Err(e) => return log::error!("{e}; the last good one stays in force"),
@@ -48,7 +48,7 @@ fn reload(path: &PathBuf, last: &mut String, control: &Control) {
     if text == *last {
         return;
     }
-    match apply(&text, control) {
+    match apply(&text, defaults, control) {
         Ok(()) => log::info!("{}: applied", path.display()),
         Err(e) => log::error!("{}: refused, the last good one stays in force:\n{e}", path.display()),
     }
@@ -63,8 +63,8 @@ fn read(path: &Path) -> anyhow::Result<String> {
     }
 }
 
-fn apply(text: &str, control: &Control) -> Result<(), String> {
-    let document = if text.trim().is_empty() { Ok(Document::default()) } else { Document::parse(text) };
+fn apply(text: &str, defaults: &str, control: &Control) -> Result<(), String> {
+    let document = if text.trim().is_empty() { Ok(Document::default()) } else { Document::parse_with(text, defaults) };
     match document {
         Ok(document) => {
             control.replace(Origin::File, document.workloads);

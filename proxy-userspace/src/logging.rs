@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use log::{LevelFilter, Log, Metadata, Record};
 
-use crate::telemetry::record::rfc3339;
+use crate::clock;
 
 struct Stderr;
 
@@ -14,7 +14,7 @@ impl Log for Stderr {
     }
 
     fn log(&self, record: &Record<'_>) {
-        let time = rfc3339(crate::clock::wall());
+        let time = clock::rfc3339(clock::wall());
         // A log that cannot be written must not end the daemon.
         let _ = writeln!(std::io::stderr(), "[{time}] {} {}", record.level().as_str().to_lowercase(), record.args());
     }

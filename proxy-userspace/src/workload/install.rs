@@ -61,7 +61,8 @@ impl Installed {
 
 /// The addresses of a workload's namespace.
 pub(super) fn own_ips(netns: &Netns) -> Result<Vec<IpAddr>, Error> {
-    netns.addresses().map_err(|source| Error::Netns { path: netns.path().to_owned(), source })
+    let ips = netns.addresses();
+    ips.map_err(|source| Error::Netns { path: netns.path().to_owned(), source })
 }
 
 /// What the policy refers to by name: interfaces, routes, resolvers.
@@ -80,6 +81,9 @@ pub fn environment(
             Some(Route { prefix: Cidr::new(r.prefix, r.length)?, interface: r.interface })
         };
         routes = netns.routes().map_err(error)?.into_iter().filter_map(route).collect();
+        // The local table comes before the main one: its own addresses are reached over lo.
+        let local = |ip: IpAddr| Route { prefix: Cidr::host(ip), interface: "lo".to_owned() };
+        routes.splice(0..0, own_ips(netns)?.into_iter().map(local));
     }
     let resolvers = if workload.policy.redirect_dns { resolvers(&workload.cgroup) } else { Vec::new() };
     Ok(Environment { proxy_cgroup, resolvers, routes, interfaces, inbound })
