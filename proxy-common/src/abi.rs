@@ -169,6 +169,15 @@ abi! {
     }
 }
 
+abi! {
+    /// `CIDRS`: the whole key, as userspace writes it.
+    pub struct CidrEntry {
+        /// [`CIDR_PREFIX`] + the address's prefix length in its 16-byte form (IPv4: + 96).
+        pub prefix: u32,
+        pub key: CidrKey,
+    }
+}
+
 /// The bits of [`CidrKey`] before the address, always compared whole.
 pub const CIDR_PREFIX: u32 = 64;
 
@@ -324,8 +333,8 @@ pub const DEBUG_LOG: &str = "DEBUG_LOG";
 /// `::ffff:a.b.c.d` for an IPv4 address in network order, as the kernel's contexts hold it.
 #[inline(always)]
 pub fn mapped(ip4: u32) -> Ip {
-    let b = ip4.to_ne_bytes();
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, b[0], b[1], b[2], b[3]]
+    // By words: the kernel half has no memset to fill bytes with.
+    from_words([0, 0, 0xffffu32.to_be(), ip4])
 }
 
 /// The address of the four words that the kernel's contexts hold.

@@ -45,7 +45,7 @@ pub(crate) fn outbound(ctx: &SockAddrContext, family: Family) -> i32 {
         Action::Deny => REFUSE,
         Action::Redirect(port) => {
             debug!(ctx, "netns {} port {} -> {} by rule {}", netns, c.port, port, v.rule as u32);
-            redirect(sa, sk, &c, pod, port)
+            redirect(sa, sk, &c, pod, port, family)
         }
     }
 }
@@ -55,7 +55,9 @@ fn read(sa: *mut bpf_sock_addr, sk: *mut bpf_sock, netns: u64, family: Family) -
     // SAFETY: fields of the context and of its socket, which the caller found not null.
     unsafe {
         let (dst, src) = match family {
-            Family::V4 => (mapped(field!(sa, bpf_sock_addr, user_ip4)), mapped(field!(sk, bpf_sock, src_ip4))),
+            Family::V4 => {
+                (mapped(field!(sa, bpf_sock_addr, user_ip4)), mapped(field!(sk, bpf_sock, src_ip4)))
+            }
             Family::V6 => (field_ip6!(sa, bpf_sock_addr, user_ip6), field_ip6!(sk, bpf_sock, src_ip6)),
         };
         Connect {
@@ -72,7 +74,14 @@ fn read(sa: *mut bpf_sock_addr, sk: *mut bpf_sock, netns: u64, family: Family) -
 /// Keeps the destination on the socket and points the connect at the proxy. Without memory for it the connect
 /// is refused: passing it on would go around the proxy.
 #[inline(always)]
-fn redirect(sa: *mut bpf_sock_addr, sk: *mut bpf_sock, c: &Connect, pod: &Pod, port: u16) -> i32 {
+fn redirect(
+    sa: *mut bpf_sock_addr,
+    sk: *mut bpf_sock,
+    c: &Connect,
+    pod: &Pod,
+    port: u16,
+    family: Family,
+) -> i32 {
     // SAFETY: the socket is the context's; storage is checked before it is written.
     unsafe {
         let od = maps::odst_or_new(sk);
@@ -89,28 +98,18 @@ fn redirect(sa: *mut bpf_sock_addr, sk: *mut bpf_sock, c: &Connect, pod: &Pod, p
             role: role::CLIENT,
             protocol: c.protocol as u8,
         };
-        if as_v4(&c.dst).is_some() {
-            write_v4(sa, c, 0x7f00_0001u32.to_be());
-        } else {
-            store_ip6(&raw mut (*sa).user_ip6 as *mut u32, loopback6());
+        const LOOPBACK4: u32 = 0x7f00_0001u32.to_be();
+        match family {
+            Family::V4 => (&raw mut (*sa).user_ip4).write_volatile(LOOPBACK4),
+            // An AF_INET6 socket reaches IPv4 by v4-mapped addresses.
+            Family::V6 if as_v4(&c.dst).is_some() => {
+                store_ip6(&raw mut (*sa).user_ip6 as *mut u32, mapped(LOOPBACK4));
+            }
+            Family::V6 => store_ip6(&raw mut (*sa).user_ip6 as *mut u32, loopback6()),
         }
         (&raw mut (*sa).user_port).write_volatile(u32::from(port.to_be()));
     }
     ALLOW
-}
-
-/// A v4 destination stands in the v4 field, or v4-mapped in the v6 field of an AF_INET6 socket.
-#[inline(always)]
-unsafe fn write_v4(sa: *mut bpf_sock_addr, _: &Connect, ip4: u32) {
-    const AF_INET: u32 = proxy_common::AF_INET;
-    // SAFETY: the caller's context; which field may be written follows the hook's family.
-    unsafe {
-        if field!(sa, bpf_sock_addr, user_family) == AF_INET {
-            (&raw mut (*sa).user_ip4).write_volatile(ip4);
-        } else {
-            store_ip6(&raw mut (*sa).user_ip6 as *mut u32, mapped(ip4));
-        }
-    }
 }
 
 /// A TCP socket may connect again after a failure: what an earlier connect left must not speak for this one.

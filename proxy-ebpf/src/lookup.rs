@@ -2,7 +2,10 @@
 
 use aya_ebpf::{
     Global,
-    bindings::{bpf_sk_lookup, sk_action::{SK_DROP, SK_PASS}},
+    bindings::{
+        bpf_sk_lookup,
+        sk_action::{SK_DROP, SK_PASS},
+    },
     helpers::generated as helper,
     programs::SkLookupContext,
 };
