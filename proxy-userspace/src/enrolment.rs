@@ -14,7 +14,7 @@ const SETTLE: Duration = Duration::from_millis(30);
 
 /// Applies the file and follows it from a thread of its own. A file that is not there is an empty one. One that
 /// cannot be read at the start is an error; later, the last good one stays in force and the problem is logged.
-pub fn follow(path: &Path, defaults: &str, control: &Control) -> anyhow::Result<()> {
+pub(crate) fn follow(path: &Path, defaults: &str, control: &Control) -> anyhow::Result<()> {
     let path = std::path::absolute(path)?;
     let Some(dir) = path.parent().map(Path::to_owned) else {
         anyhow::bail!("{}: not a file", path.display())

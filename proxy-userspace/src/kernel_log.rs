@@ -9,7 +9,7 @@ use aya_log::EbpfLogger;
 const POLL: Duration = Duration::from_millis(50);
 
 /// Drains the ring of `object` on a thread of its own for as long as the process lives.
-pub fn drain(mut object: Ebpf) -> anyhow::Result<()> {
+pub(crate) fn drain(mut object: Ebpf) -> anyhow::Result<()> {
     let mut logger = EbpfLogger::init(&mut object)?;
     std::thread::Builder::new().name("kernel-log".to_owned()).spawn(move || {
         // The object holds the ring.

@@ -22,7 +22,7 @@ use proxy_config::policy::{self, Parsed, Policy};
 #[command(name = "shunt", version, about)]
 struct Cli {
     /// Log level: trace, debug, info, warn, error or off.
-    #[arg(short, long, global = true, value_name = "LEVEL")]
+    #[arg(short, long, global = true, value_name = "LEVEL", value_parser = level)]
     log_level: Option<LevelFilter>,
     #[command(subcommand)]
     command: Command,
@@ -128,6 +128,16 @@ fn dispatch(cli: Cli, flags: &[String]) -> Result<ExitCode> {
             demo::run(args, flags)
         }
     }
+}
+
+fn level(text: &str) -> Result<LevelFilter, String> {
+    // Envoy's names of the levels that ours are called otherwise.
+    let text = match text {
+        "warning" => "warn",
+        "critical" => "error",
+        other => other,
+    };
+    text.parse().map_err(|_| "not a level".to_owned())
 }
 
 /// Policy flags and the ISTIO_* environment, with the notes on what has no effect printed.

@@ -45,10 +45,10 @@ impl Maps {
             let key = RuleKey { policy, kind, value };
             self.rules.set(&key, &1).map_err(Error::map(map::RULES))?;
         }
-        for range in &compiled.cidrs {
-            let key = CidrKey::new(policy, range.list, range.ip);
-            let entry = CidrEntry { prefix: CIDR_PREFIX + range.prefix, key };
-            self.cidrs.set(&entry, &range.value).map_err(Error::map(map::CIDRS))?;
+        for &(list, ip, length, value) in &compiled.cidrs {
+            let key = CidrKey::new(policy, list, ip);
+            let entry = CidrEntry { prefix: CIDR_PREFIX + u32::from(length), key };
+            self.cidrs.set(&entry, &value).map_err(Error::map(map::CIDRS))?;
         }
         let pod = Pod { policy, ..compiled.pod };
         self.pods.set(&netns, &pod).map_err(Error::map(map::PODS))

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use proxy_common::{AF_INET, AF_INET6, ListenerKey, direction, flag};
+use proxy_common::{AF_INET, AF_INET6, ListenerKey, direction};
 use proxy_config::enrol::Workload;
 use proxy_config::policy::{Cidr, Compiled, Environment, Route, compile};
 
@@ -43,8 +43,8 @@ pub fn install(
         name: workload.name.as_str(),
         cgroup: &workload.cgroup,
         netns,
-        inbound: compiled.pod.flags & flag::INBOUND != 0,
-        hold: compiled.pod.flags & flag::HOLD != 0,
+        inbound: compiled.captures_inbound(),
+        hold: compiled.holds(),
     })?;
     // In the host's namespace "own address" is every address of the node: capture by cgroup means them too.
     let known: &[IpAddr] = if inbound { &own_ips } else { &[] };

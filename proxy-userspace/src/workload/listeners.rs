@@ -35,7 +35,7 @@ impl Dial for Dialer {
 }
 
 /// One of the proxy's listening sockets.
-pub struct Listening {
+pub(super) struct Listening {
     pub socket: TcpListener,
     pub address: SocketAddr,
     pub direction: Direction,
@@ -43,7 +43,7 @@ pub struct Listening {
 
 impl Listening {
     /// Its place in `LISTENERS`.
-    pub fn key(&self, netns: u64) -> ListenerKey {
+    pub(super) fn key(&self, netns: u64) -> ListenerKey {
         let family = if self.address.is_ipv6() { AF_INET6 } else { AF_INET };
         let direction = match self.direction {
             Direction::Outbound => direction::OUTBOUND,
@@ -52,7 +52,7 @@ impl Listening {
         ListenerKey { netns, direction, family }
     }
 
-    pub fn fd(&self) -> BorrowedFd<'_> {
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
@@ -62,7 +62,7 @@ impl Listening {
 ///
 /// A namespace without IPv6 has no IPv6 listener. An outbound port of 0 is chosen by the kernel, the same for
 /// both families.
-pub fn open(netns: &Netns, out_port: u16, in_port: Option<u16>) -> Result<Vec<Listening>, Error> {
+pub(super) fn open(netns: &Netns, out_port: u16, in_port: Option<u16>) -> Result<Vec<Listening>, Error> {
     let mut out = pair(netns, out_port, Direction::Outbound)?;
     if let Some(port) = in_port {
         out.extend(pair(netns, port, Direction::Inbound)?);
