@@ -45,6 +45,7 @@ pub fn install(
         netns,
         inbound: compiled.captures_inbound(),
         hold: compiled.holds(),
+        proxy: workload.proxy_cgroup.as_deref().filter(|p| !p.starts_with(&workload.cgroup)),
     })?;
     // In the host's namespace "own address" is every address of the node: capture by cgroup means them too.
     let known: &[IpAddr] = if inbound { &own_ips } else { &[] };
