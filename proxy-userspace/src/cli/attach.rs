@@ -75,8 +75,8 @@ pub(super) fn attach(args: AttachArgs, flags: &[String]) -> Result<ExitCode> {
     if netns.is_host() {
         return Err(workload::Error::HostNetns(spec.netns).into());
     }
-    let kernel = Kernel::open(Pins::open(&args.places.pin_root)?, parsed.rest.trace)?;
     let state = StateFile::open(&args.places.run_dir)?;
+    let kernel = state.alone(|| Kernel::open(Pins::open(&args.places.pin_root)?, parsed.rest.trace))??;
     state.change(|state| put(&kernel, state, &spec, &netns, proxy))?;
     let found = adopt_stock_listeners(&kernel, &spec, &netns, spec.proxy_cgroup.as_deref())?;
     log::info!("workload {}: attached; {found} listening sockets of its proxy were there already", spec.name);
@@ -168,14 +168,14 @@ pub(super) fn detach(args: &DetachArgs) -> Result<ExitCode> {
     let Some(pins) = Pins::existing(&args.places.pin_root)? else {
         bail!("nothing is attached: {} is not there", args.places.pin_root.display())
     };
-    let kernel = Kernel::open(pins, false)?;
+    let maps = ebpf::Maps::open(&pins)?;
     let state = StateFile::open(&args.places.run_dir)?;
     let name = state.change(|state| {
         let Some(record) = find(state, args)? else { bail!("no such workload is attached") };
         if record.owner != Owner::Attach {
             bail!("workload {} is the daemon's; use `shunt workload remove`", record.name);
         }
-        kernel.detach(&record.name, Some(record.cookie))?;
+        ebpf::detach(&pins, &maps, &record.name, Some(record.cookie))?;
         state.remove(&record.name);
         Ok(record.name)
     })?;
