@@ -8,7 +8,7 @@ use clap::Args;
 use proxy_config::enrol::{Name, Workload};
 use proxy_config::policy::{Parsed, compile};
 
-use super::Places;
+use super::{Places, say};
 use crate::cgroup;
 use crate::ebpf::{self, Kernel, Pins};
 use crate::sys::netns::Netns;
@@ -148,17 +148,17 @@ fn put(kernel: &Kernel, state: &mut State, spec: &Workload, netns: &Netns, proxy
 
 fn dry_run(spec: &Workload, netns: &Netns, proxy: u64) -> Result<ExitCode> {
     let compiled = compile(&spec.policy, &environment(spec, netns, proxy, true)?);
-    println!("would attach to {} and to {}", spec.cgroup.display(), spec.netns.display());
-    println!("policy: {}", spec.policy);
-    println!("PODS[{}] = {:?}", netns.cookie(), compiled.pod);
+    say(format_args!("would attach to {} and to {}", spec.cgroup.display(), spec.netns.display()))?;
+    say(format_args!("policy: {}", spec.policy))?;
+    say(format_args!("PODS[{}] = {:?}", netns.cookie(), compiled.pod))?;
     for (kind, value) in &compiled.rules {
-        println!("RULES {} {value}", proxy_common::kind::NAMES[*kind as usize]);
+        say(format_args!("RULES {} {value}", proxy_common::kind::NAMES[*kind as usize]))?;
     }
     for range in &compiled.cidrs {
-        println!("CIDRS {range:?}");
+        say(format_args!("CIDRS {range:?}"))?;
     }
     for note in &compiled.notes {
-        println!("note: {note}");
+        say(format_args!("note: {note}"))?;
     }
     Ok(ExitCode::SUCCESS)
 }

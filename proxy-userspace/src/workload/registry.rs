@@ -458,7 +458,8 @@ impl Registry {
 
 /// Ready is what the kernel says: a listening socket is there for the hooks to use.
 fn confirm(summary: Summary, listening: &[ListenerKey]) -> Summary {
-    let heard = listening.iter().any(|l| Some(l.netns) == summary.cookie && l.direction == direction::OUTBOUND);
+    let heard =
+        listening.iter().any(|l| Some(l.netns) == summary.cookie && l.direction == direction::OUTBOUND);
     if summary.status == Status::Ready && !heard {
         let reason = "no listening socket of the proxy is registered".to_owned();
         return Summary { status: Status::Pending { reason }, ..summary };
