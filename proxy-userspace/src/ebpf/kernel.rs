@@ -1,5 +1,7 @@
 //! Loads the object, adopts what is pinned already, and attaches workloads.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -36,6 +38,8 @@ pub struct Target<'a> {
     pub inbound: bool,
     /// Delay connects while no proxy listens.
     pub hold: bool,
+    /// The cgroup of a stock proxy that is not below `cgroup`.
+    pub proxy: Option<&'a Path>,
 }
 
 /// The loaded kernel half.
@@ -44,6 +48,8 @@ pub struct Kernel {
     pub maps: Maps,
     object: String,
     debug: bool,
+    /// The namespaces whose inbound program is this build's.
+    lookups: RefCell<HashSet<u64>>,
     /// Kept only to drain its log ring.
     loaded: Option<Ebpf>,
 }
@@ -60,7 +66,7 @@ impl Kernel {
             Some(load_all(&pins, &dir, debug)?)
         };
         let maps = Maps::open(&pins)?;
-        let kernel = Self { pins, maps, object, debug, loaded };
+        let kernel = Self { pins, maps, object, debug, lookups: RefCell::default(), loaded };
         kernel.replace_programs()?;
         kernel.pins.drop_other_programs(&kernel.object);
         Ok(kernel)
@@ -90,6 +96,9 @@ impl Kernel {
             }
             self.link(program, cgroup.as_fd(), target.cgroup, &pin)?;
         }
+        if let Some(proxy) = target.proxy {
+            self.attach_stock_proxy(proxy, &dir)?;
+        }
         let pin = dir.join(LOOKUP_PROGRAM);
         if target.inbound {
             self.link_lookup(target.netns, &pin)
@@ -97,6 +106,16 @@ impl Kernel {
             let _ = std::fs::remove_file(&pin);
             Ok(())
         }
+    }
+
+    /// What a stock proxy needs in a cgroup of its own: its accepted sockets get their destination, and its
+    /// listeners register themselves.
+    fn attach_stock_proxy(&self, cgroup: &Path, dir: &Path) -> Result<(), Error> {
+        let fd = File::open(cgroup).map_err(Error::path(cgroup, "cannot open the proxy's cgroup"))?;
+        for program in CGROUP_PROGRAMS.iter().filter(|p| p.scope == Scope::Both || p.name.contains("bind")) {
+            self.link(program, fd.as_fd(), cgroup, &dir.join(format!("proxy_{}", program.name)))?;
+        }
+        Ok(())
     }
 
     /// Attaches to the proxy's cgroup what must run for its accepted sockets.
@@ -119,17 +138,12 @@ impl Kernel {
         remove_tree(&self.pins.proxy_links());
     }
 
-    /// Takes a workload out: the entry first, so that capture ends at once and as a whole, then the hooks.
-    /// Established connections are not touched.
+    /// As [`detach`], and its inbound program is no longer known.
     pub fn detach(&self, name: &str, netns: Option<u64>) -> Result<(), Error> {
         if let Some(netns) = netns {
-            self.maps.remove_pod(netns)?;
+            self.lookups.borrow_mut().remove(&netns);
         }
-        let dir = self.pins.links(name);
-        if dir.exists() {
-            remove_tree(&dir);
-        }
-        self.maps.drop_unused_policies()
+        detach(&self.pins, &self.maps, name, netns)
     }
 
     fn program(&self, name: &str) -> Result<OwnedFd, Error> {
@@ -153,9 +167,12 @@ impl Kernel {
         bpf::pin(link.as_fd(), pin).map_err(Error::path(pin, "cannot pin the link"))
     }
 
+    /// A link that an earlier process left gets this build's program, once.
     fn link_lookup(&self, netns: &Netns, pin: &Path) -> Result<(), Error> {
+        let fresh = self.lookups.borrow_mut().insert(netns.cookie());
         if pin.exists() {
-            return Ok(());
+            let program = || self.load_lookup(netns.cookie());
+            return if fresh { replace(pin, program) } else { Ok(()) };
         }
         let fd = self.load_lookup(netns.cookie())?;
         let link = bpf::link_create(fd.as_fd(), netns.as_fd(), LOOKUP_ATTACH_TYPE)
@@ -176,28 +193,37 @@ impl Kernel {
         for workload in self.pins.workloads() {
             let dir = self.pins.links(&workload);
             for program in CGROUP_PROGRAMS {
-                self.replace(&dir.join(program.name), || self.program(program.name))?;
+                for pin in [program.name.to_owned(), format!("proxy_{}", program.name)] {
+                    replace(&dir.join(pin), || self.program(program.name))?;
+                }
             }
         }
         Ok(())
     }
+}
 
-    /// Puts this build's inbound program under a workload's link.
-    pub fn refresh_lookup(&self, name: &str, netns: &Netns) -> Result<(), Error> {
-        let pin = self.pins.links(name).join(LOOKUP_PROGRAM);
-        self.replace(&pin, || self.load_lookup(netns.cookie()))
+/// Takes a workload out: the entry first, so that capture ends at once and as a whole, then the hooks.
+/// Established connections are not touched.
+pub fn detach(pins: &Pins, maps: &Maps, name: &str, netns: Option<u64>) -> Result<(), Error> {
+    if let Some(netns) = netns {
+        maps.remove_pod(netns)?;
     }
+    let dir = pins.links(name);
+    if dir.exists() {
+        remove_tree(&dir);
+    }
+    maps.drop_unused_policies()
+}
 
-    fn replace(&self, pin: &Path, program: impl FnOnce() -> Result<OwnedFd, Error>) -> Result<(), Error> {
-        if !pin.exists() {
-            return Ok(());
-        }
-        let link = bpf::get(pin).map_err(Error::path(pin, "cannot open the pinned link"))?;
-        match bpf::link_update(link.as_fd(), program()?.as_fd()) {
-            // Its cgroup or namespace is gone: the link is an empty shell, and its workload will be purged.
-            Err(e) if e.raw_os_error() == Some(libc::ENOLINK) => Ok(()),
-            r => r.map_err(Error::path(pin, "cannot replace the program")),
-        }
+fn replace(pin: &Path, program: impl FnOnce() -> Result<OwnedFd, Error>) -> Result<(), Error> {
+    if !pin.exists() {
+        return Ok(());
+    }
+    let link = bpf::get(pin).map_err(Error::path(pin, "cannot open the pinned link"))?;
+    match bpf::link_update(link.as_fd(), program()?.as_fd()) {
+        // Its cgroup or namespace is gone: the link is an empty shell, and its workload will be purged.
+        Err(e) if e.raw_os_error() == Some(libc::ENOLINK) => Ok(()),
+        r => r.map_err(Error::path(pin, "cannot replace the program")),
     }
 }
 
@@ -216,7 +242,7 @@ fn loader(pins: &Pins, debug: bool) -> EbpfLoader<'static> {
     let level: &'static u8 = if debug { &LOG_DEBUG } else { &LOG_OFF };
     loader.override_global(LOG_LEVEL, level, true);
     for name in map::ALL {
-        loader.map_pin_path(*name, pins.map(name));
+        loader.map_pin_path(name, pins.map(name));
     }
     loader.map_pin_path(LOG_MAP, pins.map(LOG_MAP));
     loader
@@ -236,6 +262,7 @@ fn load_all(pins: &Pins, dir: &Path, debug: bool) -> Result<Ebpf, Error> {
     Ok(object)
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "aya knows thirty kinds of programs, the object has five")]
 fn load_program(object: &mut Ebpf, name: &str) -> Result<OwnedFd, Error> {
     let missing = || Error::Missing {
         what: format!("program {name}"),

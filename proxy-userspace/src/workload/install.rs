@@ -43,8 +43,9 @@ pub fn install(
         name: workload.name.as_str(),
         cgroup: &workload.cgroup,
         netns,
-        inbound: inbound && compiled.captures_inbound(),
+        inbound: compiled.captures_inbound(),
         hold: compiled.holds(),
+        proxy: workload.proxy_cgroup.as_deref().filter(|p| !p.starts_with(&workload.cgroup)),
     })?;
     // In the host's namespace "own address" is every address of the node: capture by cgroup means them too.
     let known: &[IpAddr] = if inbound { &own_ips } else { &[] };
@@ -61,7 +62,8 @@ impl Installed {
 
 /// The addresses of a workload's namespace.
 pub(super) fn own_ips(netns: &Netns) -> Result<Vec<IpAddr>, Error> {
-    netns.addresses().map_err(|source| Error::Netns { path: netns.path().to_owned(), source })
+    let ips = netns.addresses();
+    ips.map_err(|source| Error::Netns { path: netns.path().to_owned(), source })
 }
 
 /// What the policy refers to by name: interfaces, routes, resolvers.
@@ -80,6 +82,9 @@ pub fn environment(
             Some(Route { prefix: Cidr::new(r.prefix, r.length)?, interface: r.interface })
         };
         routes = netns.routes().map_err(error)?.into_iter().filter_map(route).collect();
+        // The local table comes before the main one: its own addresses are reached over lo.
+        let local = |ip: IpAddr| Route { prefix: Cidr::host(ip), interface: "lo".to_owned() };
+        routes.splice(0..0, own_ips(netns)?.into_iter().map(local));
     }
     let resolvers = if workload.policy.redirect_dns { resolvers(&workload.cgroup) } else { Vec::new() };
     Ok(Environment { proxy_cgroup, resolvers, routes, interfaces, inbound })
@@ -119,7 +124,8 @@ pub fn adopt_stock_listeners(
     };
     let mut found = 0;
     for pid in candidates {
-        let known = proxy_cgroup.is_some() || process::uid(pid).is_some_and(|u| policy.proxy_uids.contains(&u));
+        let known =
+            proxy_cgroup.is_some() || process::uid(pid).is_some_and(|u| policy.proxy_uids.contains(&u));
         if !known || !same_netns(pid, netns) {
             continue;
         }
@@ -147,7 +153,8 @@ mod tests {
 
     #[test]
     fn resolvers_are_read_without_scopes_and_comments() {
-        let text = "# nameserver 1.1.1.1\nsearch a b\nnameserver 10.0.0.10\nnameserver fe80::1%eth0 \noptions x\n";
+        let text =
+            "# nameserver 1.1.1.1\nsearch a b\nnameserver 10.0.0.10\nnameserver fe80::1%eth0 \noptions x\n";
         let expected: Vec<IpAddr> = vec!["10.0.0.10".parse().unwrap(), "fe80::1".parse().unwrap()];
         assert_eq!(parse_resolv_conf(text), expected);
     }

@@ -11,6 +11,7 @@ mod state;
 
 pub use install::{Installed, adopt_stock_listeners, environment, install};
 pub use listeners::Dialer;
+pub(crate) use registry::respecify;
 pub use registry::{Origin, Registry, Settings, Status, Summary};
 pub use state::{Owner, Record, State, StateFile};
 
