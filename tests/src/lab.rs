@@ -176,13 +176,13 @@ impl Drop for Lab {
 #[derive(Clone, Copy, Debug)]
 pub struct PodOptions {
     pub ipv6: bool,
-    /// A second way out, `dum0`, with 10.77.0.0/24 and fd77::/64 behind it.
-    pub dummy: bool,
+    /// A second link to the outside, `eth1`: see [`Pod::second_gateway4`].
+    pub second_link: bool,
 }
 
 impl Default for PodOptions {
     fn default() -> Self {
-        Self { ipv6: true, dummy: false }
+        Self { ipv6: true, second_link: false }
     }
 }
 
@@ -218,6 +218,15 @@ impl Pod {
         .to_string()
     }
 
+    /// The outside's end of `eth1`, where the workload has one.
+    pub fn second_gateway4(&self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 77, self.v4.octets()[2], 1)
+    }
+
+    pub fn second_gateway6(&self) -> Ipv6Addr {
+        Ipv6Addr::new(0xfd77, self.v6.segments()[1], 0, 0, 0, 0, 0, 1)
+    }
+
     fn configure(&self, outside: &Netns, link: &str, options: PodOptions) -> Result<()> {
         let Self { v4, v6, gateway4, gateway6, .. } = self;
         if !options.ipv6 {
@@ -230,9 +239,16 @@ impl Pod {
             inside += &format!("addr add {v6}/64 dev eth0 nodad\nroute add default via {gateway6}\n");
             out += &format!("addr add {gateway6}/64 dev {link} nodad\n");
         }
-        if options.dummy {
-            inside += "link add dum0 type dummy\nlink set dum0 up\naddr add 10.77.0.1/24 dev dum0\n";
-            inside += "addr add fd77::1/64 dev dum0 nodad\n";
+        if options.second_link {
+            let (g4, g6) = (self.second_gateway4(), self.second_gateway6());
+            let (link, n) = (link.replace('p', "q"), v4.octets()[2]);
+            veth((&self.netns, "eth1"), (outside, &link))?;
+            inside += &format!("addr add 10.77.{n}.2/30 dev eth1\nlink set eth1 up\n");
+            out += &format!("addr add {g4}/30 dev {link}\nlink set {link} up\n");
+            if options.ipv6 {
+                inside += &format!("addr add fd77:{n:x}::2/64 dev eth1 nodad\n");
+                out += &format!("addr add {g6}/64 dev {link} nodad\n");
+            }
         }
         outside.batch(&out)?;
         self.netns.batch(&inside)

@@ -63,7 +63,7 @@ fn every_step_of_the_probe_works_directly() -> Result<()> {
 #[test]
 fn places_have_users_cgroups_and_namespaces() -> Result<()> {
     lab(|lab| {
-        let pod = lab.pod_with("a", PodOptions { ipv6: false, dummy: true })?;
+        let pod = lab.pod_with("a", PodOptions { ipv6: false, second_link: true })?;
         let out = lab
             .program("sh", &pod.place().user(1_234))?
             .args(["-c", "id -u; cat /proc/self/cgroup; ip -6 addr"]);
