@@ -1,4 +1,8 @@
 //! Configuration: parses and lowers, never does I/O.
-pub mod policy {
-    pub struct Compiled { pub pod: proxy_common::Pod, pub rules: Vec<(u32, u32)>, pub cidrs: Vec<(u32, proxy_common::Ip, u8, u32)> }
-}
+//!
+//! [`policy`] turns istio-iptables' flags into a model, the model into kernel tables, and a verdict into words.
+//! [`enrol`] reads the document that says which workloads exist.
+#![forbid(unsafe_code)]
+
+pub mod enrol;
+pub mod policy;

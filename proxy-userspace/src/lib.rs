@@ -1,3 +1,25 @@
-//! The daemon.
+//! The daemon `shunt`, as a library.
+//!
+//! [`app`] builds everything. [`control`] owns the workloads ([`workload`]) and, through [`ebpf`], the kernel
+//! half. The path of a connection: [`net::accept::run`] -> [`net::conn::serve`] -> `network::tcp_proxy::run` ->
+//! [`net::copy::relay`] -> [`telemetry::ConnRecord::finish`]. [`admin`] answers the person on call, [`cli`] is
+//! the command line.
+#![deny(unsafe_code)]
+
+pub mod admin;
+pub mod app;
+pub mod cgroup;
+pub mod cli;
+pub mod clock;
+pub mod control;
+pub mod drain;
 pub mod ebpf;
+mod enrolment;
+mod kernel_log;
+pub mod logging;
+pub mod net;
+pub mod network;
 pub mod sys;
+pub mod task;
+pub mod telemetry;
+pub mod workload;

@@ -91,7 +91,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         // A user's mistake or a missing package is told in words; a backtrace would bury it.
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {error}");
+            for cause in error.chain().skip(1) {
+                eprintln!("because: {cause}");
+            }
             ExitCode::FAILURE
         }
     }

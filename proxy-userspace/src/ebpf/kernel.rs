@@ -1,5 +1,7 @@
 //! Loads the object, adopts what is pinned already, and attaches workloads.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -44,6 +46,8 @@ pub struct Kernel {
     pub maps: Maps,
     object: String,
     debug: bool,
+    /// The namespaces whose inbound program is this build's.
+    lookups: RefCell<HashSet<u64>>,
     /// Kept only to drain its log ring.
     loaded: Option<Ebpf>,
 }
@@ -60,7 +64,7 @@ impl Kernel {
             Some(load_all(&pins, &dir, debug)?)
         };
         let maps = Maps::open(&pins)?;
-        let kernel = Self { pins, maps, object, debug, loaded };
+        let kernel = Self { pins, maps, object, debug, lookups: RefCell::default(), loaded };
         kernel.replace_programs()?;
         kernel.pins.drop_other_programs(&kernel.object);
         Ok(kernel)
@@ -124,6 +128,7 @@ impl Kernel {
     pub fn detach(&self, name: &str, netns: Option<u64>) -> Result<(), Error> {
         if let Some(netns) = netns {
             self.maps.remove_pod(netns)?;
+            self.lookups.borrow_mut().remove(&netns);
         }
         let dir = self.pins.links(name);
         if dir.exists() {
@@ -153,9 +158,12 @@ impl Kernel {
         bpf::pin(link.as_fd(), pin).map_err(Error::path(pin, "cannot pin the link"))
     }
 
+    /// A link that an earlier process left gets this build's program, once.
     fn link_lookup(&self, netns: &Netns, pin: &Path) -> Result<(), Error> {
+        let fresh = self.lookups.borrow_mut().insert(netns.cookie());
         if pin.exists() {
-            return Ok(());
+            let program = || self.load_lookup(netns.cookie());
+            return if fresh { replace(pin, program) } else { Ok(()) };
         }
         let fd = self.load_lookup(netns.cookie())?;
         let link = bpf::link_create(fd.as_fd(), netns.as_fd(), LOOKUP_ATTACH_TYPE)
@@ -176,28 +184,22 @@ impl Kernel {
         for workload in self.pins.workloads() {
             let dir = self.pins.links(&workload);
             for program in CGROUP_PROGRAMS {
-                self.replace(&dir.join(program.name), || self.program(program.name))?;
+                replace(&dir.join(program.name), || self.program(program.name))?;
             }
         }
         Ok(())
     }
+}
 
-    /// Puts this build's inbound program under a workload's link.
-    pub fn refresh_lookup(&self, name: &str, netns: &Netns) -> Result<(), Error> {
-        let pin = self.pins.links(name).join(LOOKUP_PROGRAM);
-        self.replace(&pin, || self.load_lookup(netns.cookie()))
+fn replace(pin: &Path, program: impl FnOnce() -> Result<OwnedFd, Error>) -> Result<(), Error> {
+    if !pin.exists() {
+        return Ok(());
     }
-
-    fn replace(&self, pin: &Path, program: impl FnOnce() -> Result<OwnedFd, Error>) -> Result<(), Error> {
-        if !pin.exists() {
-            return Ok(());
-        }
-        let link = bpf::get(pin).map_err(Error::path(pin, "cannot open the pinned link"))?;
-        match bpf::link_update(link.as_fd(), program()?.as_fd()) {
-            // Its cgroup or namespace is gone: the link is an empty shell, and its workload will be purged.
-            Err(e) if e.raw_os_error() == Some(libc::ENOLINK) => Ok(()),
-            r => r.map_err(Error::path(pin, "cannot replace the program")),
-        }
+    let link = bpf::get(pin).map_err(Error::path(pin, "cannot open the pinned link"))?;
+    match bpf::link_update(link.as_fd(), program()?.as_fd()) {
+        // Its cgroup or namespace is gone: the link is an empty shell, and its workload will be purged.
+        Err(e) if e.raw_os_error() == Some(libc::ENOLINK) => Ok(()),
+        r => r.map_err(Error::path(pin, "cannot replace the program")),
     }
 }
 

@@ -12,6 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use kernel::{Kernel, Target};
+pub(crate) use maps::ip16;
 pub use maps::{Maps, ReadTables};
 pub use pins::Pins;
 pub use probe::{cgroup2_mount, check as check_kernel};

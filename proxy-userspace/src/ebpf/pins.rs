@@ -14,8 +14,6 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use super::Error;
 use proxy_common::LAYOUT;
 
-/// The default root.
-pub const ROOT: &str = "/sys/fs/bpf/shunt";
 
 /// A trusted pin directory.
 #[derive(Clone, Debug)]

@@ -81,7 +81,7 @@ impl Netns {
         Ok(out)
     }
 
-    /// The addresses of its interfaces, loopback's left out.
+    /// The addresses of its interfaces; 127.0.0.0/8 and ::1 are left out, another address of `lo` is not.
     pub fn addresses(&self) -> io::Result<Vec<IpAddr>> {
         let mut out = self.enter(interface_addresses)??;
         out.sort_unstable();
@@ -162,7 +162,7 @@ fn interface_addresses() -> io::Result<Vec<IpAddr>> {
             out.push(IpAddr::V6(v6.ip()));
         }
     }
-    out.retain(|ip| !ip.is_loopback() && *ip != IpAddr::V6(PASSTHROUGH_V6));
+    out.retain(|ip| !ip.is_loopback());
     Ok(out)
 }
 

@@ -24,7 +24,8 @@ const EXPECTED_MAX: usize = 256 * 1024;
 
 /// Rebuilds the object and writes it, with the versions that made it.
 pub(crate) fn write(ws: &Workspace) -> Result<()> {
-    let (built, versions) = build(ws, recorded(ws).as_ref())?;
+    let before = recorded(ws);
+    let (built, versions) = build(ws, before.as_ref())?;
     let object = ws.root.join(OBJECT);
     if let Some(dir) = object.parent() {
         fs::create_dir_all(dir)?;
@@ -32,6 +33,11 @@ pub(crate) fn write(ws: &Workspace) -> Result<()> {
     fs::write(&object, &built).with_context(|| format!("cannot write {OBJECT}"))?;
     fs::write(ws.root.join(RECORD), versions.to_file()).with_context(|| format!("cannot write {RECORD}"))?;
     println!("{OBJECT}: {} bytes, made by {versions}", built.len());
+    if let Some(before) = before.filter(|before| *before != versions) {
+        println!(
+            "note: the last one was made by {before}; CI must have the toolchain of the one that you commit"
+        );
+    }
     Ok(())
 }
 

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -31,7 +32,9 @@ pub(crate) fn install(ws: &Workspace, packages: &[&Package]) -> Result<()> {
         bail!("missing: {list}\nfix: run `apt-get install {list}` as root, or `cargo xtask setup` as root");
     }
     let _guard = ServiceGuard::set()?;
-    Step::start("package lists").run(apt().arg("update"), &log(ws, "apt-update.log"))?;
+    Step::start("package lists").run(apt().arg("update"), &log(ws, "apt-update.log")).with_context(|| {
+        format!("missing: {list}\nfix: `apt-get update` must work, or install these by hand")
+    })?;
     let mut command = apt();
     command
         .args(["install", "-y", "--no-install-recommends", "-o", "Dpkg::Options::=--force-confold"])
@@ -61,44 +64,59 @@ const SAVED: &str = "/usr/sbin/policy-rc.d.before-shunt";
 /// 101 is "action forbidden by policy".
 const FORBID: &str =
     "#!/bin/sh\n# Written by `cargo xtask setup` while it installs packages; safe to delete.\nexit 101\n";
+/// Waits for the end of its input, then undoes the guard; $1 is the policy, $2 what was moved aside.
+const RESTORE: &str = r#"
+read -r _
+if grep -qs 'Written by `cargo xtask setup`' "$1"; then rm -f "$1"; fi
+if [ -e "$2" ]; then mv "$2" "$1"; fi
+"#;
 
 /// Forbids starting services until dropped. PostgreSQL, Redis and nginx would else sit on the ports of the tests.
+///
+/// A child holds the other end of a pipe and does the undoing, so that Ctrl-C or a kill leaves nothing behind: a
+/// machine that silently starts no service any more would be a bad price for a test run.
 struct ServiceGuard {
-    ours: bool,
+    restorer: Option<Child>,
 }
 
 impl ServiceGuard {
     fn set() -> Result<Self> {
-        restore_leftover()?;
+        // A leftover of a machine that went down during a setup.
+        finish(restorer()?)?;
+        if forbids() {
+            return Ok(Self { restorer: None });
+        }
+        let restorer = restorer()?;
+        let guard = Self { restorer: Some(restorer) };
         if Path::new(POLICY).exists() {
-            if forbids() {
-                return Ok(Self { ours: false });
-            }
             fs::rename(POLICY, SAVED).with_context(|| format!("cannot move {POLICY} aside"))?;
         }
         fs::write(POLICY, FORBID).with_context(|| format!("cannot write {POLICY}"))?;
         fs::set_permissions(POLICY, fs::Permissions::from_mode(0o755))?;
-        Ok(Self { ours: true })
+        Ok(guard)
     }
 }
 
 impl Drop for ServiceGuard {
     fn drop(&mut self) {
-        if self.ours
-            && let Err(error) = restore_leftover()
-        {
+        if let Some(Err(error)) = self.restorer.take().map(finish) {
             eprintln!("{POLICY} could not be restored: {error:#}");
         }
     }
 }
 
-/// Undoes a guard, also one of a run that was killed.
-fn restore_leftover() -> Result<()> {
-    if fs::read_to_string(POLICY).is_ok_and(|text| text == FORBID) {
-        fs::remove_file(POLICY)?;
-    }
-    if Path::new(SAVED).exists() {
-        fs::rename(SAVED, POLICY)?;
+fn restorer() -> Result<Child> {
+    let mut command = Command::new("sh");
+    command.args(["-c", RESTORE, "sh", POLICY, SAVED]).stdin(Stdio::piped());
+    // Its own process group, so that a Ctrl-C does not reach it.
+    command.process_group(0).spawn().context("cannot start sh")
+}
+
+fn finish(mut restorer: Child) -> Result<()> {
+    drop(restorer.stdin.take());
+    let status = restorer.wait()?;
+    if !status.success() {
+        bail!("the restoring shell failed: {status}");
     }
     Ok(())
 }

@@ -1,0 +1,134 @@
+//! `shunt run`: the daemon.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+use proxy_config::enrol::Workload;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::Places;
+use crate::app::{self, Bound, Config, ProxyCgroup};
+
+#[derive(Args)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    places: Places,
+    /// A workload, as YAML: '{name: web, cgroup: /sys/fs/cgroup/web, netns: /run/netns/web, policy: "-o 5432"}'.
+    /// Repeat for more.
+    #[arg(long, value_name = "YAML")]
+    workload: Vec<String>,
+    /// A file of workloads (`workloads: [...]`), followed: a change takes effect at once.
+    #[arg(long, value_name = "FILE")]
+    enrolment: Option<PathBuf>,
+    /// Policy flags for workloads that have none of their own, as one string.
+    #[arg(long, value_name = "FLAGS")]
+    policy: Option<String>,
+    /// Shorthand for --policy "--outbound-traffic-policy ...": what happens to unknown destinations.
+    #[arg(long, value_name = "ALLOW_ANY|REGISTRY_ONLY")]
+    outbound_traffic_policy: Option<String>,
+    /// The cgroup that the kernel knows the proxy by: `own` makes one, `self` is the one this process was
+    /// started in (a container's), or a directory to move into.
+    #[arg(long, value_name = "own|self|DIR", default_value = "own")]
+    proxy_cgroup: String,
+    /// Serve the admin API, read only, on this TCP address too. No workload may connect to it through the proxy.
+    #[arg(long, value_name = "IP:PORT")]
+    admin_address: Option<SocketAddr>,
+    /// Where each connection's line goes: a file, or - for standard output.
+    #[arg(long, value_name = "PATH", default_value = "-")]
+    access_log: String,
+    /// Debug logs of the kernel programs.
+    #[arg(long)]
+    bpf_log: bool,
+    /// How long established connections of a workload that is taken out may go on, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    drain_time_s: u64,
+    /// What happens to captured workloads at exit: `keep` leaves them captured, and so closed, for the next
+    /// daemon; `detach` lets them connect directly. Default: SIGTERM keeps, SIGINT (Ctrl-C) detaches.
+    #[arg(long)]
+    on_exit: Option<OnExit>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum OnExit {
+    Keep,
+    Detach,
+}
+
+pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
+    let on_exit = args.on_exit;
+    let config = config(args)?;
+    super::runtime()?.block_on(async {
+        let bound = app::start(config).await?;
+        announce(&bound).await;
+        let keep = wait().await?;
+        let keep = match on_exit {
+            Some(OnExit::Keep) => true,
+            Some(OnExit::Detach) => false,
+            None => keep,
+        };
+        tokio::task::spawn_blocking(move || bound.stop(keep)).await?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn config(args: RunArgs) -> Result<Config> {
+    let mut defaults = args.policy.unwrap_or_default();
+    if let Some(policy) = &args.outbound_traffic_policy {
+        defaults.push_str(&format!(" --outbound-traffic-policy {policy}"));
+    }
+    let proxy_cgroup = match args.proxy_cgroup.as_str() {
+        "own" => ProxyCgroup::Own,
+        "self" => ProxyCgroup::Current,
+        path => ProxyCgroup::At(path.into()),
+    };
+    Ok(Config {
+        pin_root: args.places.pin_root,
+        run_dir: args.places.run_dir,
+        proxy_cgroup,
+        workloads: workloads(&args.workload, &defaults)?,
+        enrolment: args.enrolment,
+        default_policy: defaults,
+        admin_address: args.admin_address,
+        access_log: Some(args.access_log),
+        kernel_log: args.bpf_log,
+        drain_time: Duration::from_secs(args.drain_time_s),
+        host_outbound: false,
+        dial_from_host: false,
+    })
+}
+
+fn workloads(entries: &[String], defaults: &str) -> Result<Vec<Workload>> {
+    let mut out: Vec<Workload> = Vec::new();
+    let mut problems = Vec::new();
+    for entry in entries {
+        match Workload::parse_with(entry, defaults) {
+            Ok(w) if out.iter().any(|o| o.name == w.name) => {
+                problems.push(format!("  --workload '{entry}': the name {} is given twice", w.name));
+            }
+            Ok(w) => out.push(w),
+            Err(all) => problems.extend(all.iter().map(|p| format!("  --workload '{entry}': {p}"))),
+        }
+    }
+    if problems.is_empty() { Ok(out) } else { bail!("workloads:\n{}", problems.join("\n")) }
+}
+
+async fn announce(bound: &Bound) {
+    let all = bound.control.list().await.unwrap_or_default();
+    let ready = all.iter().filter(|w| w.status == crate::workload::Status::Ready).count();
+    let admin = bound.admin_socket.display();
+    log::info!("running: {ready} of {} workloads captured; admin API at {admin}", all.len());
+}
+
+/// Waits for the signal to stop. True for the one that an orchestrator sends.
+pub(super) async fn wait() -> Result<bool> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(true),
+        _ = interrupt.recv() => Ok(false),
+    }
+}

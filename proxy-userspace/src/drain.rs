@@ -1,0 +1,230 @@
+//! Stopping: tell listeners to stop accepting, wait for connections, cut what is left at the deadline.
+//!
+//! [`Drain`] is the owner's side, [`Watch`] what a listener follows, [`Guard`] what each connection holds. A
+//! guard has its own waker slot instead of a shared channel, because every connection looks at it on every
+//! wake-up: a shared lock would be contended by all cores.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
+
+/// How long cut connections get to write their log lines: they only have to be polled once.
+const CUT_GRACE: Duration = Duration::from_secs(2);
+
+/// Stops everything that follows its watches.
+#[derive(Debug)]
+pub struct Drain {
+    inner: Arc<Inner>,
+}
+
+impl Drain {
+    pub fn new() -> Self {
+        let inner = Inner {
+            draining: watch::Sender::new(false),
+            live: Mutex::new(Live::default()),
+            idle: Notify::new(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    pub fn watch(&self) -> Watch {
+        Watch { inner: self.inner.clone(), draining: self.inner.draining.subscribe() }
+    }
+
+    /// How many guards are held.
+    pub fn live(&self) -> usize {
+        lock(&self.inner.live).slots.len()
+    }
+
+    /// Tells every watch to stop taking new work; does not wait.
+    pub fn start(&self) {
+        self.inner.draining.send_replace(true);
+    }
+
+    /// Starts, waits until every guard is gone or `deadline` has passed, then cuts the rest. Returns how many
+    /// were cut.
+    pub async fn drain(&self, deadline: Duration) -> usize {
+        self.start();
+        if timeout(deadline, self.idle()).await.is_ok() {
+            return 0;
+        }
+        let cut = self.cut();
+        if timeout(CUT_GRACE, self.idle()).await.is_err() {
+            log::warn!("{} of {cut} cut connections have not ended yet", self.live());
+        }
+        cut
+    }
+
+    async fn idle(&self) {
+        loop {
+            let idle = self.inner.idle.notified();
+            tokio::pin!(idle);
+            // Registered before the check, or the last guard could slip between the two.
+            idle.as_mut().enable();
+            if self.live() == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    fn cut(&self) -> usize {
+        let mut live = lock(&self.inner.live);
+        live.cut = true;
+        for slot in live.slots.values() {
+            slot.cut();
+        }
+        live.slots.len()
+    }
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Sees the start of a drain, and hands out guards.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    inner: Arc<Inner>,
+    draining: watch::Receiver<bool>,
+}
+
+impl Watch {
+    /// Resolves once the drain has started, also if it started before, or if its owner is gone.
+    pub async fn draining(&mut self) {
+        // An error means that the owner is gone, which ends the work as well.
+        let _ = self.draining.wait_for(|draining| *draining).await;
+    }
+
+    pub fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// Counts as live until dropped.
+    pub fn guard(&self) -> Guard {
+        let slot = Arc::new(Slot::default());
+        let mut live = lock(&self.inner.live);
+        if live.cut {
+            slot.cut();
+        }
+        let id = live.next;
+        live.next += 1;
+        live.slots.insert(id, slot.clone());
+        drop(live);
+        Guard { id, slot, inner: self.inner.clone() }
+    }
+}
+
+/// Keeps a drain waiting.
+#[derive(Debug)]
+pub struct Guard {
+    id: u64,
+    slot: Arc<Slot>,
+    inner: Arc<Inner>,
+}
+
+impl Guard {
+    /// Ready once the deadline has passed and the holder must end.
+    pub fn poll_cut(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.slot.poll(cx)
+    }
+
+    pub async fn cut(&self) {
+        poll_fn(|cx| self.poll_cut(cx)).await;
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let mut live = lock(&self.inner.live);
+        live.slots.remove(&self.id);
+        if live.slots.is_empty() {
+            self.inner.idle.notify_waiters();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Inner {
+    draining: watch::Sender<bool>,
+    live: Mutex<Live>,
+    idle: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Live {
+    cut: bool,
+    next: u64,
+    slots: HashMap<u64, Arc<Slot>>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    cut: AtomicBool,
+    waker: Mutex<Option<Waker>>,
+}
+
+impl Slot {
+    fn cut(&self) {
+        self.cut.store(true, Ordering::SeqCst);
+        if let Some(waker) = lock(&self.waker).take() {
+            waker.wake();
+        }
+    }
+
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut waker = lock(&self.waker);
+        if self.cut.load(Ordering::SeqCst) {
+            return Poll::Ready(());
+        }
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+/// A panic while one of these locks is held leaves nothing half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::Tasks;
+    use crate::telemetry::stats::Stats;
+
+    #[tokio::test]
+    async fn waits_for_guards() {
+        let drain = Drain::new();
+        let mut watch = drain.watch();
+        let guard = watch.guard();
+        let holder = Tasks::new(&Stats::new()).spawn("holder", async move {
+            watch.draining().await;
+            drop(guard);
+        });
+        assert_eq!(drain.drain(Duration::from_secs(10)).await, 0);
+        holder.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn cuts_at_the_deadline() {
+        let drain = Drain::new();
+        let guard = drain.watch().guard();
+        let holder = Tasks::new(&Stats::new()).spawn("holder", async move { guard.cut().await });
+        assert_eq!(drain.drain(Duration::from_millis(20)).await, 1);
+        holder.await.unwrap();
+        assert_eq!(drain.live(), 0);
+        // One that comes too late is cut at once.
+        drain.watch().guard().cut().await;
+    }
+}

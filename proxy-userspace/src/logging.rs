@@ -1,0 +1,30 @@
+//! The daemon's own log: one line each on standard error.
+
+use std::io::Write as _;
+
+use log::{LevelFilter, Log, Metadata, Record};
+
+use crate::clock;
+
+struct Stderr;
+
+impl Log for Stderr {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        let time = clock::rfc3339(clock::wall());
+        // A log that cannot be written must not end the daemon.
+        let _ = writeln!(std::io::stderr(), "[{time}] {} {}", record.level().as_str().to_lowercase(), record.args());
+    }
+
+    fn flush(&self) {}
+}
+
+/// Sends everything at `level` and above to standard error. A second call changes only the level.
+pub fn start(level: LevelFilter) {
+    // Fails only where a logger is set already: ours.
+    let _ = log::set_logger(&Stderr);
+    log::set_max_level(level);
+}

@@ -1,0 +1,99 @@
+//! The accept loop: it outlives every error, and ends only when its listener is drained.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::sleep;
+
+use super::{ListenerContext, conn};
+use crate::clock::{self, Instant};
+use crate::drain::Watch;
+
+/// How long to wait where the process or the machine is out of what a connection needs.
+const BACKOFF: Duration = Duration::from_millis(100);
+const LOG_EVERY: Duration = Duration::from_secs(1);
+
+/// Serves `listener` until `drain` starts, then closes it. Its connections live on under the drain.
+pub async fn run(listener: TcpListener, ctx: Arc<ListenerContext>, drain: Watch) {
+    // Accepted sockets inherit it: one system call here instead of one a connection.
+    if let Err(error) = SockRef::from(&listener).set_tcp_nodelay(true) {
+        log::warn!("{}: TCP_NODELAY: {error}", describe(&ctx));
+    }
+    accept(&listener, &ctx, drain).await;
+}
+
+/// Where connections come from; a trait so that tests can make it fail.
+trait Accept: Sync {
+    fn accept(&self) -> impl Future<Output = io::Result<(TcpStream, SocketAddr)>> + Send;
+}
+
+impl Accept for TcpListener {
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        Self::accept(self).await
+    }
+}
+
+async fn accept(listener: &impl Accept, ctx: &Arc<ListenerContext>, drain: Watch) {
+    // The drain is over only when the listener is closed, too.
+    let _open = drain.guard();
+    let mut draining = drain.clone();
+    let mut logged = None;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = draining.draining() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => serve(stream, peer, ctx, &drain),
+            Err(error) => {
+                if let Some(pause) = failed(&error, ctx, &mut logged) {
+                    sleep(pause).await;
+                }
+            }
+        }
+    }
+}
+
+fn serve(stream: TcpStream, peer: SocketAddr, ctx: &Arc<ListenerContext>, drain: &Watch) {
+    let guard = drain.guard();
+    ctx.workload.shared.tasks.spawn("connection", conn::serve(stream, peer, ctx.clone(), guard));
+}
+
+/// Counts and reports a failed accept; says how long to wait before the next one.
+fn failed(error: &io::Error, ctx: &ListenerContext, logged: &mut Option<Instant>) -> Option<Duration> {
+    let own = &ctx.workload.shared.own;
+    own.accept_errors.inc();
+    let transient = matches!(
+        error.raw_os_error(),
+        // The client was faster than us, or accept(2) passes on an error of the network it came by.
+        Some(
+            libc::ECONNABORTED
+                | libc::EINTR
+                | libc::EPROTO
+                | libc::ENETDOWN
+                | libc::EHOSTUNREACH
+                | libc::ENETUNREACH
+                | libc::ETIMEDOUT
+        )
+    );
+    if transient {
+        return None;
+    }
+    own.accept_exhausted.inc();
+    let now = clock::now();
+    if logged.is_none_or(|at| now - at >= LOG_EVERY) {
+        log::error!("{}: accept: {error}; trying again every {BACKOFF:?}", describe(ctx));
+        *logged = Some(now);
+    }
+    Some(BACKOFF)
+}
+
+fn describe(ctx: &ListenerContext) -> String {
+    format!("{} of {} on {}", ctx.direction.listener(), ctx.workload.name, ctx.local)
+}

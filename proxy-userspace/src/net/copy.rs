@@ -1,0 +1,363 @@
+//! The relay: bytes both ways between two TCP sockets, with their ends and their failures.
+//!
+//! - **Half-close**: FIN from one side becomes `shutdown(Write)` on the other; the other way goes on.
+//! - **Reset**: a failure of one socket ends the relay, and the caller resets the other. A socket that is not
+//!   being read (its bytes do not get through, or it has said FIN) is watched for errors, so that its RST is
+//!   seen at once and not when the other side moves.
+//! - **Back-pressure**: nothing is read while bytes wait for the other socket. At most [`CHUNK`] bytes wait per
+//!   direction, and none of it is allocated while a direction flows or is idle: bytes are read into one scratch
+//!   buffer per thread and written from there; only what the other socket did not take is kept.
+//! - **System calls**: as many as a plain epoll loop makes. A read or write that comes back short has emptied or
+//!   filled the socket, so the call that would only say EAGAIN is spared.
+//!
+//! TCP's urgent byte is not carried, as in Envoy.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use nix::sys::socket::{MsgFlags, recv, send};
+use socket2::SockRef;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep_until};
+
+use crate::clock::{self, Instant};
+use crate::drain::Guard;
+use crate::network::tcp_proxy::Cluster;
+use crate::telemetry::{Bytes, Side};
+
+/// The largest read, and so the most that waits in one direction.
+pub const CHUNK: usize = 64 * 1024;
+/// Reads of one direction before other connections get their turn.
+const ROUNDS: usize = 8;
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into_boxed_slice());
+}
+
+/// How a relay ended.
+#[derive(Debug)]
+pub enum End {
+    /// Both sides said FIN; this one first.
+    Closed(Side),
+    /// The socket of this side failed, by RST or otherwise.
+    Failed { side: Side, error: io::Error },
+    /// No byte has moved for the idle timeout.
+    Idle,
+    /// A drain's deadline has passed.
+    Cut,
+}
+
+/// Whether the peer broke the connection off. EPIPE is a reset that came after the peer's FIN.
+pub fn is_reset(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+}
+
+/// What a relay needs beside its sockets.
+#[derive(Clone, Copy)]
+pub struct Terms<'a> {
+    pub cluster: &'a Cluster,
+    pub idle_timeout: Duration,
+    pub guard: &'a Guard,
+}
+
+/// Relays until both sides have closed or one has failed. `bytes` is exact whenever the future is not running,
+/// also where it is dropped.
+pub async fn relay(down: &TcpStream, up: &TcpStream, bytes: &mut Bytes, terms: Terms<'_>) -> End {
+    let mut relay = Relay::new(down, up, bytes, terms.cluster);
+    let mut down_error = pin!(None);
+    let mut up_error = pin!(None);
+    let mut sleep = pin!(sleep_until(clock::now() + terms.idle_timeout));
+    let mut idle = Idle { timeout: terms.idle_timeout, last: clock::now(), armed: false };
+    poll_fn(|cx| {
+        let polled = relay.poll(cx);
+        let moved = relay.account();
+        if polled.is_ready() {
+            return polled;
+        }
+        let watch = || down.ready(Interest::ERROR);
+        if poll_watch(down_error.as_mut(), relay.to_up.is_blind(), watch, cx).is_ready() {
+            return Poll::Ready(died(down, Side::Downstream));
+        }
+        let watch = || up.ready(Interest::ERROR);
+        if poll_watch(up_error.as_mut(), relay.to_down.is_blind(), watch, cx).is_ready() {
+            return Poll::Ready(died(up, Side::Upstream));
+        }
+        if idle.poll(sleep.as_mut(), moved, cx).is_ready() {
+            return Poll::Ready(End::Idle);
+        }
+        terms.guard.poll_cut(cx).map(|()| End::Cut)
+    })
+    .await
+}
+
+/// Both directions, and what they have moved.
+struct Relay<'a> {
+    down: &'a TcpStream,
+    up: &'a TcpStream,
+    to_up: Flow,
+    to_down: Flow,
+    /// Who said FIN first.
+    first: Option<Side>,
+    bytes: &'a mut Bytes,
+    cluster: &'a Cluster,
+}
+
+impl<'a> Relay<'a> {
+    fn new(down: &'a TcpStream, up: &'a TcpStream, bytes: &'a mut Bytes, cluster: &'a Cluster) -> Self {
+        Self { down, up, to_up: Flow::default(), to_down: Flow::default(), first: None, bytes, cluster }
+    }
+
+    /// Moves what can be moved now.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let to_up = self.to_up.poll(cx, (self.down, self.up), true, scratch);
+            // What a failing upstream said last is already here, and still goes to the client. But its end is
+            // then no FIN: the caller resets.
+            let healthy = !matches!(to_up, Poll::Ready(Err(_)));
+            let to_down = self.to_down.poll(cx, (self.up, self.down), healthy, scratch);
+            self.ended(to_up, to_down)
+        })
+    }
+
+    fn ended(&mut self, to_up: Poll<Result<(), Broken>>, to_down: Poll<Result<(), Broken>>) -> Poll<End> {
+        self.first = self.first.or_else(|| self.to_up.eof.then_some(Side::Downstream));
+        self.first = self.first.or_else(|| self.to_down.eof.then_some(Side::Upstream));
+        let failed = |side, error| Poll::Ready(End::Failed { side, error });
+        match (to_up, to_down) {
+            (Poll::Ready(Err(Broken::Source(error))), _) => failed(Side::Downstream, error),
+            (Poll::Ready(Err(Broken::Sink(error))), _) => failed(Side::Upstream, error),
+            (_, Poll::Ready(Err(Broken::Source(error)))) => failed(Side::Upstream, error),
+            (_, Poll::Ready(Err(Broken::Sink(error)))) => failed(Side::Downstream, error),
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => {
+                Poll::Ready(End::Closed(self.first.unwrap_or(Side::Downstream)))
+            }
+            (Poll::Pending, _) | (_, Poll::Pending) => Poll::Pending,
+        }
+    }
+
+    /// Adds what moved since the last time to the record and to the stats; says whether anything did.
+    fn account(&mut self) -> bool {
+        let now = Bytes {
+            downstream_rx: self.to_up.rx,
+            upstream_tx: self.to_up.tx,
+            upstream_rx: self.to_down.rx,
+            downstream_tx: self.to_down.tx,
+        };
+        if now == *self.bytes {
+            return false;
+        }
+        let Cluster { stats, tcp, .. } = self.cluster;
+        for (counter, now, before) in [
+            (&tcp.rx_bytes, now.downstream_rx, self.bytes.downstream_rx),
+            (&tcp.tx_bytes, now.downstream_tx, self.bytes.downstream_tx),
+            (&stats.rx_bytes, now.upstream_rx, self.bytes.upstream_rx),
+            (&stats.tx_bytes, now.upstream_tx, self.bytes.upstream_tx),
+        ] {
+            if now != before {
+                counter.add(now - before);
+            }
+        }
+        *self.bytes = now;
+        true
+    }
+}
+
+/// Which socket of a direction failed.
+enum Broken {
+    Source(io::Error),
+    Sink(io::Error),
+}
+
+/// One direction.
+#[derive(Default)]
+struct Flow {
+    /// Read, and not taken by the sink so far. Empty and unallocated in all but a stalled direction.
+    held: Vec<u8>,
+    /// How much of `held` has been written.
+    written: usize,
+    /// The source has said FIN.
+    eof: bool,
+    /// The sink has been told.
+    done: bool,
+    rx: u64,
+    tx: u64,
+}
+
+impl Flow {
+    /// Moves bytes until one of the sockets has to be waited for; ready once FIN is passed on.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        (from, to): (&TcpStream, &TcpStream),
+        pass_fin: bool,
+        scratch: &mut [u8],
+    ) -> Poll<Result<(), Broken>> {
+        for _ in 0..ROUNDS {
+            if self.done {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.poll_flush(cx, to)).map_err(Broken::Sink)?;
+            if !self.eof {
+                ready!(self.poll_move(cx, from, to, scratch))?;
+            } else if pass_fin {
+                shutdown(to).map_err(Broken::Sink)?;
+                self.done = true;
+            } else {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        // There is more to do; let others go first.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Writes out what is held.
+    fn poll_flush(&mut self, cx: &mut Context<'_>, to: &TcpStream) -> Poll<io::Result<()>> {
+        while self.written < self.held.len() {
+            ready!(to.poll_write_ready(cx))?;
+            self.written += self.write(to, None)?;
+        }
+        if self.written > 0 {
+            self.held = Vec::new();
+            self.written = 0;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// One read, and one write of what it gave.
+    fn poll_move(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &TcpStream,
+        to: &TcpStream,
+        scratch: &mut [u8],
+    ) -> Poll<Result<(), Broken>> {
+        ready!(from.poll_read_ready(cx)).map_err(Broken::Source)?;
+        match read(from, scratch) {
+            Ok(0) => self.eof = true,
+            Ok(n) => {
+                self.rx += n as u64;
+                let data = scratch.get(..n).unwrap_or_default();
+                let sent = self.write(to, Some(data)).map_err(Broken::Sink)?;
+                self.held.extend_from_slice(data.get(sent..).unwrap_or_default());
+            }
+            Err(error) if is_again(&error) => {}
+            Err(error) => return Poll::Ready(Err(Broken::Source(error))),
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes `data`, or else what is held; 0 where the sink is full.
+    fn write(&mut self, to: &TcpStream, data: Option<&[u8]>) -> io::Result<usize> {
+        let data = data.or_else(|| self.held.get(self.written..)).unwrap_or_default();
+        let sent = match write(to, data) {
+            Err(error) if is_again(&error) => 0,
+            result => result?,
+        };
+        self.tx += sent as u64;
+        Ok(sent)
+    }
+
+    /// Whether the source is not being read, so that its failure would go unseen.
+    fn is_blind(&self) -> bool {
+        self.eof || !self.held.is_empty()
+    }
+}
+
+/// Ends a relay in which no byte moves.
+struct Idle {
+    timeout: Duration,
+    last: Instant,
+    /// Whether the timer has been polled, and so will wake the task.
+    armed: bool,
+}
+
+impl Idle {
+    /// The timer is not moved at each byte, only when it fires too early.
+    fn poll(&mut self, mut sleep: Pin<&mut Sleep>, moved: bool, cx: &mut Context<'_>) -> Poll<()> {
+        if moved {
+            self.last = clock::now();
+            if self.armed && self.last < sleep.deadline() {
+                return Poll::Pending;
+            }
+        }
+        self.armed = true;
+        loop {
+            ready!(sleep.as_mut().poll(cx));
+            if clock::now() >= self.last + self.timeout {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(self.last + self.timeout);
+        }
+    }
+}
+
+/// Polls a future that exists only while it is wanted: a flow that is read does not pay for its watch.
+fn poll_watch<F: Future>(
+    mut slot: Pin<&mut Option<F>>,
+    wanted: bool,
+    watch: impl FnOnce() -> F,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    if !wanted {
+        slot.set(None);
+        return Poll::Pending;
+    }
+    if slot.is_none() {
+        slot.set(Some(watch()));
+    }
+    match slot.as_pin_mut() {
+        Some(future) => future.poll(cx).map(|_| ()),
+        None => Poll::Pending,
+    }
+}
+
+fn died(stream: &TcpStream, side: Side) -> End {
+    let error = stream.take_error().unwrap_or_else(Some);
+    // A write may have taken the error from the socket; only a reset is told twice.
+    End::Failed { side, error: error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()) }
+}
+
+fn shutdown(stream: &TcpStream) -> io::Result<()> {
+    SockRef::from(stream).shutdown(std::net::Shutdown::Write)
+}
+
+fn read(stream: &TcpStream, buf: &mut [u8]) -> io::Result<usize> {
+    let len = buf.len();
+    once(stream, Interest::READABLE, len, || Ok(recv(stream.as_raw_fd(), buf, MsgFlags::empty())?))
+}
+
+fn write(stream: &TcpStream, data: &[u8]) -> io::Result<usize> {
+    once(stream, Interest::WRITABLE, data.len(), || {
+        Ok(send(stream.as_raw_fd(), data, MsgFlags::MSG_NOSIGNAL)?)
+    })
+}
+
+/// One system call on a ready socket. A short count means that it is ready no longer, and is remembered as such:
+/// epoll is edge-triggered here, and whatever changes after the call is a new edge.
+fn once(
+    stream: &TcpStream,
+    interest: Interest,
+    len: usize,
+    call: impl FnOnce() -> io::Result<usize>,
+) -> io::Result<usize> {
+    let mut short = None;
+    let result = stream.try_io(interest, || match call()? {
+        n if 0 < n && n < len => {
+            short = Some(n);
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+        n => Ok(n),
+    });
+    short.map_or(result, Ok)
+}
+
+fn is_again(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}

@@ -1,0 +1,3 @@
+//! Network filters: what is done with a connection's bytes.
+
+pub mod tcp_proxy;

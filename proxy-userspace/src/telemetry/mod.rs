@@ -1,0 +1,8 @@
+//! What the proxy tells about itself: counters under Envoy's names, and one record per connection.
+
+pub mod access_log;
+pub mod record;
+pub mod stats;
+
+pub use access_log::AccessLog;
+pub use record::{Bytes, ConnRecord, Entry, Outcome, Side};

@@ -1,0 +1,104 @@
+//! Sockets inside a workload's network namespace: listeners, and those that dial out.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::Arc;
+
+use proxy_common::{AF_INET, AF_INET6, ListenerKey, direction};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::Error;
+use crate::net::{Dial, Direction, Family, HostDial};
+use crate::sys::netns::Netns;
+
+/// Envoy's default is the system's limit; so is this, the kernel cuts it down.
+const BACKLOG: i32 = 65_535;
+
+/// Makes sockets in a namespace, so that their source address is the workload's.
+#[derive(Clone)]
+pub struct Dialer {
+    netns: Arc<Netns>,
+}
+
+impl Dialer {
+    pub fn new(netns: Arc<Netns>) -> Self {
+        Self { netns }
+    }
+
+}
+
+impl Dial for Dialer {
+    fn socket(&self, family: Family) -> io::Result<Socket> {
+        self.netns.enter(|| HostDial.socket(family))?
+    }
+}
+
+/// One of the proxy's listening sockets.
+pub(super) struct Listening {
+    pub socket: TcpListener,
+    pub address: SocketAddr,
+    pub direction: Direction,
+}
+
+impl Listening {
+    /// Its place in `LISTENERS`.
+    pub(super) fn key(&self, netns: u64) -> ListenerKey {
+        let family = if self.address.is_ipv6() { AF_INET6 } else { AF_INET };
+        let direction = match self.direction {
+            Direction::Outbound => direction::OUTBOUND,
+            Direction::Inbound => direction::INBOUND,
+        };
+        ListenerKey { netns, direction, family }
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Opens the outbound listener, and the inbound one where asked, for both families. They are bound to
+/// loopback: the hooks bring connections there, nothing else should.
+///
+/// A namespace without IPv6 has no IPv6 listener. An outbound port of 0 is chosen by the kernel, the same for
+/// both families.
+pub(super) fn open(netns: &Netns, out_port: u16, in_port: Option<u16>) -> Result<Vec<Listening>, Error> {
+    let mut out = pair(netns, out_port, Direction::Outbound)?;
+    if let Some(port) = in_port {
+        out.extend(pair(netns, port, Direction::Inbound)?);
+    }
+    Ok(out)
+}
+
+fn pair(netns: &Netns, port: u16, direction: Direction) -> Result<Vec<Listening>, Error> {
+    let v4 = listen(netns, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port), direction)?;
+    let port = v4.address.port();
+    let v6 = listen(netns, SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port), direction);
+    match v6 {
+        Ok(v6) => Ok(vec![v4, v6]),
+        Err(Error::Listen { source, .. }) if without_ipv6(&source) => Ok(vec![v4]),
+        Err(e) => Err(e),
+    }
+}
+
+fn without_ipv6(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}
+
+fn listen(netns: &Netns, address: SocketAddr, direction: Direction) -> Result<Listening, Error> {
+    let error = |source| Error::Listen { address, source };
+    let open = || -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+        // A restart must not wait for the old connections' TIME_WAIT.
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket)
+    };
+    let socket: TcpListener = netns.enter(open).and_then(|r| r).map_err(error)?.into();
+    let address = socket.local_addr().map_err(error)?;
+    Ok(Listening { socket, address, direction })
+}

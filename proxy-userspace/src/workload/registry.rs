@@ -1,0 +1,518 @@
+//! The daemon's workloads: what is wanted, what is, and the way from one to the other.
+//!
+//! Every method blocks on the kernel, so the registry lives on a thread of its own ([`crate::control`]).
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proxy_common::{Pod, flag};
+use proxy_config::enrol::Workload;
+use proxy_config::policy::{Note, OutboundTrafficPolicy, compile};
+use serde::Serialize;
+use tokio::runtime::Handle;
+
+use super::install::own_ips;
+use super::listeners::{Listening, open};
+use super::{Dialer, Error, Installed, Owner, Record, State, StateFile, environment, install};
+use crate::drain::Drain;
+use crate::ebpf::Kernel;
+use crate::net::{self, Direction, ListenerContext, OutboundPolicy, Shared, Traffic, WorkloadView};
+use crate::sys::netns::Netns;
+
+/// Where a workload was asked for. A source replaces only what it asked for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    CommandLine,
+    File,
+    Api,
+}
+
+/// How the daemon runs workloads.
+pub struct Settings {
+    /// The id of the daemon's own cgroup: the kernel knows the proxy by it.
+    pub proxy_cgroup: u64,
+    /// Addresses of the admin API, which no workload may be carried to.
+    pub admin: Vec<SocketAddr>,
+    pub drain_time: Duration,
+    /// The one exception to "never the host's namespace": `shunt exec`, which captures one cgroup, outbound.
+    pub host_outbound: bool,
+    /// Dial from this process's own namespace instead of the workload's (`shunt exec --netns new`).
+    pub dial_from_host: bool,
+}
+
+/// Whether a workload is captured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum Status {
+    Ready,
+    Pending { reason: String },
+}
+
+/// A workload as the admin API shows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    pub name: String,
+    #[serde(flatten)]
+    pub status: Status,
+    pub origin: Origin,
+    pub cgroup: PathBuf,
+    pub netns: PathBuf,
+    pub cookie: Option<u64>,
+    pub outbound_port: Option<u16>,
+    pub policy: String,
+    pub notes: Vec<Note>,
+}
+
+struct Entry {
+    spec: Workload,
+    origin: Origin,
+    phase: Phase,
+}
+
+enum Phase {
+    Pending(String),
+    Ready(Box<Running>),
+}
+
+struct Running {
+    netns: Arc<Netns>,
+    installed: Installed,
+    view: Arc<WorkloadView>,
+    drain: Arc<Drain>,
+}
+
+/// All of the daemon's workloads.
+pub struct Registry {
+    kernel: Kernel,
+    state: StateFile,
+    settings: Settings,
+    shared: Arc<Shared>,
+    runtime: Handle,
+    entries: BTreeMap<String, Entry>,
+    /// Policies were replaced since the last tick: their tables can go at the next one.
+    replaced: bool,
+}
+
+impl Registry {
+    /// Takes over what an earlier process left: the living is adopted when it is wanted again, the dead is
+    /// purged now. Until then the pins keep the living captured, and so closed.
+    pub fn new(
+        kernel: Kernel,
+        state: StateFile,
+        settings: Settings,
+        shared: Arc<Shared>,
+        runtime: Handle,
+    ) -> Result<Self, Error> {
+        let entries = BTreeMap::new();
+        let mut this = Self { kernel, state, settings, shared, runtime, entries, replaced: false };
+        this.purge()?;
+        Ok(this)
+    }
+
+    fn purge(&mut self) -> Result<(), Error> {
+        let file = self.state.clone();
+        let adopted = file.change(|state| -> Result<_, Error> {
+            for record in std::mem::take(&mut state.workloads) {
+                if record.is_alive() {
+                    state.workloads.push(record);
+                } else {
+                    log::info!("workload {}: gone since the last run, purged", record.name);
+                    self.kernel.detach(&record.name, Some(record.cookie))?;
+                }
+            }
+            self.purge_unknown(state)?;
+            Ok(state.workloads.iter().filter(|r| r.owner == Owner::Api).cloned().collect::<Vec<_>>())
+        })?;
+        for record in adopted {
+            match respecify(&record) {
+                Ok(spec) => self.put(spec, Origin::Api),
+                Err(e) => log::error!("workload {}: cannot be adopted: {e}", record.name),
+            }
+        }
+        Ok(())
+    }
+
+    /// Pins and entries that no record speaks of.
+    fn purge_unknown(&self, state: &State) -> Result<(), Error> {
+        for name in self.kernel.pins().workloads() {
+            if state.get(&name).is_none() {
+                log::warn!("workload {name}: pinned, but not in the state file; purged");
+                self.kernel.detach(&name, None)?;
+            }
+        }
+        for netns in self.kernel.maps.enrolled()? {
+            if !state.workloads.iter().any(|r| r.cookie == netns) {
+                self.kernel.maps.remove_pod(netns)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes `wanted` all that `origin` asks for: the rest of what it asked for before is taken out.
+    pub fn replace(&mut self, origin: Origin, wanted: Vec<Workload>) {
+        let mine = |e: &Entry| e.origin == origin;
+        let gone: Vec<String> = (self.entries.iter())
+            .filter(|(name, e)| mine(e) && !wanted.iter().any(|w| w.name.as_str() == *name))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in gone {
+            self.remove(&name).unwrap_or_else(|e| log::error!("workload {name}: {e}"));
+        }
+        for spec in wanted {
+            if let Some(other) = self.entries.get(spec.name.as_str()).filter(|e| !mine(e)) {
+                log::error!("workload {}: asked for by {:?} already; the {origin:?}'s is ignored", spec.name, other.origin);
+                continue;
+            }
+            self.put(spec, origin);
+        }
+    }
+
+    /// Drops what was adopted but is not asked for by anyone, once all sources have spoken.
+    pub fn drop_unwanted(&mut self) -> Result<(), Error> {
+        let file = self.state.clone();
+        file.change(|state| {
+            for record in state.workloads.clone() {
+                if record.owner == Owner::Daemon && !self.entries.contains_key(&record.name) {
+                    log::info!("workload {}: no longer asked for, taken out", record.name);
+                    self.kernel.detach(&record.name, Some(record.cookie))?;
+                    state.remove(&record.name);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Enrols a workload, or changes the one of that name. Where that is not possible (yet), it stays pending
+    /// with the reason, and every tick tries again.
+    pub fn put(&mut self, spec: Workload, origin: Origin) {
+        let name = spec.name.as_str().to_owned();
+        let phase = match self.entries.remove(&name) {
+            Some(old) if old.spec == spec => {
+                self.entries.insert(name, Entry { origin, ..old });
+                return;
+            }
+            Some(Entry { spec: old, phase: Phase::Ready(running), .. }) if same_place(&old, &spec) => {
+                self.change(&spec, running, origin)
+            }
+            Some(Entry { phase: Phase::Ready(running), .. }) => {
+                self.stop(&name, &running);
+                self.start(&spec, origin)
+            }
+            Some(_) | None => self.start(&spec, origin),
+        };
+        if let Phase::Pending(reason) = &phase {
+            log::warn!("workload {name}: not captured yet: {reason}");
+        }
+        self.entries.insert(name, Entry { spec, origin, phase });
+    }
+
+    fn start(&mut self, spec: &Workload, origin: Origin) -> Phase {
+        match self.try_start(spec, origin) {
+            Ok(running) => {
+                log::info!("workload {}: captured; outbound listener on port {}", spec.name, running.view.out_port);
+                Phase::Ready(Box::new(running))
+            }
+            Err(e) => Phase::Pending(e.to_string()),
+        }
+    }
+
+    fn try_start(&mut self, spec: &Workload, origin: Origin) -> Result<Running, Error> {
+        let open_netns = Netns::open(&spec.netns);
+        let netns = Arc::new(open_netns.map_err(|source| Error::Netns { path: spec.netns.clone(), source })?);
+        let host = netns.is_host();
+        if host && !self.settings.host_outbound {
+            return Err(Error::HostNetns(spec.netns.clone()));
+        }
+        let file = self.state.clone();
+        file.change(|state| {
+            if let Some(other) = taken(state, spec, &netns) {
+                return Err(other);
+            }
+            let adopted = state.get(spec.name.as_str()).is_some();
+            let running = self.bring_up(spec, &netns, !host).inspect_err(|_| {
+                // What was captured before this process stays so, and closed.
+                if !adopted {
+                    self.undo(spec);
+                }
+            })?;
+            state.put(record(spec, &running, origin));
+            Ok(running)
+        })
+    }
+
+    fn undo(&self, spec: &Workload) {
+        let name = spec.name.as_str();
+        self.kernel.detach(name, None).unwrap_or_else(|e| log::error!("workload {name}: {e}"));
+    }
+
+    /// Listeners before the flip: the first captured connect finds the proxy there.
+    fn bring_up(&self, spec: &Workload, netns: &Arc<Netns>, inbound: bool) -> Result<Running, Error> {
+        let mut installed = install(&self.kernel, spec, netns, self.settings.proxy_cgroup, inbound)?;
+        let in_port = (installed.compiled.pod.flags & flag::INBOUND != 0).then_some(spec.policy.inbound_port);
+        let listening = open(netns, spec.policy.envoy_port, in_port)?;
+        if let Some(outbound) = listening.iter().find(|l| l.direction == Direction::Outbound) {
+            // Where the port was left to the kernel.
+            installed.compiled.pod.out_port = outbound.address.port();
+        }
+        let (view, drain) = self.serve(spec, netns, &installed.compiled.pod, listening)?;
+        installed.activate(&self.kernel, netns)?;
+        Ok(Running { netns: netns.clone(), installed, view, drain })
+    }
+
+    fn serve(
+        &self,
+        spec: &Workload,
+        netns: &Arc<Netns>,
+        pod: &Pod,
+        listening: Vec<Listening>,
+    ) -> Result<(Arc<WorkloadView>, Arc<Drain>), Error> {
+        let dial: Arc<dyn net::Dial> = if self.settings.dial_from_host {
+            Arc::new(net::HostDial)
+        } else {
+            Arc::new(Dialer::new(netns.clone()))
+        };
+        let view = Arc::new(WorkloadView::new(
+            spec.name.as_str(),
+            dial,
+            (pod.out_port, pod.in_port),
+            self.settings.admin.clone(),
+            traffic(spec),
+            self.shared.clone(),
+        ));
+        let drain = Arc::new(Drain::new());
+        for l in listening {
+            self.kernel.maps.set_listener(&l.key(netns.cookie()), l.fd())?;
+            let context = Arc::new(ListenerContext::new(view.clone(), l.direction, l.address));
+            let _runtime = self.runtime.enter();
+            let socket = tokio::net::TcpListener::from_std(l.socket)
+                .map_err(|source| Error::Listen { address: l.address, source })?;
+            self.shared.tasks.spawn("accept", net::accept::run(socket, context, drain.watch()));
+        }
+        Ok((view, drain))
+    }
+
+    /// A new policy in the same place. Where the ports stay, only the entry is flipped: no listener closes, no
+    /// connection is touched.
+    fn change(&mut self, spec: &Workload, running: Box<Running>, origin: Origin) -> Phase {
+        match self.try_change(spec, &running) {
+            Ok(Some(installed)) => {
+                running.view.set_traffic(traffic(spec));
+                self.replaced = true;
+                log::info!("workload {}: policy changed to {}", spec.name, spec.policy);
+                Phase::Ready(Box::new(Running { installed, ..*running }))
+            }
+            Ok(None) => {
+                self.stop(spec.name.as_str(), &running);
+                self.start(spec, origin)
+            }
+            Err(e) => {
+                log::error!("workload {}: keeps its old policy: {e}", spec.name);
+                Phase::Ready(running)
+            }
+        }
+    }
+
+    fn try_change(&self, spec: &Workload, running: &Running) -> Result<Option<Installed>, Error> {
+        let inbound = !running.netns.is_host();
+        let mut installed = install(&self.kernel, spec, &running.netns, self.settings.proxy_cgroup, inbound)?;
+        let (old, new) = (&running.installed.compiled.pod, &mut installed.compiled.pod);
+        if spec.policy.envoy_port == 0 {
+            new.out_port = old.out_port;
+        }
+        let inbound_of = |pod: &Pod| (pod.flags & flag::INBOUND != 0).then_some(pod.in_port);
+        if old.out_port != new.out_port || inbound_of(old) != inbound_of(new) {
+            return Ok(None);
+        }
+        self.state.change(|state| {
+            if let Some(record) = state.workloads.iter_mut().find(|r| r.name == spec.name.as_str()) {
+                record.policy = spec.policy.to_string();
+            }
+            installed.activate(&self.kernel, &running.netns)
+        })?;
+        Ok(Some(installed))
+    }
+
+    /// Takes a workload out. Its established connections drain; its new ones are no longer captured.
+    pub fn remove(&mut self, name: &str) -> Result<(), Error> {
+        let Some(entry) = self.entries.remove(name) else {
+            return Err(Error::Unknown(name.to_owned()));
+        };
+        if let Phase::Ready(running) = entry.phase {
+            self.stop(name, &running);
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self, name: &str, running: &Running) {
+        let done = self.state.change(|state| -> Result<(), Error> {
+            self.kernel.detach(name, Some(running.netns.cookie()))?;
+            state.remove(name);
+            Ok(())
+        });
+        match done {
+            Ok(()) => log::info!("workload {name}: taken out"),
+            Err(e) => log::error!("workload {name}: {e}"),
+        }
+        let (drain, time) = (running.drain.clone(), self.settings.drain_time);
+        let _runtime = self.runtime.enter();
+        self.shared.tasks.spawn("drain", async move {
+            drain.drain(time).await;
+        });
+    }
+
+    /// Brings everything in step: the gone are taken out, the pending tried again, addresses, routes and
+    /// resolvers followed, replaced policies' tables dropped.
+    pub fn tick(&mut self) {
+        if std::mem::take(&mut self.replaced) {
+            self.kernel.maps.drop_unused_policies().unwrap_or_else(|e| log::error!("{e}"));
+        }
+        let names: Vec<String> = self.entries.keys().cloned().collect();
+        for name in names {
+            let Some(entry) = self.entries.remove(&name) else { continue };
+            if let Some(entry) = self.step(&name, entry) {
+                self.entries.insert(name, entry);
+            }
+        }
+    }
+
+    fn step(&mut self, name: &str, entry: Entry) -> Option<Entry> {
+        let phase = match entry.phase {
+            Phase::Pending(before) => match self.start(&entry.spec, entry.origin) {
+                Phase::Pending(reason) => {
+                    if reason != before {
+                        log::warn!("workload {name}: not captured yet: {reason}");
+                    }
+                    Phase::Pending(reason)
+                }
+                ready @ Phase::Ready(_) => ready,
+            },
+            Phase::Ready(running) if !is_there(&entry.spec, &running) => {
+                log::info!("workload {name}: its cgroup or network namespace is gone");
+                self.stop(name, &running);
+                if entry.origin == Origin::Api {
+                    return None;
+                }
+                Phase::Pending("its cgroup or network namespace is gone".to_owned())
+            }
+            Phase::Ready(mut running) => {
+                self.follow(&entry.spec, &mut running).unwrap_or_else(|e| log::error!("workload {name}: {e}"));
+                Phase::Ready(running)
+            }
+        };
+        Some(Entry { phase, ..entry })
+    }
+
+    /// What the policy depends on and nobody announces: addresses, routes, resolvers.
+    fn follow(&mut self, spec: &Workload, running: &mut Running) -> Result<(), Error> {
+        let netns = running.netns.clone();
+        let inbound = !netns.is_host();
+        let ips = own_ips(&netns)?;
+        if inbound && ips != running.installed.own_ips {
+            self.kernel.maps.set_own_ips(netns.cookie(), &ips)?;
+            running.installed.own_ips = ips;
+        }
+        let surroundings = environment(spec, &netns, self.settings.proxy_cgroup, inbound)?;
+        let mut compiled = compile(&spec.policy, &surroundings);
+        compiled.pod.out_port = running.installed.compiled.pod.out_port;
+        if compiled != running.installed.compiled {
+            self.kernel.maps.set_policy(netns.cookie(), &compiled)?;
+            running.installed.compiled = compiled;
+            self.replaced = true;
+        }
+        Ok(())
+    }
+
+    /// Every workload with its state.
+    pub fn list(&self) -> Vec<Summary> {
+        self.entries.iter().map(|(name, entry)| summary(name, entry)).collect()
+    }
+
+    /// Takes everything out, or leaves it captured for the next daemon.
+    pub fn shut_down(mut self, keep: bool) {
+        let names: Vec<String> = self.entries.keys().cloned().collect();
+        for name in names {
+            if !keep {
+                self.remove(&name).unwrap_or_else(|e| log::error!("workload {name}: {e}"));
+            }
+        }
+        if !keep {
+            self.kernel.detach_proxy();
+        }
+    }
+}
+
+fn summary(name: &str, entry: &Entry) -> Summary {
+    let (status, running) = match &entry.phase {
+        Phase::Pending(reason) => (Status::Pending { reason: reason.clone() }, None),
+        Phase::Ready(running) => (Status::Ready, Some(running)),
+    };
+    let mut notes = entry.spec.notes.clone();
+    notes.extend(running.iter().flat_map(|r| r.installed.compiled.notes.clone()));
+    Summary {
+        name: name.to_owned(),
+        status,
+        origin: entry.origin,
+        cgroup: entry.spec.cgroup.clone(),
+        netns: entry.spec.netns.clone(),
+        cookie: running.map(|r| r.netns.cookie()),
+        outbound_port: running.map(|r| r.view.out_port),
+        policy: entry.spec.policy.to_string(),
+        notes,
+    }
+}
+
+fn traffic(spec: &Workload) -> Traffic {
+    let outbound = match spec.policy.outbound_traffic_policy {
+        OutboundTrafficPolicy::AllowAny => OutboundPolicy::AllowAny,
+        OutboundTrafficPolicy::RegistryOnly => OutboundPolicy::RegistryOnly,
+    };
+    Traffic { outbound }
+}
+
+fn same_place(a: &Workload, b: &Workload) -> bool {
+    a.cgroup == b.cgroup && a.netns == b.netns
+}
+
+fn is_there(spec: &Workload, running: &Running) -> bool {
+    running.netns.is_there()
+        && crate::cgroup::id(&spec.cgroup).is_ok_and(|id| id == running.installed.cgroup_id)
+}
+
+/// A namespace can have one policy, so it can be one workload.
+fn taken(state: &State, spec: &Workload, netns: &Netns) -> Option<Error> {
+    let other = state.workloads.iter().find(|r| r.cookie == netns.cookie() && r.name != spec.name.as_str());
+    if let Some(other) = other {
+        return Some(Error::Taken { path: spec.netns.clone(), other: other.name.clone() });
+    }
+    let same = state.get(spec.name.as_str())?;
+    (same.owner == Owner::Attach).then(|| Error::Attached(same.name.clone()))
+}
+
+fn record(spec: &Workload, running: &Running, origin: Origin) -> Record {
+    Record {
+        name: spec.name.as_str().to_owned(),
+        cgroup: spec.cgroup.clone(),
+        cgroup_id: running.installed.cgroup_id,
+        netns: spec.netns.clone(),
+        cookie: running.netns.cookie(),
+        policy: spec.policy.to_string(),
+        proxy_cgroup: None,
+        owner: if origin == Origin::Api { Owner::Api } else { Owner::Daemon },
+    }
+}
+
+/// The workload that a record describes.
+pub(crate) fn respecify(record: &Record) -> Result<Workload, String> {
+    let entry = serde_json::json!({
+        "name": record.name,
+        "cgroup": record.cgroup,
+        "netns": record.netns,
+        "policy": record.policy,
+    });
+    Workload::parse(&entry.to_string())
+        .map_err(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+}
