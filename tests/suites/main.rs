@@ -1,3 +1,6 @@
 //! The suites: what shunt must do, shown on the real daemon, real network namespaces and real programs.
 
+mod common;
 mod harness;
+mod inbound;
+mod outbound;
