@@ -28,7 +28,7 @@ pub(crate) fn outbound(ctx: &SockAddrContext, family: Family) -> i32 {
     // SAFETY: the context is valid for the whole run.
     let netns = unsafe { helper::bpf_get_netns_cookie(sa.cast()) };
     // SAFETY: entries are replaced, never written in place.
-    let Some(pod) = (unsafe { PODS.get(&netns) }) else { return ALLOW };
+    let Some(pod) = (unsafe { PODS.get(netns) }) else { return ALLOW };
     // SAFETY: as above.
     let sk = unsafe { (*sa).__bindgen_anon_1.sk };
     if sk.is_null() {
@@ -161,7 +161,7 @@ pub(crate) fn restore_peer(ctx: &SockAddrContext, family: Family) -> i32 {
             Family::V4 => mapped(field!(sa, bpf_sock_addr, user_ip4)),
             Family::V6 => field_ip6!(sa, bpf_sock_addr, user_ip6),
         };
-        let Some(pod) = PODS.get(&od.netns) else { return ALLOW };
+        let Some(pod) = PODS.get(od.netns) else { return ALLOW };
         if !is_loopback(&ip) || !is_proxy_port(pod, port) {
             return ALLOW;
         }
@@ -185,7 +185,7 @@ pub(crate) fn bind(ctx: &SockAddrContext) -> i32 {
     unsafe {
         let port = u16::from_be(field!(sa, bpf_sock_addr, user_port) as u16);
         let netns = helper::bpf_get_netns_cookie(ctx.as_ptr());
-        let Some(pod) = PODS.get(&netns) else { return ALLOW };
+        let Some(pod) = PODS.get(netns) else { return ALLOW };
         if field!(sa, bpf_sock_addr, protocol) != IPPROTO_TCP {
             return ALLOW;
         }

@@ -39,7 +39,7 @@ pub(crate) fn egress(ctx: &SkBuffContext) -> i32 {
             return SEND;
         }
         let od = *od;
-        let Some(pod) = PODS.get(&od.netns) else { return SEND };
+        let Some(pod) = PODS.get(od.netns) else { return SEND };
         if pod.flags & flag::HOLD == 0 || now_ms().wrapping_sub(od.since_ms) > pod.hold_ms {
             return SEND;
         }

@@ -39,7 +39,7 @@ pub(crate) fn inbound(ctx: &SkLookupContext) -> u32 {
         if interface <= LOOPBACK_INTERFACE {
             return SK_PASS;
         }
-        let Some(pod) = PODS.get(&netns) else { return SK_PASS };
+        let Some(pod) = PODS.get(netns) else { return SK_PASS };
         let arrival = read(c, netns, interface);
         let v = verdict::inbound(pod, &arrival, &Maps);
         count(v.rule);

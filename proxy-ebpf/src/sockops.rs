@@ -111,7 +111,7 @@ unsafe fn connecting(o: *mut bpf_sock_ops) {
         }
         let od = *od;
         let key = flow_key(o, od.netns, false);
-        if FLOWS.insert(&key, &od, 0).is_err() {
+        if FLOWS.insert(key, od, 0).is_err() {
             count(Rule::FlowFull);
             return;
         }
@@ -165,7 +165,7 @@ unsafe fn accepted(o: *mut bpf_sock_ops) {
         }
         let netns = helper::bpf_get_netns_cookie(o.cast());
         let key = flow_key(o, netns, true);
-        let Some(flow) = FLOWS.get(&key) else { return };
+        let Some(flow) = FLOWS.get(key) else { return };
         let flow = OrigDst { role: role::ACCEPTED, ..*flow };
         let od = maps::odst_or_new(sk);
         if od.is_null() {
@@ -173,7 +173,7 @@ unsafe fn accepted(o: *mut bpf_sock_ops) {
             return;
         }
         *od = flow;
-        let _ = FLOWS.remove(&key);
+        let _ = FLOWS.remove(key);
         count(Rule::FlowMoved);
     }
 }
@@ -185,7 +185,7 @@ unsafe fn closed(o: *mut bpf_sock_ops) {
     unsafe {
         let netns = helper::bpf_get_netns_cookie(o.cast());
         let key = flow_key(o, netns, false);
-        if FLOWS.remove(&key).is_ok() {
+        if FLOWS.remove(key).is_ok() {
             count(Rule::FlowClosed);
         }
     }
@@ -205,7 +205,7 @@ unsafe fn listening(o: *mut bpf_sock_ops) {
             return;
         }
         let netns = (*od).netns;
-        let Some(pod) = PODS.get(&netns) else { return };
+        let Some(pod) = PODS.get(netns) else { return };
         let port = field!(o, bpf_sock_ops, local_port) as u16;
         let direction = if port == pod.in_port && pod.flags & flag::INBOUND != 0 {
             direction::INBOUND

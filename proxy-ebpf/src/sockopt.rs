@@ -53,7 +53,7 @@ unsafe fn destination(o: *mut bpf_sockopt, sk: *mut bpf_sock) -> Option<(Ip, u16
             return ((*od).role == role::ACCEPTED).then(|| ((*od).ip, (*od).port));
         }
         let netns = helper::bpf_get_netns_cookie(o.cast());
-        let pod = PODS.get(&netns)?;
+        let pod = PODS.get(netns)?;
         let port = field!(sk, bpf_sock, src_port) as u16;
         if port == pod.out_port || port == pod.in_port {
             return None;

@@ -31,7 +31,8 @@ pub struct Control {
 /// Starts the thread.
 pub fn start(registry: Registry) -> std::io::Result<(Control, JoinHandle<()>)> {
     let (commands, inbox) = mpsc::channel();
-    let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || run(registry, &inbox))?;
+    let thread =
+        std::thread::Builder::new().name("control".to_owned()).spawn(move || run(registry, &inbox))?;
     Ok((Control { commands }, thread))
 }
 

@@ -64,7 +64,8 @@ fn read(path: &Path) -> anyhow::Result<String> {
 }
 
 fn apply(text: &str, defaults: &str, control: &Control) -> Result<(), String> {
-    let document = if text.trim().is_empty() { Ok(Document::default()) } else { Document::parse_with(text, defaults) };
+    let document =
+        if text.trim().is_empty() { Ok(Document::default()) } else { Document::parse_with(text, defaults) };
     match document {
         Ok(document) => {
             control.replace(Origin::File, document.workloads);

@@ -12,9 +12,7 @@ use super::Places;
 use crate::cgroup;
 use crate::ebpf::{self, Kernel, Pins};
 use crate::sys::netns::Netns;
-use crate::workload::{
-    self, Owner, Record, State, StateFile, adopt_stock_listeners, environment, install,
-};
+use crate::workload::{self, Owner, Record, State, StateFile, adopt_stock_listeners, environment, install};
 
 #[derive(Args)]
 pub(super) struct AttachArgs {
@@ -56,7 +54,12 @@ pub(super) fn attach(args: AttachArgs, flags: &[String]) -> Result<ExitCode> {
     let parsed = super::parse_policy(flags)?;
     if parsed.rest.cleanup_only {
         let netns = args.netns.clone().or_else(|| parsed.rest.netns.clone());
-        return detach(&DetachArgs { places: args.places, cgroup: Some(args.cgroup), netns, name: args.name });
+        return detach(&DetachArgs {
+            places: args.places,
+            cgroup: Some(args.cgroup),
+            netns,
+            name: args.name,
+        });
     }
     let spec = specify(&args, &parsed)?;
     if parsed.rest.skip_apply {

@@ -19,11 +19,12 @@ use proxy_config::enrol::{Name, Workload};
 use proxy_config::policy::Policy;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::place::{ip, remove_cgroup, remove_pins};
 use crate::app::{self, Bound, Config, ProxyCgroup};
-use crate::ebpf::{self, Pins};
+use crate::cgroup;
+use crate::ebpf;
 use crate::sys::process;
 use crate::workload::Status;
-use crate::cgroup;
 
 #[derive(Args)]
 pub(super) struct ExecArgs {
@@ -210,35 +211,15 @@ impl Place {
     }
 }
 
-/// Killed processes leave their cgroup a moment later.
-fn remove_cgroup(base: &Path) {
-    for _ in 0..50 {
-        match cgroup::remove(base) {
-            Ok(()) => {
-                let _ = base.parent().map(std::fs::remove_dir);
-                return;
-            }
-            Err(_) => std::thread::sleep(Duration::from_millis(20)),
-        }
-    }
-    log::warn!("{}: cannot be removed, a process is left in it", base.display());
-}
-
-fn remove_pins(root: &Path) {
-    match Pins::existing(root) {
-        Ok(Some(pins)) => pins.remove_all().unwrap_or_else(|e| log::warn!("{e}")),
-        Ok(None) => {}
-        Err(e) => log::warn!("{e}"),
-    }
-}
-
 /// Removes what runs that were killed have left: their command is gone too, or this leaves it alone.
 pub(super) fn sweep(pin_root: &Path) {
     let Some(dir) = pin_root.parent() else { return };
     let Ok(mount) = ebpf::cgroup2_mount() else { return };
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(pid) = name.strip_prefix("shunt-exec-").and_then(|p| p.parse::<u32>().ok()) else { continue };
+        let Some(pid) = name.strip_prefix("shunt-exec-").and_then(|p| p.parse::<u32>().ok()) else {
+            continue;
+        };
         let base = mount.join(format!("shunt/exec-{pid}"));
         let running = Path::new(&format!("/proc/{pid}")).exists();
         if running || !cgroup::all_processes(&base).is_empty() {
@@ -308,13 +289,3 @@ impl NewNetns {
         }
     }
 }
-
-pub(super) fn ip(arguments: &str) -> Result<()> {
-    let output = Command::new("ip").args(arguments.split(' ')).output();
-    let output = output.context("cannot run `ip`: install iproute2")?;
-    if !output.status.success() {
-        bail!("ip {arguments}: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
-}
-

@@ -60,30 +60,24 @@ pub(super) fn run(args: &MapsArgs) -> Result<ExitCode> {
 }
 
 fn print(name: &str, value: &Value) {
-    match value {
-        Value::Array(rows) => {
-            println!("{name} ({})", rows.len());
-            for row in rows {
-                let fields = row.as_object().into_iter().flatten();
-                let text: Vec<String> = fields.map(|(k, v)| format!("{k}={}", plain(v))).collect();
-                println!("  {}", text.join(" "));
-            }
+    if let Some(rows) = value.as_array() {
+        println!("{name} ({})", rows.len());
+        for row in rows {
+            let fields = row.as_object().into_iter().flatten();
+            let text: Vec<String> = fields.map(|(k, v)| format!("{k}={}", plain(v))).collect();
+            println!("  {}", text.join(" "));
         }
-        Value::Object(fields) => {
-            println!("{name}");
-            for (key, v) in fields.iter().filter(|(_, v)| v.as_u64() != Some(0)) {
-                println!("  {key}={}", plain(v));
-            }
+    } else {
+        println!("{name}");
+        for (key, v) in value.as_object().into_iter().flatten().filter(|(_, v)| v.as_u64() != Some(0)) {
+            println!("  {key}={}", plain(v));
         }
-        other => println!("{name} {other}"),
     }
 }
 
-fn plain(v: &Value) -> String {
-    match v {
-        Value::String(s) => s.clone(),
-        other => other.to_string(),
-    }
+/// A value without a string's quotes.
+pub(super) fn plain(v: &Value) -> String {
+    v.as_str().map_or_else(|| v.to_string(), str::to_owned)
 }
 
 fn ip(ip: &Ip) -> String {

@@ -5,6 +5,7 @@ mod demo;
 mod exec;
 mod explain;
 mod maps;
+mod place;
 mod run;
 mod workload;
 

@@ -8,6 +8,7 @@ use comfy_table::Table;
 use hyper::Method;
 
 use super::Places;
+use super::maps::plain;
 use crate::admin;
 
 #[derive(Subcommand)]
@@ -49,9 +50,10 @@ pub(super) fn run(command: WorkloadCommand) -> Result<ExitCode> {
     if !reply.status.is_success() {
         bail!("{}", reply.body.trim_end());
     }
-    match command {
-        WorkloadCommand::List { json: false, .. } => println!("{}", table(&reply.body)?),
-        _ => println!("{}", reply.body.trim_end()),
+    if matches!(command, WorkloadCommand::List { json: false, .. }) {
+        println!("{}", table(&reply.body)?);
+    } else {
+        println!("{}", reply.body.trim_end());
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -62,13 +64,8 @@ fn table(body: &str) -> Result<Table> {
     table.load_preset(comfy_table::presets::NOTHING);
     table.set_header(["NAME", "STATE", "ORIGIN", "PORT", "POLICY", "REASON"]);
     for w in &all {
-        let text = |key: &str| match &w[key] {
-            serde_json::Value::String(s) => s.clone(),
-            serde_json::Value::Null => "-".to_owned(),
-            other => other.to_string(),
-        };
-        let row = ["name", "state", "origin", "outbound_port", "policy", "reason"];
-        table.add_row(row.map(text));
+        let text = |key: &str| if w[key].is_null() { "-".to_owned() } else { plain(&w[key]) };
+        table.add_row(["name", "state", "origin", "outbound_port", "policy", "reason"].map(text));
     }
     Ok(table)
 }

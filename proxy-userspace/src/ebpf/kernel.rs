@@ -38,6 +38,8 @@ pub struct Target<'a> {
     pub inbound: bool,
     /// Delay connects while no proxy listens.
     pub hold: bool,
+    /// The cgroup of a stock proxy that is not below `cgroup`.
+    pub proxy: Option<&'a Path>,
 }
 
 /// The loaded kernel half.
@@ -94,6 +96,9 @@ impl Kernel {
             }
             self.link(program, cgroup.as_fd(), target.cgroup, &pin)?;
         }
+        if let Some(proxy) = target.proxy {
+            self.attach_stock_proxy(proxy, &dir)?;
+        }
         let pin = dir.join(LOOKUP_PROGRAM);
         if target.inbound {
             self.link_lookup(target.netns, &pin)
@@ -101,6 +106,16 @@ impl Kernel {
             let _ = std::fs::remove_file(&pin);
             Ok(())
         }
+    }
+
+    /// What a stock proxy needs in a cgroup of its own: its accepted sockets get their destination, and its
+    /// listeners register themselves.
+    fn attach_stock_proxy(&self, cgroup: &Path, dir: &Path) -> Result<(), Error> {
+        let fd = File::open(cgroup).map_err(Error::path(cgroup, "cannot open the proxy's cgroup"))?;
+        for program in CGROUP_PROGRAMS.iter().filter(|p| p.scope == Scope::Both || p.name.contains("bind")) {
+            self.link(program, fd.as_fd(), cgroup, &dir.join(format!("proxy_{}", program.name)))?;
+        }
+        Ok(())
     }
 
     /// Attaches to the proxy's cgroup what must run for its accepted sockets.
@@ -184,7 +199,9 @@ impl Kernel {
         for workload in self.pins.workloads() {
             let dir = self.pins.links(&workload);
             for program in CGROUP_PROGRAMS {
-                replace(&dir.join(program.name), || self.program(program.name))?;
+                for pin in [program.name.to_owned(), format!("proxy_{}", program.name)] {
+                    replace(&dir.join(pin), || self.program(program.name))?;
+                }
             }
         }
         Ok(())
@@ -218,7 +235,7 @@ fn loader(pins: &Pins, debug: bool) -> EbpfLoader<'static> {
     let level: &'static u8 = if debug { &LOG_DEBUG } else { &LOG_OFF };
     loader.override_global(LOG_LEVEL, level, true);
     for name in map::ALL {
-        loader.map_pin_path(*name, pins.map(name));
+        loader.map_pin_path(name, pins.map(name));
     }
     loader.map_pin_path(LOG_MAP, pins.map(LOG_MAP));
     loader
@@ -238,6 +255,7 @@ fn load_all(pins: &Pins, dir: &Path, debug: bool) -> Result<Ebpf, Error> {
     Ok(object)
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "aya knows thirty kinds of programs, the object has five")]
 fn load_program(object: &mut Ebpf, name: &str) -> Result<OwnedFd, Error> {
     let missing = || Error::Missing {
         what: format!("program {name}"),

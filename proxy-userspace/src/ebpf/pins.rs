@@ -14,7 +14,6 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use super::Error;
 use proxy_common::LAYOUT;
 
-
 /// A trusted pin directory.
 #[derive(Clone, Debug)]
 pub struct Pins {

@@ -97,3 +97,47 @@ fn failed(error: &io::Error, ctx: &ListenerContext, logged: &mut Option<Instant>
 fn describe(ctx: &ListenerContext) -> String {
     format!("{} of {} on {}", ctx.direction.listener(), ctx.workload.name, ctx.local)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::net::rig::{Rig, Setup};
+
+    /// Fails with each errno in turn, then accepts.
+    struct Failing {
+        errnos: Mutex<VecDeque<i32>>,
+        listener: TcpListener,
+    }
+
+    impl Accept for Failing {
+        async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+            let errno = self.errnos.lock().unwrap().pop_front();
+            match errno {
+                Some(errno) => Err(io::Error::from_raw_os_error(errno)),
+                None => self.listener.accept().await,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn it_outlives_every_error_and_waits_where_descriptors_are_short() {
+        let (listener, ctx, drain) = Rig::context(Setup::default(), |_| None).await;
+        let errnos = [libc::ECONNABORTED, libc::EMFILE, libc::EPROTO, libc::ENFILE, libc::EINVAL];
+        let failing = Failing { errnos: Mutex::new(errnos.into()), listener };
+        let _client = TcpStream::connect(ctx.local).await.unwrap();
+        let start = clock::now();
+        let (of_task, watch) = (ctx.clone(), drain.watch());
+        let tasks = ctx.workload.shared.tasks.clone();
+        tasks.spawn("listener", async move { accept(&failing, &of_task, watch).await });
+        while ctx.stats.cx_total.value() == 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert!(start.elapsed() >= 3 * BACKOFF);
+        assert_eq!(ctx.workload.shared.own.accept_errors.value(), 5);
+        assert_eq!(ctx.workload.shared.own.accept_exhausted.value(), 3);
+        assert_eq!(drain.drain(Duration::from_secs(10)).await, 0);
+    }
+}

@@ -21,17 +21,19 @@ pub async fn serve(stream: TcpStream, peer: SocketAddr, ctx: Arc<ListenerContext
     let mut record = ConnRecord::new(log, workload.name.clone(), ctx.direction, canonical(peer));
     let destination = destination(&stream, &ctx);
     record.entry.original_dst = destination.or_else(|| stream.local_addr().ok().map(canonical));
-    match destination.ok_or(Refusal::Listener).and_then(|to| permitted(to, &ctx)) {
-        Ok(to) => tcp_proxy::run(stream, to, &ctx, record, &guard).await,
-        Err(refusal) => refuse(stream, &ctx, record, refusal),
-    }
+    let outcome = match destination.ok_or(Refusal::Listener).and_then(|to| permitted(to, &ctx)) {
+        Ok(to) => tcp_proxy::run(&stream, to, &ctx, &mut record, &guard).await,
+        Err(refusal) => refuse(&stream, &ctx, refusal),
+    };
+    drop(stream);
+    record.finish(outcome);
     ctx.stats.cx_destroy.inc();
 }
 
-/// Closes with RST, so that the client sees a failure and not an empty answer.
-pub(crate) fn reset(stream: TcpStream) {
+/// Makes the close a reset, so that the peer sees a failure and not an end.
+pub(crate) fn reset_on_close(stream: &TcpStream) {
     // It fails only where the socket is already dead.
-    let _ = sock::set_linger_reset(&stream);
+    let _ = sock::set_linger_reset(stream);
 }
 
 /// An IPv4 client of a dual-stack listener is an IPv4 client.
@@ -45,16 +47,15 @@ enum Refusal {
     Admin,
 }
 
-fn refuse(stream: TcpStream, ctx: &ListenerContext, record: ConnRecord, refusal: Refusal) {
+fn refuse(stream: &TcpStream, ctx: &ListenerContext, refusal: Refusal) -> Outcome {
     let own = &ctx.workload.shared.own;
     let (counter, details) = match refusal {
         Refusal::Listener => (&own.destination_is_listener, "original_destination_is_listener"),
         Refusal::Admin => (&own.destination_is_admin, "original_destination_is_admin"),
     };
     counter.inc();
-    log::debug!("{}: refused: {details}: {:?}", ctx.workload.name, record.entry.original_dst);
-    reset(stream);
-    record.finish(Outcome::new(Side::Internal, "NR", details));
+    reset_on_close(stream);
+    Outcome::new(Side::Internal, "NR", details)
 }
 
 /// Where the client was going; `None` where that is the listener itself.

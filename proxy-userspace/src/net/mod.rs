@@ -205,3 +205,8 @@ impl ListenerContext {
         Self { workload, direction, local, stats, original_dst }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod rig;
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::drain::Guard;
-use crate::net::conn::{canonical, reset};
+use crate::net::conn::{canonical, reset_on_close};
 use crate::net::copy::{self, End, Terms};
 use crate::net::{Dial, Direction, Family, ListenerContext, OutboundPolicy};
 use crate::sys::sock;
@@ -27,34 +27,38 @@ use crate::telemetry::{ConnRecord, Outcome, Side};
 const INBOUND_SOURCE_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6));
 const INBOUND_SOURCE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6));
 
-/// Proxies one connection to its end.
+/// Proxies one connection to its end. The caller closes `downstream`: by reset, if it was told so here.
 pub(crate) async fn run(
-    downstream: TcpStream,
+    downstream: &TcpStream,
     destination: SocketAddr,
     ctx: &ListenerContext,
-    mut record: ConnRecord,
+    record: &mut ConnRecord,
     guard: &Guard,
-) {
+) -> Outcome {
     let shared = &ctx.workload.shared;
     let cluster = shared.clusters.pick(ctx, destination);
     cluster.tcp.cx_total.inc();
     record.entry.upstream_cluster = Some(cluster.name);
     let connect = connect(cluster, destination, ctx);
-    let upstream = match while_wanted(connect, &downstream, guard).await {
+    let upstream = match while_wanted(connect, downstream, guard).await {
         Ok(upstream) => upstream,
         Err(failure) => {
-            reset(downstream);
-            return record.finish(failure.outcome());
+            reset_on_close(downstream);
+            return failure.outcome();
         }
     };
     let _active = cluster.stats.cx_active.hold();
     record.entry.upstream_host = Some(destination);
     record.entry.upstream_local = upstream.local_addr().ok().map(canonical);
     let terms = Terms { cluster, idle_timeout: shared.options.idle_timeout, guard };
-    let end = copy::relay(&downstream, &upstream, &mut record.entry.bytes, terms).await;
-    close(downstream, upstream, &end);
+    let end = copy::relay(downstream, &upstream, &mut record.entry.bytes, terms).await;
+    if matches!(end, End::Failed { .. } | End::Cut) {
+        // Neither side may take a broken stream for a complete one.
+        reset_on_close(downstream);
+        reset_on_close(&upstream);
+    }
     cluster.stats.cx_destroy.inc();
-    record.finish(outcome(&end, cluster));
+    outcome(&end, cluster)
 }
 
 /// Istio's built-in clusters.
@@ -201,18 +205,6 @@ fn prepare(dial: &dyn Dial, source: Option<IpAddr>, to: SocketAddr) -> Result<Tc
         socket.bind(&SockAddr::from(SocketAddr::new(ip, 0))).map_err(failed("bind_failed"))?;
     }
     Ok(TcpSocket::from_std_stream(socket.into()))
-}
-
-/// Passes a reset on, so that neither side takes a broken stream for a complete one. Else both have said FIN, or
-/// the proxy ends a silent connection as Envoy does.
-fn close(downstream: TcpStream, upstream: TcpStream, end: &End) {
-    match end {
-        End::Failed { .. } | End::Cut => {
-            reset(downstream);
-            reset(upstream);
-        }
-        End::Closed(_) | End::Idle => {}
-    }
 }
 
 fn outcome(end: &End, cluster: &Cluster) -> Outcome {

@@ -45,6 +45,7 @@ pub fn install(
         netns,
         inbound: compiled.captures_inbound(),
         hold: compiled.holds(),
+        proxy: workload.proxy_cgroup.as_deref().filter(|p| !p.starts_with(&workload.cgroup)),
     })?;
     // In the host's namespace "own address" is every address of the node: capture by cgroup means them too.
     let known: &[IpAddr] = if inbound { &own_ips } else { &[] };
@@ -123,7 +124,8 @@ pub fn adopt_stock_listeners(
     };
     let mut found = 0;
     for pid in candidates {
-        let known = proxy_cgroup.is_some() || process::uid(pid).is_some_and(|u| policy.proxy_uids.contains(&u));
+        let known =
+            proxy_cgroup.is_some() || process::uid(pid).is_some_and(|u| policy.proxy_uids.contains(&u));
         if !known || !same_netns(pid, netns) {
             continue;
         }
@@ -151,7 +153,8 @@ mod tests {
 
     #[test]
     fn resolvers_are_read_without_scopes_and_comments() {
-        let text = "# nameserver 1.1.1.1\nsearch a b\nnameserver 10.0.0.10\nnameserver fe80::1%eth0 \noptions x\n";
+        let text =
+            "# nameserver 1.1.1.1\nsearch a b\nnameserver 10.0.0.10\nnameserver fe80::1%eth0 \noptions x\n";
         let expected: Vec<IpAddr> = vec!["10.0.0.10".parse().unwrap(), "fe80::1".parse().unwrap()];
         assert_eq!(parse_resolv_conf(text), expected);
     }

@@ -25,7 +25,6 @@ impl Dialer {
     pub fn new(netns: Arc<Netns>) -> Self {
         Self { netns }
     }
-
 }
 
 impl Dial for Dialer {
@@ -88,7 +87,8 @@ fn without_ipv6(e: &io::Error) -> bool {
 fn listen(netns: &Netns, address: SocketAddr, direction: Direction) -> Result<Listening, Error> {
     let error = |source| Error::Listen { address, source };
     let open = || -> io::Result<Socket> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+        let socket =
+            Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
         // A restart must not wait for the old connections' TIME_WAIT.
         socket.set_reuse_address(true)?;
         if address.is_ipv6() {

@@ -164,7 +164,11 @@ impl Registry {
         }
         for spec in wanted {
             if let Some(other) = self.entries.get(spec.name.as_str()).filter(|e| !mine(e)) {
-                log::error!("workload {}: asked for by {:?} already; the {origin:?}'s is ignored", spec.name, other.origin);
+                log::error!(
+                    "workload {}: asked for by {:?} already; the {origin:?}'s is ignored",
+                    spec.name,
+                    other.origin
+                );
                 continue;
             }
             self.put(spec, origin);
@@ -213,7 +217,11 @@ impl Registry {
     fn start(&mut self, spec: &Workload, origin: Origin) -> Phase {
         match self.try_start(spec, origin) {
             Ok(running) => {
-                log::info!("workload {}: captured; outbound listener on port {}", spec.name, running.view.out_port);
+                log::info!(
+                    "workload {}: captured; outbound listener on port {}",
+                    spec.name,
+                    running.view.out_port
+                );
                 Phase::Ready(Box::new(running))
             }
             Err(e) => Phase::Pending(e.to_string()),
@@ -399,7 +407,8 @@ impl Registry {
                 Phase::Pending("its cgroup or network namespace is gone".to_owned())
             }
             Phase::Ready(mut running) => {
-                self.follow(&entry.spec, &mut running).unwrap_or_else(|e| log::error!("workload {name}: {e}"));
+                self.follow(&entry.spec, &mut running)
+                    .unwrap_or_else(|e| log::error!("workload {name}: {e}"));
                 Phase::Ready(running)
             }
         };
