@@ -3,4 +3,6 @@
 mod common;
 mod harness;
 mod inbound;
+mod lifecycle;
 mod outbound;
+mod policy;
