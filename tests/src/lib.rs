@@ -1,1 +1,27 @@
-//! Test harness.
+//! The test harness: workloads (network namespace, veth pair, cgroup), the daemon, backends, clients, real peers.
+//!
+//! A test is a closure over a [`Lab`]. What the lab made is removed when the test ends, however it ends; what a
+//! killed run left is swept by the next one. A failing test prints the tail of every log in its lab.
+
+pub mod access_log;
+pub mod admin;
+pub mod backend;
+pub mod cases;
+pub mod cgroup;
+pub mod daemon;
+pub mod lab;
+pub mod netns;
+pub mod payload;
+pub mod peer;
+pub mod pins;
+pub mod probe;
+pub mod process;
+pub mod wait;
+
+mod sweep;
+
+pub use cases::{Cases, Family};
+pub use daemon::Daemon;
+pub use lab::{Lab, Pod, PodOptions, lab};
+pub use process::{Output, Place, Process, Spawn};
+pub use wait::{eventually, until};
