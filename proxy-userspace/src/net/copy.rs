@@ -5,10 +5,12 @@
 //!   being read (its bytes do not get through, or it has said FIN) is watched for errors, so that its RST is
 //!   seen at once and not when the other side moves.
 //! - **Back-pressure**: nothing is read while bytes wait for the other socket. At most [`CHUNK`] bytes wait per
-//!   direction, and none of it is allocated while a direction flows or is idle: bytes are read into one scratch
+//!   direction (spliced: [`super::splice::MOST`]), and none of it is allocated while a direction flows or is idle: bytes are read into one scratch
 //!   buffer per thread and written from there; only what the other socket did not take is kept.
 //! - **System calls**: as many as a plain epoll loop makes. A read or write that comes back short has emptied or
 //!   filled the socket, so the call that would only say EAGAIN is spared.
+//!
+//! - **Bulk** goes through a pipe instead, see [`super::splice`].
 //!
 //! TCP's urgent byte is not carried, as in Envoy.
 
