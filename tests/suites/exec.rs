@@ -24,13 +24,13 @@ struct Machine<'l> {
 
 impl<'l> Machine<'l> {
     fn new(lab: &'l Lab) -> Result<Self> {
-        Ok(Self { lab, pod: lab.pod("dev")?, log: lab.dir().join("exec.log") })
+        Ok(Self { lab, pod: lab.pod("dev")?, log: lab.dir().join("log/exec-access.log") })
     }
 
     /// `shunt exec OPTIONS -- COMMAND`
     fn exec(&self, options: &[&str], command: &[&str]) -> Result<Spawn> {
         let spawn = self.lab.shunt(self.pod.place())?.args(["exec", "--access-log"]).arg(&self.log);
-        Ok(spawn.args(options).arg("--").args(command))
+        Ok(spawn.gentle().args(options).arg("--").args(command))
     }
 
     fn carried(&self, to: SocketAddr) -> Result<Value> {
@@ -58,12 +58,12 @@ fn a_command_is_captured_and_its_neighbours_are_not() -> Result<()> {
         }
         cases.case("a neighbour", || {
             let backend = lab.serve(&lab.outside())?;
-            let running = machine.exec(&[], &["sleep", "30"])?.spawn()?;
-            std::thread::sleep(Duration::from_millis(700));
+            let mut running = machine.exec(&[], &["sh", "-c", "echo '{}'; exec sleep 30"])?.spawn()?;
+            running.wait_event("start", 0, Duration::from_secs(10), |event| Some(event.clone()))?;
             let outside = pod.place().in_cgroup(&lab.cgroup().child("neighbour")?);
             let report = Connect::new(&outside, backend.address(pod.gateway4)).steps("addr").run(lab)?;
             ensure!(report.server_peer()? == report.local()?, "captured, too: {report:?}");
-            running.signal(Signal::SIGTERM)
+            Ok(())
         });
         cases.finish()
     })
