@@ -70,8 +70,12 @@ pub async fn start(config: Config) -> Result<Bound> {
     let state = StateFile::open(&config.run_dir)?;
     let pins = Pins::open(&config.pin_root)?;
     let home = Home::enter(&config.proxy_cgroup, &cgroup2)?;
-    let mut kernel = Kernel::open(pins.clone(), config.kernel_log)?;
-    kernel.attach_proxy(&home.cgroup)?;
+    let open = || -> Result<Kernel, ebpf::Error> {
+        let kernel = Kernel::open(pins.clone(), config.kernel_log)?;
+        kernel.attach_proxy(&home.cgroup)?;
+        Ok(kernel)
+    };
+    let mut kernel = state.alone(open)??;
     if let Some(object) = kernel.take_log_source() {
         crate::kernel_log::drain(object)?;
     }

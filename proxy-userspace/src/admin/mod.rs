@@ -76,17 +76,19 @@ async fn unix_client(stream: UnixStream, context: Arc<Context>) {
     }
 }
 
-/// Why a client on the unix socket is not let in.
+/// Why a client on the unix socket is not let in. What cannot be told is a reason too.
 async fn refusal(stream: &UnixStream, context: &Context) -> Option<String> {
     let Ok(peer) = stream.peer_cred() else { return Some("its credentials cannot be read".to_owned()) };
     if peer.uid() != 0 {
         return Some(format!("uid {}", peer.uid()));
     }
-    let workloads = context.control.list().await?;
-    // Gone before we looked: it cannot be told what it was.
+    let Some(workloads) = context.control.list().await else { return Some("stopping".to_owned()) };
     let Some(dir) = peer.pid().and_then(|pid| cgroup::of_process(&context.cgroup2, pid)) else {
         return Some("its cgroup cannot be read".to_owned());
     };
+    if dir.components().any(|c| c == std::path::Component::ParentDir) {
+        return Some(format!("its cgroup {} is outside this cgroup namespace", dir.display()));
+    }
     let inside = workloads.iter().find(|w| dir.starts_with(&w.cgroup))?;
     Some(format!("process {} is in workload {}", peer.pid().unwrap_or(0), inside.name))
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use proxy_config::enrol::{Name, Workload};
 use proxy_config::policy::{Parsed, compile};
 
-use super::Places;
+use super::{Places, say};
 use crate::cgroup;
 use crate::ebpf::{self, Kernel, Pins};
 use crate::sys::netns::Netns;
@@ -75,8 +75,8 @@ pub(super) fn attach(args: AttachArgs, flags: &[String]) -> Result<ExitCode> {
     if netns.is_host() {
         return Err(workload::Error::HostNetns(spec.netns).into());
     }
-    let kernel = Kernel::open(Pins::open(&args.places.pin_root)?, parsed.rest.trace)?;
     let state = StateFile::open(&args.places.run_dir)?;
+    let kernel = state.alone(|| Kernel::open(Pins::open(&args.places.pin_root)?, parsed.rest.trace))??;
     state.change(|state| put(&kernel, state, &spec, &netns, proxy))?;
     let found = adopt_stock_listeners(&kernel, &spec, &netns, spec.proxy_cgroup.as_deref())?;
     log::info!("workload {}: attached; {found} listening sockets of its proxy were there already", spec.name);
@@ -148,17 +148,17 @@ fn put(kernel: &Kernel, state: &mut State, spec: &Workload, netns: &Netns, proxy
 
 fn dry_run(spec: &Workload, netns: &Netns, proxy: u64) -> Result<ExitCode> {
     let compiled = compile(&spec.policy, &environment(spec, netns, proxy, true)?);
-    println!("would attach to {} and to {}", spec.cgroup.display(), spec.netns.display());
-    println!("policy: {}", spec.policy);
-    println!("PODS[{}] = {:?}", netns.cookie(), compiled.pod);
+    say(format_args!("would attach to {} and to {}", spec.cgroup.display(), spec.netns.display()))?;
+    say(format_args!("policy: {}", spec.policy))?;
+    say(format_args!("PODS[{}] = {:?}", netns.cookie(), compiled.pod))?;
     for (kind, value) in &compiled.rules {
-        println!("RULES {} {value}", proxy_common::kind::NAMES[*kind as usize]);
+        say(format_args!("RULES {} {value}", proxy_common::kind::NAMES[*kind as usize]))?;
     }
     for range in &compiled.cidrs {
-        println!("CIDRS {range:?}");
+        say(format_args!("CIDRS {range:?}"))?;
     }
     for note in &compiled.notes {
-        println!("note: {note}");
+        say(format_args!("note: {note}"))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -168,14 +168,14 @@ pub(super) fn detach(args: &DetachArgs) -> Result<ExitCode> {
     let Some(pins) = Pins::existing(&args.places.pin_root)? else {
         bail!("nothing is attached: {} is not there", args.places.pin_root.display())
     };
-    let kernel = Kernel::open(pins, false)?;
+    let maps = ebpf::Maps::open(&pins)?;
     let state = StateFile::open(&args.places.run_dir)?;
     let name = state.change(|state| {
         let Some(record) = find(state, args)? else { bail!("no such workload is attached") };
         if record.owner != Owner::Attach {
             bail!("workload {} is the daemon's; use `shunt workload remove`", record.name);
         }
-        kernel.detach(&record.name, Some(record.cookie))?;
+        ebpf::detach(&pins, &maps, &record.name, Some(record.cookie))?;
         state.remove(&record.name);
         Ok(record.name)
     })?;

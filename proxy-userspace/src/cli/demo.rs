@@ -15,8 +15,8 @@ use comfy_table::Table;
 use proxy_config::enrol::{Name, Workload};
 use proxy_config::policy::Policy;
 
-use super::Places;
 use super::place::{ip, remove_cgroup};
+use super::{Places, say};
 use crate::app::{self, Bound, Config, ProxyCgroup};
 use crate::sys::netns::Netns;
 use crate::sys::process;
@@ -59,14 +59,14 @@ async fn show(world: &World, bound: &Bound, args: &DemoArgs) -> Result<()> {
     }
     // A connection's line is written when it ends, a moment after curl has.
     tokio::time::sleep(Duration::from_millis(300)).await;
-    println!("\nConnections captured:\n{}\n", connections(bound));
-    println!("Kernel decisions:\n{}\n", decisions(&args.places)?);
+    say(format_args!("\nConnections captured:\n{}\n", connections(bound)))?;
+    say(format_args!("Kernel decisions:\n{}\n", decisions(&args.places)?))?;
     if args.once {
         return Ok(());
     }
-    world.hint(&args.places);
+    world.hint(&args.places)?;
     super::run::wait().await?;
-    println!("\nConnections captured, all:\n{}", connections(bound));
+    say(format_args!("\nConnections captured, all:\n{}", connections(bound)))?;
     Ok(())
 }
 
@@ -206,16 +206,16 @@ impl World {
         command
     }
 
-    fn hint(&self, places: &Places) {
+    fn hint(&self, places: &Places) -> Result<()> {
         let args = format!("--pin-root {} --run-dir {}", places.pin_root.display(), places.run_dir.display());
-        println!("Captured until Ctrl-C. From another terminal:");
-        println!("  shunt policy explain {args} --workload {WORKLOAD} --to {SERVER4}:443");
-        println!("  shunt maps {args}");
-        println!(
+        say("Captured until Ctrl-C. From another terminal:")?;
+        say(format_args!("  shunt policy explain {args} --workload {WORKLOAD} --to {SERVER4}:443"))?;
+        say(format_args!("  shunt maps {args}"))?;
+        say(format_args!(
             "  sh -c 'echo $$ > {}/cgroup.procs; exec ip netns exec {} curl http://{SERVER4}:{SERVER_PORT}/'",
             self.cgroup.display(),
             self.client
-        );
+        ))
     }
 }
 
@@ -226,7 +226,7 @@ impl Call {
         if !output.status.success() {
             bail!("{}: {}: {}", self.what, self.url, String::from_utf8_lossy(&output.stderr).trim());
         }
-        println!("{}: {} answers: {}", self.what, self.url, said.trim());
+        say(format_args!("{}: {} answers: {}", self.what, self.url, said.trim()))?;
         Ok(())
     }
 }

@@ -62,7 +62,7 @@ pub(super) fn run(args: ExecArgs, flags: &[String]) -> Result<ExitCode> {
     match done {
         Ok(code) => Ok(ExitCode::from(code)),
         Err(e) => {
-            eprintln!("shunt: error: {e:#}");
+            log::error!("{e:#}");
             Ok(ExitCode::from(FAILED))
         }
     }
@@ -105,7 +105,7 @@ async fn run_command(args: &ExecArgs, place: &Place) -> Result<u8> {
     let mut child = match tokio::process::Command::from(command).spawn() {
         Ok(child) => child,
         Err(e) => {
-            eprintln!("shunt: error: {}: {e}", program.to_string_lossy());
+            log::error!("{}: {e}", program.to_string_lossy());
             let missing = e.kind() == std::io::ErrorKind::NotFound;
             return Ok(if missing { NOT_FOUND } else { NOT_EXECUTABLE });
         }

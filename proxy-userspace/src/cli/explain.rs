@@ -9,7 +9,7 @@ use proxy_common::verdict::{self, Arrival, Connect, Process};
 use proxy_common::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, Pod};
 use proxy_config::policy::{Facts, explain};
 
-use super::Places;
+use super::{Places, say};
 use crate::ebpf::{Maps, Pins, ReadTables, ip16};
 use crate::sys::netns::Netns;
 use crate::workload::{Record, StateFile, environment, respecify};
@@ -72,7 +72,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<ExitCode> {
     };
     let pod = maps.pod(record.cookie)?.context("the kernel holds no entry for it: it is not captured")?;
     for line in lines(args, record, &maps, &pod)? {
-        println!("{line}");
+        say(line)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use proxy_common::{AF_INET6, CIDR_PREFIX, Ip, Pod, direction, flag, kind, list, map, role};
 use serde_json::{Map, Value, json};
 
-use super::Places;
+use super::{Places, say};
 use crate::ebpf::{Maps, Pins};
 
 #[derive(Args)]
@@ -52,27 +52,30 @@ pub(super) fn run(args: &MapsArgs) -> Result<ExitCode> {
         bail!("no map {}; there are {}", args.map.as_deref().unwrap_or_default(), names.join(", "));
     }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&out)?);
+        say(serde_json::to_string_pretty(&out)?)?;
     } else {
-        out.iter().for_each(|(name, value)| print(name, value));
+        for (name, value) in &out {
+            print(name, value)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(name: &str, value: &Value) {
+fn print(name: &str, value: &Value) -> Result<()> {
     if let Some(rows) = value.as_array() {
-        println!("{name} ({})", rows.len());
+        say(format_args!("{name} ({})", rows.len()))?;
         for row in rows {
             let fields = row.as_object().into_iter().flatten();
             let text: Vec<String> = fields.map(|(k, v)| format!("{k}={}", plain(v))).collect();
-            println!("  {}", text.join(" "));
+            say(format_args!("  {}", text.join(" ")))?;
         }
     } else {
-        println!("{name}");
+        say(name)?;
         for (key, v) in value.as_object().into_iter().flatten().filter(|(_, v)| v.as_u64() != Some(0)) {
-            println!("  {key}={}", plain(v));
+            say(format_args!("  {key}={}", plain(v)))?;
         }
     }
+    Ok(())
 }
 
 /// A value without a string's quotes.

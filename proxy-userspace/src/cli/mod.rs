@@ -79,11 +79,25 @@ const WITH_POLICY: &[&str] = &["exec", "attach", "demo"];
 pub fn main() -> ExitCode {
     match parse(std::env::args_os().collect()).and_then(|(cli, flags)| dispatch(cli, &flags)) {
         Ok(code) => code,
+        // Whoever read our output has had enough.
+        Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("shunt: error: {e:#}");
+            log::error!("{e:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn is_broken_pipe(e: &anyhow::Error) -> bool {
+    e.chain().any(|c| {
+        c.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}
+
+/// Prints a line on standard output; `println!` would panic once nobody reads it.
+fn say(text: impl std::fmt::Display) -> Result<()> {
+    use std::io::Write as _;
+    writeln!(std::io::stdout(), "{text}").context("standard output")
 }
 
 /// Policy flags share letters with nothing of clap's only because they are taken out first.
@@ -120,7 +134,7 @@ fn dispatch(cli: Cli, flags: &[String]) -> Result<ExitCode> {
         Command::Maps(args) => maps::run(&args),
         Command::Policy(PolicyCommand::Explain(args)) => explain::run(&args),
         Command::Policy(PolicyCommand::Flags) => {
-            print!("{}", policy::help());
+            say(policy::help())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Workload(command) => workload::run(command),

@@ -7,8 +7,8 @@ use clap::Subcommand;
 use comfy_table::Table;
 use hyper::Method;
 
-use super::Places;
 use super::maps::plain;
+use super::{Places, say};
 use crate::admin;
 
 #[derive(Subcommand)]
@@ -51,9 +51,9 @@ pub(super) fn run(command: WorkloadCommand) -> Result<ExitCode> {
         bail!("{}", reply.body.trim_end());
     }
     if matches!(command, WorkloadCommand::List { json: false, .. }) {
-        println!("{}", table(&reply.body)?);
+        say(table(&reply.body)?)?;
     } else {
-        println!("{}", reply.body.trim_end());
+        say(reply.body.trim_end())?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -138,18 +138,12 @@ impl Kernel {
         remove_tree(&self.pins.proxy_links());
     }
 
-    /// Takes a workload out: the entry first, so that capture ends at once and as a whole, then the hooks.
-    /// Established connections are not touched.
+    /// As [`detach`], and its inbound program is no longer known.
     pub fn detach(&self, name: &str, netns: Option<u64>) -> Result<(), Error> {
         if let Some(netns) = netns {
-            self.maps.remove_pod(netns)?;
             self.lookups.borrow_mut().remove(&netns);
         }
-        let dir = self.pins.links(name);
-        if dir.exists() {
-            remove_tree(&dir);
-        }
-        self.maps.drop_unused_policies()
+        detach(&self.pins, &self.maps, name, netns)
     }
 
     fn program(&self, name: &str) -> Result<OwnedFd, Error> {
@@ -206,6 +200,19 @@ impl Kernel {
         }
         Ok(())
     }
+}
+
+/// Takes a workload out: the entry first, so that capture ends at once and as a whole, then the hooks.
+/// Established connections are not touched.
+pub fn detach(pins: &Pins, maps: &Maps, name: &str, netns: Option<u64>) -> Result<(), Error> {
+    if let Some(netns) = netns {
+        maps.remove_pod(netns)?;
+    }
+    let dir = pins.links(name);
+    if dir.exists() {
+        remove_tree(&dir);
+    }
+    maps.drop_unused_policies()
 }
 
 fn replace(pin: &Path, program: impl FnOnce() -> Result<OwnedFd, Error>) -> Result<(), Error> {

@@ -11,7 +11,7 @@ mod probe;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use kernel::{Kernel, Target};
+pub use kernel::{Kernel, Target, detach};
 pub(crate) use maps::ip16;
 pub use maps::{Maps, ReadTables};
 pub use pins::Pins;

@@ -5,10 +5,12 @@
 //!   being read (its bytes do not get through, or it has said FIN) is watched for errors, so that its RST is
 //!   seen at once and not when the other side moves.
 //! - **Back-pressure**: nothing is read while bytes wait for the other socket. At most [`CHUNK`] bytes wait per
-//!   direction, and none of it is allocated while a direction flows or is idle: bytes are read into one scratch
+//!   direction (spliced: [`super::splice::MOST`]), and none of it is allocated while a direction flows or is idle: bytes are read into one scratch
 //!   buffer per thread and written from there; only what the other socket did not take is kept.
 //! - **System calls**: as many as a plain epoll loop makes. A read or write that comes back short has emptied or
 //!   filled the socket, so the call that would only say EAGAIN is spared.
+//!
+//! - **Bulk** goes through a pipe instead, see [`super::splice`].
 //!
 //! TCP's urgent byte is not carried, as in Envoy.
 
@@ -26,6 +28,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep_until};
 
+use super::splice::{Bulk, Pipe, Pipes};
 use crate::clock::{self, Instant};
 use crate::drain::Guard;
 use crate::network::tcp_proxy::Cluster;
@@ -62,6 +65,7 @@ pub fn is_reset(error: &io::Error) -> bool {
 #[derive(Clone, Copy)]
 pub struct Terms<'a> {
     pub cluster: &'a Cluster,
+    pub pipes: &'a Pipes,
     pub idle_timeout: Duration,
     pub guard: &'a Guard,
 }
@@ -69,7 +73,7 @@ pub struct Terms<'a> {
 /// Relays until both sides have closed or one has failed. `bytes` is exact whenever the future is not running,
 /// also where it is dropped.
 pub async fn relay(down: &TcpStream, up: &TcpStream, bytes: &mut Bytes, terms: Terms<'_>) -> End {
-    let mut relay = Relay::new(down, up, bytes, terms.cluster);
+    let mut relay = Relay::new(down, up, bytes, &terms);
     let mut down_error = pin!(None);
     let mut up_error = pin!(None);
     let mut sleep = pin!(sleep_until(clock::now() + terms.idle_timeout));
@@ -106,21 +110,24 @@ struct Relay<'a> {
     first: Option<Side>,
     bytes: &'a mut Bytes,
     cluster: &'a Cluster,
+    pipes: &'a Pipes,
 }
 
 impl<'a> Relay<'a> {
-    fn new(down: &'a TcpStream, up: &'a TcpStream, bytes: &'a mut Bytes, cluster: &'a Cluster) -> Self {
-        Self { down, up, to_up: Flow::default(), to_down: Flow::default(), first: None, bytes, cluster }
+    fn new(down: &'a TcpStream, up: &'a TcpStream, bytes: &'a mut Bytes, terms: &Terms<'a>) -> Self {
+        let (to_up, to_down) = (Flow::default(), Flow::default());
+        Self { down, up, to_up, to_down, first: None, bytes, cluster: terms.cluster, pipes: terms.pipes }
     }
 
     /// Moves what can be moved now.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         SCRATCH.with_borrow_mut(|scratch| {
-            let to_up = self.to_up.poll(cx, (self.down, self.up), true, scratch);
+            let means = &mut Means { pipes: self.pipes, scratch };
+            let to_up = self.to_up.poll(cx, (self.down, self.up), true, means);
             // What a failing upstream said last is already here, and still goes to the client. But its end is
             // then no FIN: the caller resets.
             let healthy = !matches!(to_up, Poll::Ready(Err(_)));
-            let to_down = self.to_down.poll(cx, (self.up, self.down), healthy, scratch);
+            let to_down = self.to_down.poll(cx, (self.up, self.down), healthy, means);
             self.ended(to_up, to_down)
         })
     }
@@ -174,6 +181,12 @@ enum Broken {
     Sink(io::Error),
 }
 
+/// What directions move bytes with.
+struct Means<'a> {
+    pipes: &'a Pipes,
+    scratch: &'a mut [u8],
+}
+
 /// One direction.
 #[derive(Default)]
 struct Flow {
@@ -181,6 +194,9 @@ struct Flow {
     held: Vec<u8>,
     /// How much of `held` has been written.
     written: usize,
+    /// There while the direction is bulk.
+    pipe: Option<Pipe>,
+    bulk: Bulk,
     /// The source has said FIN.
     eof: bool,
     /// The sink has been told.
@@ -196,7 +212,7 @@ impl Flow {
         cx: &mut Context<'_>,
         (from, to): (&TcpStream, &TcpStream),
         pass_fin: bool,
-        scratch: &mut [u8],
+        means: &mut Means<'_>,
     ) -> Poll<Result<(), Broken>> {
         for _ in 0..ROUNDS {
             if self.done {
@@ -204,9 +220,10 @@ impl Flow {
             }
             ready!(self.poll_flush(cx, to)).map_err(Broken::Sink)?;
             if !self.eof {
-                ready!(self.poll_move(cx, from, to, scratch))?;
+                ready!(self.poll_move(cx, from, to, means))?;
             } else if pass_fin {
                 shutdown(to).map_err(Broken::Sink)?;
+                self.pipe = None;
                 self.done = true;
             } else {
                 return Poll::Ready(Ok(()));
@@ -219,9 +236,9 @@ impl Flow {
 
     /// Writes out what is held.
     fn poll_flush(&mut self, cx: &mut Context<'_>, to: &TcpStream) -> Poll<io::Result<()>> {
-        while self.written < self.held.len() {
+        while self.is_held() {
             ready!(to.poll_write_ready(cx))?;
-            self.written += self.write(to, None)?;
+            self.push(to)?;
         }
         if self.written > 0 {
             self.held = Vec::new();
@@ -236,27 +253,58 @@ impl Flow {
         cx: &mut Context<'_>,
         from: &TcpStream,
         to: &TcpStream,
-        scratch: &mut [u8],
+        means: &mut Means<'_>,
     ) -> Poll<Result<(), Broken>> {
         ready!(from.poll_read_ready(cx)).map_err(Broken::Source)?;
-        match read(from, scratch) {
-            Ok(0) => self.eof = true,
-            Ok(n) => {
-                self.rx += n as u64;
-                let data = scratch.get(..n).unwrap_or_default();
-                let sent = self.write(to, Some(data)).map_err(Broken::Sink)?;
-                self.held.extend_from_slice(data.get(sent..).unwrap_or_default());
+        let n = match self.pull(from, means.scratch) {
+            Ok(0) => {
+                self.eof = true;
+                return Poll::Ready(Ok(()));
             }
-            Err(error) if is_again(&error) => {}
+            Ok(n) => n,
+            Err(error) if is_again(&error) => return Poll::Ready(Ok(())),
             Err(error) => return Poll::Ready(Err(Broken::Source(error))),
+        };
+        self.rx += n as u64;
+        if self.pipe.is_some() {
+            self.push(to).map_err(Broken::Sink)?;
+        } else {
+            let data = means.scratch.get(..n).unwrap_or_default();
+            let sent = self.sent(write(to, data)).map_err(Broken::Sink)?;
+            self.held.extend_from_slice(data.get(sent..).unwrap_or_default());
         }
+        self.bulk.moved(n, &mut self.pipe, means.pipes);
         Poll::Ready(Ok(()))
     }
 
-    /// Writes `data`, or else what is held; 0 where the sink is full.
-    fn write(&mut self, to: &TcpStream, data: Option<&[u8]>) -> io::Result<usize> {
-        let data = data.or_else(|| self.held.get(self.written..)).unwrap_or_default();
-        let sent = match write(to, data) {
+    /// Into the pipe, or else into `scratch`.
+    fn pull(&mut self, from: &TcpStream, scratch: &mut [u8]) -> io::Result<usize> {
+        match &mut self.pipe {
+            // A short count may as well be a full pipe: only EAGAIN says that the socket is empty.
+            Some(pipe) => from.try_io(Interest::READABLE, || pipe.fill(from)),
+            None => read(from, scratch),
+        }
+    }
+
+    /// One write of what is held.
+    fn push(&mut self, to: &TcpStream) -> io::Result<()> {
+        // Copied bytes come first: they were read before the pipe was there.
+        let result = match (self.held.get(self.written..), &mut self.pipe) {
+            (Some(data), _) if !data.is_empty() => write(to, data),
+            (_, Some(pipe)) => to.try_io(Interest::WRITABLE, || pipe.empty(to)),
+            (_, None) => Ok(0),
+        };
+        let copied = self.written < self.held.len();
+        let sent = self.sent(result)?;
+        if copied {
+            self.written += sent;
+        }
+        Ok(())
+    }
+
+    /// Counts what a write took; a full sink took nothing.
+    fn sent(&mut self, result: io::Result<usize>) -> io::Result<usize> {
+        let sent = match result {
             Err(error) if is_again(&error) => 0,
             result => result?,
         };
@@ -264,9 +312,13 @@ impl Flow {
         Ok(sent)
     }
 
+    fn is_held(&self) -> bool {
+        self.written < self.held.len() || self.pipe.as_ref().is_some_and(|pipe| pipe.waiting() > 0)
+    }
+
     /// Whether the source is not being read, so that its failure would go unseen.
     fn is_blind(&self) -> bool {
-        self.eof || !self.held.is_empty()
+        self.eof || self.is_held()
     }
 }
 

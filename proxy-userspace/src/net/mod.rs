@@ -6,6 +6,7 @@
 pub mod accept;
 pub mod conn;
 pub mod copy;
+pub mod splice;
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use serde::Serialize;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 
+use self::splice::Pipes;
 use crate::network::tcp_proxy::Clusters;
 use crate::sys::sock;
 use crate::task::Tasks;
@@ -114,11 +116,19 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// Envoy's default `tcp_proxy` `idle_timeout`.
     pub idle_timeout: Duration,
+    /// How many directions may be spliced at a time, each for two descriptors; the others are copied. 0 turns
+    /// splicing off.
+    pub splice_directions: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { connect_timeout: Duration::from_secs(10), idle_timeout: Duration::from_secs(3_600) }
+        Self {
+            connect_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(3_600),
+            // 4,096 of the 20,000 descriptors that a common limit allows.
+            splice_directions: 2_048,
+        }
     }
 }
 
@@ -130,6 +140,7 @@ pub struct Shared {
     pub tasks: Tasks,
     pub own: OwnStats,
     pub clusters: Clusters,
+    pub pipes: Pipes,
 }
 
 impl Shared {
@@ -138,6 +149,7 @@ impl Shared {
             tasks: Tasks::new(&stats),
             own: OwnStats::new(&stats),
             clusters: Clusters::new(&stats),
+            pipes: Pipes::new(options.splice_directions, &stats),
             stats,
             access_log,
             options,

@@ -50,11 +50,14 @@ pub(crate) async fn run(
     let _active = cluster.stats.cx_active.hold();
     record.entry.upstream_host = Some(destination);
     record.entry.upstream_local = upstream.local_addr().ok().map(canonical);
-    let terms = Terms { cluster, idle_timeout: shared.options.idle_timeout, guard };
+    let (idle_timeout, pipes) = (shared.options.idle_timeout, &shared.pipes);
+    let terms = Terms { cluster, pipes, idle_timeout, guard };
     let end = copy::relay(downstream, &upstream, &mut record.entry.bytes, terms).await;
-    if matches!(end, End::Failed { .. } | End::Cut) {
-        // Neither side may take a broken stream for a complete one.
+    // No one may take a broken stream for a complete one. The socket that failed is dead already.
+    if matches!(end, End::Failed { side: Side::Upstream, .. } | End::Cut) {
         reset_on_close(downstream);
+    }
+    if matches!(end, End::Failed { side: Side::Downstream, .. } | End::Cut) {
         reset_on_close(&upstream);
     }
     cluster.stats.cx_destroy.inc();

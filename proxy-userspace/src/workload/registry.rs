@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proxy_common::{Pod, flag};
+use proxy_common::{ListenerKey, Pod, direction, flag};
 use proxy_config::enrol::Workload;
 use proxy_config::policy::{Note, OutboundTrafficPolicy, compile};
 use serde::Serialize;
@@ -437,7 +437,9 @@ impl Registry {
 
     /// Every workload with its state.
     pub fn list(&self) -> Vec<Summary> {
-        self.entries.iter().map(|(name, entry)| summary(name, entry)).collect()
+        let listening = self.kernel.maps.listeners().unwrap_or_default();
+        let all = self.entries.iter().map(|(name, entry)| summary(name, entry));
+        all.map(|s| confirm(s, &listening)).collect()
     }
 
     /// Takes everything out, or leaves it captured for the next daemon.
@@ -452,6 +454,17 @@ impl Registry {
             self.kernel.detach_proxy();
         }
     }
+}
+
+/// Ready is what the kernel says: a listening socket is there for the hooks to use.
+fn confirm(summary: Summary, listening: &[ListenerKey]) -> Summary {
+    let heard =
+        listening.iter().any(|l| Some(l.netns) == summary.cookie && l.direction == direction::OUTBOUND);
+    if summary.status == Status::Ready && !heard {
+        let reason = "no listening socket of the proxy is registered".to_owned();
+        return Summary { status: Status::Pending { reason }, ..summary };
+    }
+    summary
 }
 
 fn summary(name: &str, entry: &Entry) -> Summary {

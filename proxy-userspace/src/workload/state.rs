@@ -107,6 +107,12 @@ impl StateFile {
         out
     }
 
+    /// Runs `f` alone among all processes, without the state.
+    pub fn alone<T>(&self, f: impl FnOnce() -> T) -> Result<T, Error> {
+        let _lock = self.lock()?;
+        Ok(f())
+    }
+
     /// Reads the state as it is now.
     pub fn read(&self) -> Result<State, Error> {
         match fs::read(self.path()) {
