@@ -1,8 +1,7 @@
 //! `shunt exec`: a developer's way in. A workload's namespace stands for the developer's machine.
 
-use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -250,7 +249,6 @@ fn without_root_it_says_what_is_missing() -> Result<()> {
         ensure!(out.code() == 125, "{out:?}");
         let text = out.stderr.to_lowercase();
         ensure!(text.contains("root") || text.contains("cap_"), "{text}");
-        ensure!(fs::exists(Path::new("/run/shunt/exec-0"))? == false, "a directory of nobody's");
         Ok(())
     })
 }
