@@ -66,7 +66,7 @@ impl<'l> Daemon<'l> {
     }
 
     pub fn access_log(&self) -> AccessLog {
-        AccessLog::new(self.run_dir.with_file_name("access.log"))
+        AccessLog::new(access_log(&self.run_dir))
     }
 
     pub fn process(&mut self) -> &mut Process {
@@ -160,6 +160,11 @@ fn with_dirs(lab: &Lab, spawn: crate::process::Spawn, run_dir: &Path) -> crate::
 fn spawn(lab: &Lab, args: &[String], run_dir: &Path, cgroup: &Path) -> Result<Process> {
     let place = Place { cgroup: Some(cgroup.to_owned()), ..Place::default() };
     let spawn = with_dirs(lab, lab.shunt(&place)?.arg("run"), run_dir);
-    let log = run_dir.with_file_name("access.log");
+    let log = access_log(run_dir);
     spawn.args(["--proxy-cgroup", "self", "--access-log"]).arg(log).args(args).spawn()
+}
+
+/// Among the lab's logs, so that a failing test shows it.
+fn access_log(run_dir: &Path) -> PathBuf {
+    run_dir.with_file_name("log").join("access.log")
 }

@@ -116,23 +116,32 @@ impl Lab {
 
     /// A program of this system, found by [`peer::find`].
     pub fn program(&self, name: &str, place: &Place) -> Result<Spawn> {
-        Ok(self.path(&peer::find(name)?, place))
+        let program = peer::find(name)?;
+        // What setup installed is as reachable as the workspace is.
+        if name == "envoy" { self.reachable(&program, place) } else { Ok(self.path(&program, place)) }
     }
 
     /// The daemon's binary.
     pub fn shunt(&self, place: &Place) -> Result<Spawn> {
-        Ok(self.path(&peer::shunt()?, place))
+        self.reachable(&peer::shunt()?, place)
     }
 
-    /// The test's own client and server. Other users get a copy that they can reach.
+    /// The test's own client and server.
     pub fn probe(&self, place: &Place) -> Result<Spawn> {
-        let built = peer::built("shunt-probe")?;
+        self.reachable(&peer::built("shunt-probe")?, place)
+    }
+
+    /// A program that another user may be unable to reach, such as one under root's home: those get a copy.
+    fn reachable(&self, program: &Path, place: &Place) -> Result<Spawn> {
         if place.user.is_none() {
-            return Ok(self.path(&built, place));
+            return Ok(self.path(program, place));
         }
-        let copy = self.dir().join("shunt-probe");
+        let copy = self.dir().join(program.file_name().context("a program has a name")?);
         if !copy.exists() {
-            fs::copy(&built, &copy).with_context(|| format!("cannot copy {}", built.display()))?;
+            let real = program.canonicalize().with_context(|| format!("no {}", program.display()))?;
+            // A link is enough where the file system is the same.
+            let copied = fs::hard_link(&real, &copy).or_else(|_| fs::copy(&real, &copy).map(drop));
+            copied.with_context(|| format!("cannot copy {}", real.display()))?;
         }
         Ok(self.path(&copy, place))
     }

@@ -37,12 +37,16 @@ fn target() -> Result<PathBuf> {
 /// A real program, from where `cargo xtask setup` and Debian put them.
 pub fn find(name: &str) -> Result<PathBuf> {
     // Debian's own Python: the shims of version managers do not work for every user.
-    let mut dirs = if name == "python3" { vec![PathBuf::from("/usr/bin")] } else { Vec::new() };
+    let mut dirs = match name {
+        "python3" => vec![PathBuf::from("/usr/bin")],
+        // Both of one version.
+        "postgres" | "initdb" => postgres_dirs(),
+        _ => Vec::new(),
+    };
     if let Ok(target) = target() {
         dirs.push(target.join("../setup/bin"));
     }
     dirs.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
-    dirs.extend(postgres_dirs());
     dirs.extend(["/usr/local/bin", "/usr/sbin", "/sbin"].map(PathBuf::from));
     let found = dirs.into_iter().map(|dir| dir.join(name)).find(|path| is_executable(path));
     found.with_context(|| format!("{name} is not on this system; fix: cargo xtask setup"))

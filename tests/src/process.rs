@@ -49,13 +49,14 @@ pub struct Spawn {
     log: PathBuf,
     stdin: Stdio,
     limit: Duration,
+    gentle: bool,
 }
 
 impl Spawn {
     pub(crate) fn new(program: &Path, place: &Place, log: PathBuf) -> Self {
         let mut command = Command::new(program);
         command.current_dir("/");
-        Self { command, place: place.clone(), log, stdin: Stdio::null(), limit: LIMIT }
+        Self { command, place: place.clone(), log, stdin: Stdio::null(), limit: LIMIT, gentle: false }
     }
 
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
@@ -84,6 +85,12 @@ impl Spawn {
         self
     }
 
+    /// On drop it is asked to end before it is killed: it has things to undo.
+    pub fn gentle(mut self) -> Self {
+        self.gentle = true;
+        self
+    }
+
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
@@ -99,7 +106,7 @@ impl Spawn {
         let mut child =
             self.command.spawn().with_context(|| format!("cannot run {name} in {:?}", self.place))?;
         let stdin = child.stdin.take();
-        Ok(Process { name, child, stdin, out, err, limit: self.limit })
+        Ok(Process { name, child, stdin, out, err, limit: self.limit, gentle: self.gentle })
     }
 
     /// Runs it to its end, whatever its status.
@@ -153,6 +160,7 @@ pub struct Process {
     out: PathBuf,
     err: PathBuf,
     limit: Duration,
+    gentle: bool,
 }
 
 impl Process {
@@ -261,6 +269,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if self.gentle && matches!(self.exited(), Ok(None)) && self.signal(Signal::SIGTERM).is_ok() {
+            let _ = self.wait(Duration::from_secs(5));
+        }
         // Both fail only where it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();

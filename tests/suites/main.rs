@@ -1,8 +1,14 @@
 //! The suites: what shunt must do, shown on the real daemon, real network namespaces and real programs.
 
+mod attach;
+mod bpftool;
 mod common;
+mod dns;
+mod exec;
 mod harness;
 mod inbound;
 mod lifecycle;
 mod outbound;
+mod peers;
 mod policy;
+mod security;

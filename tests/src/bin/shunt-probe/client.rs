@@ -94,7 +94,10 @@ fn many(options: &Options, steps: &[Step]) -> Result<bool, String> {
     let barrier = Arc::new(Barrier::new(options.parallel));
     let start = |seed: usize| {
         let (options, steps, barrier) = (options.clone(), steps.to_vec(), barrier.clone());
-        let body = move || one(&options, &steps, seed as u64, || drop(barrier.wait()));
+        let all_open = move || {
+            barrier.wait();
+        };
+        let body = move || one(&options, &steps, seed as u64, all_open);
         thread::Builder::new().stack_size(256 * 1024).spawn(body).map_err(|error| error.to_string())
     };
     let threads: Vec<_> = (0..options.parallel).map(start).collect::<Result<_, _>>()?;
