@@ -16,6 +16,8 @@ const SO_NETNS_COOKIE: libc::c_int = 71;
 /// A network namespace, held open.
 pub struct Netns {
     file: File,
+    /// The way back: opened once, because entering is on the path of every upstream connection.
+    home: File,
     path: PathBuf,
     identity: (u64, u64),
     cookie: u64,
@@ -32,13 +34,15 @@ pub struct RouteEntry {
 }
 
 impl Netns {
-    /// Opens the namespace at `path`: a bind mount as `ip netns` makes it, or `/proc/PID/ns/net`.
+    /// Opens the namespace at `path`: a bind mount as `ip netns` makes it, or `/proc/PID/ns/net`. The calling
+    /// thread must be at home: in the namespace that all threads of this process live in.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         let meta = file.metadata()?;
         let identity = (meta.dev(), meta.ino());
         let own = std::fs::metadata("/proc/self/ns/net").is_ok_and(|m| (m.dev(), m.ino()) == identity);
-        let mut ns = Self { file, path: path.to_owned(), identity, cookie: 0, own };
+        let home = File::open(THREAD_NETNS)?;
+        let mut ns = Self { file, home, path: path.to_owned(), identity, cookie: 0, own };
         ns.cookie = ns.enter(cookie)??;
         Ok(ns)
     }
@@ -73,9 +77,8 @@ impl Netns {
         if self.own {
             return Ok(f());
         }
-        let home = File::open(THREAD_NETNS)?;
         setns(&self.file, CloneFlags::CLONE_NEWNET)?;
-        let back = Back { home };
+        let back = Back { home: &self.home };
         let out = f();
         drop(back);
         Ok(out)
@@ -122,13 +125,13 @@ impl AsFd for Netns {
 
 /// Brings the thread home, also when `f` panics. A thread that cannot go home would open sockets in a
 /// workload's namespace from now on, so that ends the process.
-struct Back {
-    home: File,
+struct Back<'a> {
+    home: &'a File,
 }
 
-impl Drop for Back {
+impl Drop for Back<'_> {
     fn drop(&mut self) {
-        if let Err(e) = setns(&self.home, CloneFlags::CLONE_NEWNET) {
+        if let Err(e) = setns(self.home, CloneFlags::CLONE_NEWNET) {
             log::error!("cannot return from a workload's network namespace: {e}");
             std::process::abort();
         }
