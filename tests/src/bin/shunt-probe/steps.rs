@@ -93,8 +93,13 @@ fn echo(stream: &TcpStream, len: u64, seed: u64) -> io::Result<Value> {
     let mut writer = stream.try_clone()?;
     let sender = std::thread::spawn(move || send(&mut writer, Pattern::new(seed, len), &mut || ()).map(drop));
     let mut digest = Digest::default();
-    receive_exactly(stream, len, &mut digest)?;
-    sender.join().map_err(|_| io::Error::other("the sender panicked"))??;
+    let received = receive_exactly(stream, len, &mut digest);
+    let sent = sender.join().map_err(|_| io::Error::other("the sender panicked"))?;
+    // A reset is told once: to the writer or to the reader, who then sees an end.
+    match (received, sent) {
+        (Err(_), Err(error)) | (Ok(()), Err(error)) | (Err(error), Ok(())) => return Err(error),
+        (Ok(()), Ok(())) => {}
+    }
     let ok = digest.hex() == Digest::of(seed, len).hex();
     Ok(json!({ "ok": ok, "bytes": digest.bytes() }))
 }
