@@ -286,6 +286,30 @@ fn a_flip_under_load_loses_nothing() -> Result<()> {
 }
 
 #[test]
+fn a_change_of_listeners_under_load_lets_nothing_past() -> Result<()> {
+    lab(|lab| {
+        let w = World::new(lab)?;
+        w.policy("")?;
+        let to = w.gateway(Family::V4, PLAIN).to_string();
+        let spawn = lab.probe(w.pod.place())?.args(["load", "--interval", "0", "--to", &to]).with_stdin();
+        let mut load = spawn.spawn()?;
+        load.wait_event("start", 0, Duration::from_secs(5), |event| Some(event.clone()))?;
+        let table =
+            ["-b ''", "", "-p 16001", "-p 16001 -z 16006", "-z 16006", "-b ''", "--wait-for-proxy=5s", ""];
+        for flags in table {
+            w.policy(flags)?;
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let tally = load.finish()?.json()?;
+        ensure!(tally["direct"] == 0, "went past the proxy: {tally}");
+        let errors = tally["errors"].as_object().into_iter().flatten().filter_map(|(_, n)| n.as_u64());
+        // Two at a time, and a listener that closes may have one in its queue.
+        ensure!(errors.sum::<u64>() <= 2 * table.len() as u64, "{tally}");
+        Ok(())
+    })
+}
+
+#[test]
 fn a_wrong_policy_is_refused_with_its_place_and_changes_nothing() -> Result<()> {
     lab(|lab| {
         let w = World::new(lab)?;
