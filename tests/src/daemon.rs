@@ -161,7 +161,12 @@ fn spawn(lab: &Lab, args: &[String], run_dir: &Path, cgroup: &Path) -> Result<Pr
     let place = Place { cgroup: Some(cgroup.to_owned()), ..Place::default() };
     let spawn = with_dirs(lab, lab.shunt(&place)?.arg("run"), run_dir);
     let log = access_log(run_dir);
-    spawn.args(["--proxy-cgroup", "self", "--access-log"]).arg(log).args(args).spawn()
+    let spawn = if args.iter().any(|arg| arg == "--proxy-cgroup") {
+        spawn
+    } else {
+        spawn.args(["--proxy-cgroup", "self"])
+    };
+    spawn.arg("--access-log").arg(log).args(args).spawn()
 }
 
 /// Among the lab's logs, so that a failing test shows it.

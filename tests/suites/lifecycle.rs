@@ -338,6 +338,72 @@ fn connections_that_the_kill_cut_off_leave_no_flow() -> Result<()> {
 }
 
 #[test]
+fn the_workloads_own_addresses_are_followed() -> Result<()> {
+    lab(|lab| {
+        let pod = lab.pod("a")?;
+        let inside = lab.serve(pod.place())?;
+        let daemon = Daemon::start(lab, &[pod.entry("")])?;
+        let mut cases = Cases::new();
+        for ip in ["10.66.0.1", "fd66::1"] {
+            cases.case(ip, || {
+                pod.netns.batch(&format!(
+                    "addr add {ip} dev eth0 {}\n",
+                    if ip.contains(':') { "nodad" } else { "" }
+                ))?;
+                let to = SocketAddr::new(ip.parse()?, inside.port);
+                eventually("the new address is the workload's own", SOON, || {
+                    let report = Connect::new(pod.place(), to).steps("addr").report(lab)?;
+                    ensure!(report.ok() && report.server_peer()? == report.local()?, "{report:?}");
+                    Ok(())
+                })
+            });
+        }
+        cases.finish()?;
+        daemon.expect_no_flows()
+    })
+}
+
+#[test]
+fn a_namespace_is_enrolled_by_a_process_in_it() -> Result<()> {
+    lab(|lab| {
+        let pod = lab.pod("a")?;
+        let server = lab.serve(&lab.outside())?;
+        let holder = lab.program("sleep", pod.place())?.arg("600").spawn()?;
+        let by_process = format!("/proc/{}/ns/net", holder.pid());
+        let entry = pod.entry("").replace(&*pod.netns.path().to_string_lossy(), &by_process);
+        let daemon = Daemon::start(lab, &[])?;
+        let answer = daemon.admin().post("/workloads", &entry)?;
+        ensure!(answer.status == 200, "{answer:?}");
+        captured(lab, &pod, &server)?;
+        let again = daemon.admin().post("/workloads", &pod.entry_named("other", ""))?;
+        ensure!(again.body.contains("enrolled already"), "one namespace, two workloads: {again:?}");
+        captured(lab, &pod, &server)?;
+        // As when a container ends: nothing but the process named the namespace for us.
+        drop(holder);
+        eventually("it is cleaned up", SOON, || {
+            ensure!(daemon.admin().workload("a")?.is_none(), "still listed");
+            Ok(())
+        })
+    })
+}
+
+#[test]
+fn the_daemon_finds_a_cgroup_of_its_own() -> Result<()> {
+    lab(|lab| {
+        let pod = lab.pod("a")?;
+        let server = lab.serve(&lab.outside())?;
+        let mut daemon = Daemon::start_with(lab, &[pod.entry("")], &["--proxy-cgroup", "own"])?;
+        captured(lab, &pod, &server)?;
+        let pid = daemon.process().pid();
+        let own = shunt_tests::cgroup::mount()?.join(format!("shunt/proxy-{pid}"));
+        ensure!(shunt_tests::cgroup::processes(&own) == [pid], "{}", own.display());
+        daemon.interrupt()?;
+        ensure!(!own.exists(), "{} is left", own.display());
+        direct(lab, &pod, &server)
+    })
+}
+
+#[test]
 fn the_command_line_speaks_to_the_running_daemon() -> Result<()> {
     lab(|lab| {
         let pod = lab.pod("a")?;

@@ -172,12 +172,12 @@ fn a_slow_reader_stops_the_sender_and_costs_no_memory() -> Result<()> {
         let before = w.daemon.process().rss()?;
         let mut cases = Cases::new();
         cases.case("the server reads late", || {
-            let report = w.connect(Family::V4).steps(&format!("push:{FLOOD}:1500")).run(lab)?;
+            let report = w.connect(Family::V4).steps(&format!("push:{FLOOD}:500")).run(lab)?;
             blocked(&report.0["steps"][0]["blocked_at"])
         });
         cases.case("the client reads late", || {
             let mark = w.backend.mark();
-            w.connect(Family::V6).steps(&format!("pull:{FLOOD}:1500")).run(lab)?;
+            w.connect(Family::V6).steps(&format!("pull:{FLOOD}:500")).run(lab)?;
             blocked(&w.backend.ended(mark, "pull")?["blocked_at"])
         });
         let peak = peak_rss(w.daemon.process().pid())?;

@@ -3,13 +3,14 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use shunt_tests::backend::Backend;
 use shunt_tests::cases::canonical;
 use shunt_tests::daemon::counter;
 use shunt_tests::probe::Connect;
-use shunt_tests::{Cases, Daemon, Family, Lab, Pod, PodOptions, lab};
+use shunt_tests::{Cases, Daemon, Family, Lab, Pod, PodOptions, eventually, lab};
 
 /// Ports of servers, the same inside and outside.
 const PLAIN: u16 = 9_000;
@@ -249,6 +250,62 @@ fn a_live_change_leaves_open_connections_alone() -> Result<()> {
             Ok(())
         });
         cases.finish()
+    })
+}
+
+#[test]
+fn a_flip_under_load_loses_nothing() -> Result<()> {
+    lab(|lab| {
+        let w = World::new(lab)?;
+        w.policy("")?;
+        let to = w.gateway(Family::V4, PLAIN).to_string();
+        let spawn = lab.probe(w.pod.place())?.args(["load", "--interval", "0", "--to", &to]).with_stdin();
+        let mut load = spawn.spawn()?;
+        load.wait_event("start", 0, Duration::from_secs(5), |event| Some(event.clone()))?;
+        let before = w.daemon.access_log().mark();
+        for round in 0..20 {
+            // Long lists: a hook that saw half of one would let connections through.
+            let ports: Vec<String> = (20_000..20_200).map(|port| (port + round).to_string()).collect();
+            w.policy(&format!("-o {} -x 192.0.2.{round}/32", ports.join(",")))?;
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let tally = load.finish()?.json()?;
+        let ok = tally["ok"].as_u64().unwrap_or(0);
+        ensure!(tally["errors"] == serde_json::json!({}) && tally["direct"] == 0 && ok > 100, "{tally}");
+        let lines = w.daemon.access_log().lines().split_off(before);
+        let wrong: Vec<_> = lines.iter().filter(|l| l["original_dst"] != to.as_str()).take(3).collect();
+        ensure!(wrong.is_empty(), "{wrong:?}");
+        // The replaced policies' tables are dropped after a while.
+        eventually("one policy's rules are left", Duration::from_secs(5), || {
+            let rules = w.daemon.maps()?["RULES"].as_array().map_or(0, Vec::len);
+            ensure!(rules < 300, "{rules} rules");
+            Ok(())
+        })?;
+        w.daemon.expect_no_flows()
+    })
+}
+
+#[test]
+fn a_change_of_listeners_under_load_lets_nothing_past() -> Result<()> {
+    lab(|lab| {
+        let w = World::new(lab)?;
+        w.policy("")?;
+        let to = w.gateway(Family::V4, PLAIN).to_string();
+        let spawn = lab.probe(w.pod.place())?.args(["load", "--interval", "0", "--to", &to]).with_stdin();
+        let mut load = spawn.spawn()?;
+        load.wait_event("start", 0, Duration::from_secs(5), |event| Some(event.clone()))?;
+        let table =
+            ["-b ''", "", "-p 16001", "-p 16001 -z 16006", "-z 16006", "-b ''", "--wait-for-proxy=5s", ""];
+        for flags in table {
+            w.policy(flags)?;
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let tally = load.finish()?.json()?;
+        ensure!(tally["direct"] == 0, "went past the proxy: {tally}");
+        let errors = tally["errors"].as_object().into_iter().flatten().filter_map(|(_, n)| n.as_u64());
+        // Two at a time, and a listener that closes may have one in its queue.
+        ensure!(errors.sum::<u64>() <= 2 * table.len() as u64, "{tally}");
+        Ok(())
     })
 }
 

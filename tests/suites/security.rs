@@ -72,6 +72,7 @@ fn an_unprivileged_process_cannot_touch_its_interception() -> Result<()> {
         cases.case("with the daemon dead", || {
             denied(lab, &user, &["listen", "127.0.0.1:15001"], &["EPERM"])?;
             denied(lab, &user, &["listen", "127.0.0.1:15006"], &["EPERM"])?;
+            denied(lab, &user, &["listen-mptcp", "0.0.0.0:15006"], &["EPERM"])?;
             let report = Connect::new(&user, server.address(pod.gateway4)).steps("addr").report(lab)?;
             report.expect_errno(&["ECONNREFUSED"])
         });
@@ -84,7 +85,8 @@ fn impersonation(lab: &Lab, pod: &Pod, cases: &mut Cases) {
     for uid in [NOBODY_WE_KNOW, 1_337, 0] {
         for address in ["0.0.0.0:15006", "127.0.0.1:15001", "[::]:15006", "[::]:15001"] {
             cases.case(format_args!("uid {uid} listens on {address}"), || {
-                denied(lab, &pod.place().user(uid), &["listen", address], &["EPERM"])
+                denied(lab, &pod.place().user(uid), &["listen", address], &["EPERM"])?;
+                denied(lab, &pod.place().user(uid), &["listen-mptcp", address], &["EPERM"])
             });
         }
     }

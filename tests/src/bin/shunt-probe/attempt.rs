@@ -2,17 +2,19 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 
 use serde_json::json;
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::report::{failure, print};
 
 pub(crate) fn run(args: &[String]) -> Result<bool, String> {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match words[..] {
-        ["listen", address] => listen(address.parse().map_err(|error| format!("{address}: {error}"))?),
+        ["listen", address] => listen(parse(address)?, Protocol::TCP),
+        ["listen-mptcp", address] => listen(parse(address)?, Protocol::MPTCP),
         ["write", path, text] => write(path, text),
         ["unlink", path] => fs::remove_file(path),
         ["list", path] => fs::read_dir(path).map(drop),
@@ -29,8 +31,14 @@ pub(crate) fn run(args: &[String]) -> Result<bool, String> {
     Ok(ok)
 }
 
-fn listen(address: SocketAddr) -> io::Result<()> {
-    TcpListener::bind(address).map(drop)
+fn parse(address: &str) -> Result<SocketAddr, String> {
+    address.parse().map_err(|error| format!("{address}: {error}"))
+}
+
+fn listen(address: SocketAddr, protocol: Protocol) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(protocol))?;
+    socket.bind(&address.into())?;
+    socket.listen(1)
 }
 
 fn write(path: &str, text: &str) -> io::Result<()> {

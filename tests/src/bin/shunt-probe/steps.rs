@@ -6,16 +6,17 @@
 //! | `echo:N` | sends N bytes while it reads them back | sends back |
 //! | `hash:N` | sends N bytes and FIN, then reads | counts and hashes to EOF, then answers |
 //! | `gen:N` | reads to EOF, then sends the hash and FIN | sends N bytes and FIN, then reads |
-//! | `push:N:MS` | as `hash`, telling where it was blocked | waits MS before it reads |
-//! | `pull:N:MS` | as `gen`, but waits MS before it reads | as `gen`, telling where it was blocked |
+//! | `push:N:MS` | as `hash`; once blocked, waits MS and says `go` on another connection | reads after `go` |
+//! | `pull:N:MS` | as `gen`, but reads MS after `stalled` was answered on another connection | as `gen` |
+//! | `go`, `stalled` | (within `push` and `pull`) | lets `push` read; answers once `pull` is blocked |
 //! | `rst:N` | reads N bytes, says so, expects RST | sends N bytes, then RST |
 //! | `reset` | RST | reads to the end |
 //! | `greet` | reads a line that it did not ask for | (on the greeting port) |
 //! | `wait:MS` | waits | |
 
 use std::io::{self, Read as _, Write as _};
-use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use shunt_tests::payload::{CHUNK, Digest, Pattern};
@@ -65,7 +66,7 @@ pub(crate) fn client(stream: &mut Option<TcpStream>, step: &Step, seed: u64) -> 
     let done = match step.name.as_str() {
         "addr" => line(open).and_then(|text| serde_json::from_str(&text).map_err(io::Error::other)),
         "echo" => echo(open, step.len, seed),
-        "hash" | "push" => push(open, step.len, seed),
+        "hash" | "push" => push(open, step, seed),
         "gen" | "pull" => pull(open, step),
         "rst" => expect_reset(open, step.len),
         "greet" => line(open).map(|text| json!({ "greeting": text })),
@@ -90,29 +91,54 @@ pub(crate) fn client(stream: &mut Option<TcpStream>, step: &Step, seed: u64) -> 
 
 fn echo(stream: &TcpStream, len: u64, seed: u64) -> io::Result<Value> {
     let mut writer = stream.try_clone()?;
-    let sender = std::thread::spawn(move || send(&mut writer, Pattern::new(seed, len)).map(drop));
+    let sender = std::thread::spawn(move || send(&mut writer, Pattern::new(seed, len), &mut || ()).map(drop));
     let mut digest = Digest::default();
-    receive_exactly(stream, len, &mut digest)?;
-    sender.join().map_err(|_| io::Error::other("the sender panicked"))??;
+    let received = receive_exactly(stream, len, &mut digest);
+    let sent = sender.join().map_err(|_| io::Error::other("the sender panicked"))?;
+    // A reset is told once: to the writer or to the reader, who then sees an end.
+    match (received, sent) {
+        (Err(_), Err(error)) | (Ok(()), Err(error)) | (Err(error), Ok(())) => return Err(error),
+        (Ok(()), Ok(())) => {}
+    }
     let ok = digest.hex() == Digest::of(seed, len).hex();
     Ok(json!({ "ok": ok, "bytes": digest.bytes() }))
 }
 
-fn push(stream: &TcpStream, len: u64, seed: u64) -> io::Result<Value> {
+fn push(stream: &TcpStream, step: &Step, seed: u64) -> io::Result<Value> {
     let mut writer = stream.try_clone()?;
-    let sent = send(&mut writer, Pattern::new(seed, len))?;
+    let (to, pause) = (stream.peer_addr()?, step.pause);
+    let mut released = step.name != "push";
+    let mut release = || {
+        if !std::mem::replace(&mut released, true) {
+            std::thread::spawn(move || {
+                std::thread::sleep(pause);
+                control(to, "go")
+            });
+        }
+    };
+    let sent = send(&mut writer, Pattern::new(seed, step.len), &mut release)?;
+    // Also where nothing held it back: that is for the test to judge.
+    release();
     finish(stream)?;
-    let (digest, answer) = (Digest::of(seed, len), line(stream)?);
-    let ok = answer == format!("{} {}", len, digest.hex());
+    let (digest, answer) = (Digest::of(seed, step.len), line(stream)?);
+    let ok = answer == format!("{} {}", step.len, digest.hex());
     let mut rest = Vec::new();
     (&*stream).read_to_end(&mut rest)?;
-    Ok(
-        json!({ "ok": ok && rest.is_empty(), "answer": answer, "blocked_at": sent.blocked_at, "slowest_ms": sent.slowest_ms }),
-    )
+    Ok(json!({ "ok": ok && rest.is_empty(), "answer": answer, "blocked_at": sent.blocked_at }))
+}
+
+/// Another connection to the same server, for one word and its answer.
+fn control(to: SocketAddr, word: &str) -> io::Result<()> {
+    let mut stream = TcpStream::connect(to)?;
+    writeln!(stream, "{word}")?;
+    line(&stream).map(drop)
 }
 
 fn pull(stream: &TcpStream, step: &Step) -> io::Result<Value> {
-    std::thread::sleep(step.pause);
+    if step.name == "pull" {
+        control(stream.peer_addr()?, "stalled")?;
+        std::thread::sleep(step.pause);
+    }
     let mut digest = Digest::default();
     let end = receive(stream, &mut digest)?;
     // The server has said FIN; this direction is still open.
@@ -138,31 +164,33 @@ pub(crate) const SERVER_SEED: u64 = 99;
 pub(crate) struct Sent {
     /// Bytes that had been taken when it first made no progress for [`BLOCKED`].
     pub(crate) blocked_at: Option<u64>,
-    pub(crate) slowest_ms: u64,
 }
 
-/// Writes a whole pattern.
-pub(crate) fn send(stream: &mut TcpStream, mut pattern: Pattern) -> io::Result<Sent> {
+/// Writes a whole pattern. `blocked` is called each time that there is no progress.
+pub(crate) fn send(
+    stream: &mut TcpStream,
+    mut pattern: Pattern,
+    blocked: &mut dyn FnMut(),
+) -> io::Result<Sent> {
     stream.set_write_timeout(Some(BLOCKED))?;
-    let (mut buf, mut total) = (vec![0; CHUNK], 0);
-    let (mut blocked_at, mut slowest) = (None, Duration::ZERO);
+    let (mut buf, mut total, mut blocked_at) = (vec![0; CHUNK], 0, None);
     loop {
         let n = pattern.fill(&mut buf);
         if n == 0 {
             stream.set_write_timeout(None)?;
-            return Ok(Sent { blocked_at, slowest_ms: slowest.as_millis() as u64 });
+            return Ok(Sent { blocked_at });
         }
-        let (mut at, started) = (0, Instant::now());
+        let mut at = 0;
         while at < n {
             match stream.write(&buf[at..n]) {
                 Ok(count) => at += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     blocked_at.get_or_insert(total + at as u64);
+                    blocked();
                 }
                 Err(error) => return Err(error),
             }
         }
-        slowest = slowest.max(started.elapsed());
         total += n as u64;
     }
 }
