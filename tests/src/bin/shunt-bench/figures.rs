@@ -3,6 +3,8 @@
 use comfy_table::Table;
 use serde_json::{Value, json};
 
+use crate::mode::IPTABLES as BASE;
+
 /// One metric of one mode, a value per repetition.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Series(Vec<f64>);
@@ -20,6 +22,16 @@ impl Series {
             (_, Some(middle)) => *middle,
             (_, None) => f64::NAN,
         }
+    }
+
+    /// `median (min-max)`
+    fn cell(&self, scale: f64, digits: usize) -> String {
+        let median = self.median() * scale;
+        if median.is_nan() {
+            return "-".to_owned();
+        }
+        let (low, high) = self.spread();
+        format!("{median:.digits$} ({:.digits$}-{:.digits$})", low * scale, high * scale)
     }
 
     fn spread(&self) -> (f64, f64) {
@@ -42,7 +54,7 @@ pub(crate) struct Metric {
     pub(crate) digits: usize,
 }
 
-/// Rows of modes, columns of metrics.
+/// Rows of metrics, columns of modes and of their ratios to one of them.
 pub(crate) struct Figures {
     metrics: Vec<Metric>,
     modes: Vec<(&'static str, Vec<Series>)>,
@@ -58,48 +70,41 @@ impl Figures {
         self.modes[mode].1[metric].push(value);
     }
 
-    /// `median (min-max) ratio to the base mode (its min-max)`.
-    pub(crate) fn table(&self, base: usize) -> Table {
+    pub(crate) fn table(&self) -> Table {
         let mut table = Table::new();
         table.load_preset(comfy_table::presets::ASCII_MARKDOWN);
-        let names = self.metrics.iter().map(|m| m.name.to_owned());
-        table.set_header(std::iter::once("mode".to_owned()).chain(names));
-        for (mode, series) in &self.modes {
-            let cells = series.iter().zip(&self.modes[base].1).zip(&self.metrics);
-            let cells = cells.map(|((own, base), metric)| cell(own, &own.ratio(base), *metric));
-            table.add_row(std::iter::once((*mode).to_owned()).chain(cells));
+        let (base, rest) = (self.modes[BASE].0, self.compared());
+        let names = self.modes.iter().map(|(name, _)| (*name).to_owned());
+        let ratios = rest.clone().map(|(name, _)| format!("{name} / {base}"));
+        table.set_header(std::iter::once("metric".to_owned()).chain(names).chain(ratios));
+        let measured = |i: usize| self.modes.iter().any(|(_, all)| !all[i].0.is_empty());
+        for (i, metric) in self.metrics.iter().enumerate().filter(|(i, _)| measured(*i)) {
+            let cells = self.modes.iter().map(|(_, all)| all[i].cell(metric.scale, metric.digits));
+            let base = &self.modes[BASE].1[i];
+            let ratios = rest.clone().map(|(_, all)| all[i].ratio(base).cell(1.0, 2));
+            table.add_row(std::iter::once(metric.name.to_owned()).chain(cells).chain(ratios));
         }
         table
     }
 
-    pub(crate) fn json(&self, base: usize) -> Value {
+    pub(crate) fn json(&self) -> Value {
         let mut out = serde_json::Map::new();
-        for (mode, series) in &self.modes {
+        for (mode, all) in &self.modes {
             let mut row = serde_json::Map::new();
-            for ((own, base), metric) in series.iter().zip(&self.modes[base].1).zip(&self.metrics) {
-                let value = json!({"median": own.median(), "values": own.0, "ratio": own.ratio(base).median()});
+            for ((own, base), metric) in all.iter().zip(&self.modes[BASE].1).zip(&self.metrics) {
+                let value =
+                    json!({"median": own.median(), "values": own.0, "ratio": own.ratio(base).median()});
                 row.insert(metric.name.to_owned(), value);
             }
             out.insert((*mode).to_owned(), row.into());
         }
         out.into()
     }
-}
 
-fn cell(own: &Series, ratio: &Series, metric: Metric) -> String {
-    let (scale, digits) = (metric.scale, metric.digits);
-    if own.median().is_nan() {
-        return "-".to_owned();
+    /// The modes that are compared with the base, the last first: it is the one that matters.
+    fn compared(&self) -> impl Iterator<Item = &(&'static str, Vec<Series>)> + Clone {
+        self.modes.iter().enumerate().rev().filter(|(i, _)| *i != BASE).map(|(_, mode)| mode)
     }
-    let (low, high) = own.spread();
-    let (ratio_low, ratio_high) = ratio.spread();
-    format!(
-        "{:.digits$} ({:.digits$}-{:.digits$}) {:.2}x ({ratio_low:.2}-{ratio_high:.2})",
-        own.median() * scale,
-        low * scale,
-        high * scale,
-        ratio.median(),
-    )
 }
 
 #[cfg(test)]
@@ -114,5 +119,7 @@ mod tests {
         assert!(series(&[]).median().is_nan());
         let ratio = series(&[2.0, 6.0]).ratio(&series(&[1.0, 2.0]));
         assert_eq!(ratio.0, [2.0, 3.0]);
+        assert_eq!(ratio.cell(10.0, 1), "25.0 (20.0-30.0)");
+        assert_eq!(series(&[f64::NAN]).cell(1.0, 0), "-");
     }
 }

@@ -1,197 +1,153 @@
 //! What interception costs: direct, iptables REDIRECT as istio-init does it, and eBPF, with the same proxy.
 //!
-//! Each mode has a network namespace of its own, so that conntrack is there only where iptables asks for it. The
-//! iptables mode runs the same daemon with every hook of ours taken off again, also those on the daemon's own
-//! cgroup: it must not pay for what it does not use.
+//! The three modes take turns on every metric, so that what else happens on the machine meets all of them.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::Args;
 use serde_json::json;
-use shunt_tests::{Daemon, Lab, Place, Pod, Process, lab};
+use shunt_tests::{Lab, lab};
 
 use crate::figures::{Figures, Metric};
+use crate::mode::{MODES, Mode, Modes};
+use crate::programs::{self, Cost};
 use crate::traffic::Kind;
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// How often each mode is measured; the modes take turns.
+    /// How often each metric of each mode is measured.
     #[arg(long, default_value_t = 5)]
-    repetitions: u32,
-    /// How long each metric is measured, in seconds.
+    repetitions: usize,
+    /// How long each measurement takes, in seconds.
     #[arg(long, default_value_t = 1.5)]
-    seconds: f64,
-    /// Writes every value here.
+    duration_s: f64,
+    /// Write every value here.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Measure only these.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Kind::ALL)]
+    only: Vec<Kind>,
+    /// At the end, also ask the kernel what each of our programs costs per connection.
+    #[arg(long)]
+    programs: bool,
 }
 
-/// istio-init tells the proxy by its uid; here the client has one of its own, and the daemon is root.
-const CLIENT_UID: u32 = 1000;
-const MODES: &[&str] = &["direct", "iptables", "ebpf"];
-const IPTABLES: usize = 1;
+/// What a measurement gives, beside its rate.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Value {
+    Rate,
+    /// CPU time of the proxy, per unit of work.
+    ProxyCpu,
+    /// CPU time of client, proxy and server, per unit of work: the least sensitive to what else runs.
+    AllCpu,
+}
 
-const METRICS: &[Metric] = &[
-    Metric { name: "RTT 64 B /s", scale: 1.0, digits: 0 },
-    Metric { name: "RTT 16 KiB /s", scale: 1.0, digits: 0 },
-    Metric { name: "bulk GB/s", scale: 1e-9, digits: 2 },
-    Metric { name: "connections/s", scale: 1.0, digits: 0 },
-    Metric { name: "connections/s, 8 at once", scale: 1.0, digits: 0 },
-    Metric { name: "proxy CPU ms/GB", scale: 1e12, digits: 0 },
-    Metric { name: "proxy CPU us/connection", scale: 1e6, digits: 0 },
+const METRICS: &[(Kind, Value, Metric)] = &[
+    (Kind::Rtt64, Value::Rate, metric("RTT 64 B /s", 1.0, 0)),
+    (Kind::Rtt16k, Value::Rate, metric("RTT 16 KiB /s", 1.0, 0)),
+    (Kind::Bulk, Value::Rate, metric("bulk GB/s", 1e-9, 2)),
+    (Kind::Connections, Value::Rate, metric("connections/s", 1.0, 0)),
+    (Kind::Connections8, Value::Rate, metric("connections/s, 8 at once", 1.0, 0)),
+    (Kind::Bulk, Value::ProxyCpu, metric("proxy CPU s/GB", 1e9, 3)),
+    (Kind::Connections, Value::ProxyCpu, metric("proxy CPU us/connection", 1e6, 1)),
+    (Kind::Rtt64, Value::AllCpu, metric("all CPU us/RTT 64 B", 1e6, 1)),
+    (Kind::Bulk, Value::AllCpu, metric("all CPU s/GB", 1e9, 3)),
+    (Kind::Connections, Value::AllCpu, metric("all CPU us/connection", 1e6, 1)),
 ];
-const KINDS: &[Kind] = &[Kind::Rtt64, Kind::Rtt16k, Kind::Bulk, Kind::Connections, Kind::Connections8];
-const BULK: usize = 2;
-const CONNECTIONS: usize = 3;
-const CPU_BULK: usize = 5;
-const CPU_CONNECTION: usize = 6;
 
-/// One mode, ready to be measured.
-struct Mode<'a> {
-    pod: &'a Pod,
-    lab: &'a Lab,
-    port: u16,
-    /// Whose CPU time counts.
-    proxy: Option<i32>,
+const fn metric(name: &'static str, scale: f64, digits: usize) -> Metric {
+    Metric { name, scale, digits }
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
+    crate::interrupt::watch()?;
     // Two labs: two daemons, so that one can lose its hooks.
     lab(|ours| lab(|theirs| measure(options, ours, theirs)))
 }
 
 fn measure(options: &Options, ours: &Lab, theirs: &Lab) -> Result<()> {
-    let (direct, ebpf, iptables) = (ours.pod("direct")?, ours.pod("ebpf")?, theirs.pod("iptables")?);
-    let mut our_daemon = Daemon::start(ours, &[ebpf.entry("")])?;
-    let mut their_daemon = Daemon::start(theirs, &[iptables.entry("")])?;
-    take_off_hooks(theirs)?;
-    redirect(theirs, &iptables)?;
-    let (our_server, our_port) = serve(ours)?;
-    let (their_server, their_port) = serve(theirs)?;
-    let modes = [
-        Mode { pod: &direct, lab: ours, port: our_port, proxy: None },
-        Mode { pod: &iptables, lab: theirs, port: their_port, proxy: Some(their_daemon.process().pid()) },
-        Mode { pod: &ebpf, lab: ours, port: our_port, proxy: Some(our_daemon.process().pid()) },
-    ];
-    let mut figures = Figures::new(METRICS, MODES);
-    // One round that does not count: code paths, caches, neighbours.
-    for mode in &modes {
-        mode.round(0.3, &mut |_, _| ())?;
+    let mut modes = Modes::start(ours, theirs)?;
+    let mut figures = Figures::new(&METRICS.iter().map(|(_, _, metric)| *metric).collect::<Vec<_>>(), MODES);
+    // One repetition that does not count: code paths, caches, neighbours.
+    eprintln!("warm-up");
+    let kinds = &options.only;
+    repetition(&modes, kinds, 0, options.duration_s.min(0.5), &mut |_, _, _| ())?;
+    for n in 1..=options.repetitions {
+        eprintln!("repetition {n} of {}", options.repetitions);
+        repetition(&modes, kinds, n, options.duration_s, &mut |m, i, value| figures.push(m, i, value))?;
     }
-    for repetition in 1..=options.repetitions {
-        for (i, mode) in modes.iter().enumerate() {
-            eprintln!("repetition {repetition} of {}: {}", options.repetitions, MODES[i]);
-            mode.round(options.seconds, &mut |metric, value| figures.push(i, metric, value))?;
+    modes.check()?;
+    let costs =
+        options.programs.then(|| programs::measure(ours, modes.ebpf(), options.duration_s)).transpose()?;
+    report(options, &figures, costs.as_deref())
+}
+
+/// Every metric of every mode once; who goes first changes.
+fn repetition(
+    modes: &Modes<'_>,
+    kinds: &[Kind],
+    n: usize,
+    seconds: f64,
+    push: &mut dyn FnMut(usize, usize, f64),
+) -> Result<()> {
+    for (turn, kind) in kinds.iter().enumerate() {
+        for i in 0..MODES.len() {
+            let mode = (i + turn + n) % MODES.len();
+            measurement(modes.get(mode), *kind, seconds, &mut |i, value| push(mode, i, value))?;
         }
     }
-    check(&mut our_daemon, &mut their_daemon, options.repetitions)?;
-    drop((our_server, their_server));
-    report(options, &figures)
+    Ok(())
 }
 
-/// A mode that was not intercepted, or was by the other means, would be worth nothing.
-fn check(ours: &mut Daemon<'_>, theirs: &mut Daemon<'_>, repetitions: u32) -> Result<()> {
-    let connects = u64::from(repetitions);
-    if ours.counter("out_all")? < connects {
-        bail!("the eBPF mode did not capture anything");
+fn measurement(mode: &Mode<'_>, kind: Kind, seconds: f64, push: &mut dyn FnMut(usize, f64)) -> Result<()> {
+    crate::interrupt::check()?;
+    let measured = mode.measure(kind, seconds)?;
+    for (i, (of, value, _)) in METRICS.iter().enumerate() {
+        if *of == kind {
+            push(
+                i,
+                match value {
+                    Value::Rate => measured.per_second,
+                    Value::ProxyCpu => measured.proxy_cpu,
+                    Value::AllCpu => measured.all_cpu,
+                },
+            );
+        }
     }
-    if theirs.counter("flow_moved")? != 0 {
-        bail!("the iptables mode was captured by eBPF");
-    }
-    let stats = theirs.admin().get("/stats")?.body;
-    let carried = stats.lines().find_map(|l| l.strip_prefix("cluster.PassthroughCluster.upstream_cx_total: "));
-    match carried.and_then(|n| n.trim().parse::<u64>().ok()) {
-        Some(n) if n >= connects => Ok(()),
-        other => bail!("the iptables mode did not go through the proxy: {other:?}"),
-    }
+    Ok(())
 }
 
-fn report(options: &Options, figures: &Figures) -> Result<()> {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+fn report(options: &Options, figures: &Figures, costs: Option<&[Cost]>) -> Result<()> {
+    let (kernel, cpu) = (first_line("/proc/sys/kernel/osrelease"), cpu_model());
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
-    println!(
-        "Linux {}, {cores} cores, {} repetitions of {} s per metric, modes interleaved",
-        release.trim(),
-        options.repetitions,
-        options.seconds
-    );
-    println!("median (min-max), and the ratio to iptables repetition by repetition: median (min-max)\n");
-    println!("{}", figures.table(IPTABLES));
+    let load = first_line("/proc/loadavg");
+    println!("Linux {kernel}, {cores} cores ({cpu}), load at the end {load}");
+    println!("{} repetitions of {} s, modes interleaved", options.repetitions, options.duration_s);
+    println!("median (min-max); ratios are repetition by repetition\n\n{}", figures.table());
+    if let Some(costs) = costs {
+        println!("\n{}", programs::table(costs));
+    }
     if let Some(path) = &options.json {
-        let all = json!({"kernel": release.trim(), "cores": cores, "modes": figures.json(IPTABLES)});
-        std::fs::write(path, serde_json::to_vec_pretty(&all)?)
-            .with_context(|| path.display().to_string())?;
+        let all = json!({
+            "machine": {"kernel": kernel, "cores": cores, "cpu": cpu, "load": load},
+            "repetitions": options.repetitions,
+            "duration_s": options.duration_s,
+            "modes": figures.json(),
+            "programs": costs.map(|costs| costs.iter().map(Cost::json).collect::<Vec<_>>()),
+        });
+        std::fs::write(path, serde_json::to_vec_pretty(&all)?).with_context(|| path.display().to_string())?;
     }
     Ok(())
 }
 
-impl Mode<'_> {
-    /// Every metric once.
-    fn round(&self, seconds: f64, push: &mut dyn FnMut(usize, f64)) -> Result<()> {
-        for (metric, kind) in KINDS.iter().enumerate() {
-            let before = self.cpu()?;
-            let (count, per_second) = self.client(*kind, seconds)?;
-            push(metric, per_second);
-            let cpu = (self.cpu()? - before) / count as f64;
-            if metric == BULK {
-                push(CPU_BULK, cpu);
-            } else if metric == CONNECTIONS {
-                push(CPU_CONNECTION, cpu);
-            }
-        }
-        Ok(())
-    }
-
-    fn client(&self, kind: Kind, seconds: f64) -> Result<(u64, f64)> {
-        let server = format!("{}:{}", self.pod.gateway4, self.port);
-        let client = bench(self.lab, &self.pod.place().user(CLIENT_UID))?;
-        let client = client.args(["client", kind.argument(), &server, &seconds.to_string()]);
-        let answer = client.limit(Duration::from_secs(60)).run()?.json()?;
-        let count = answer["count"].as_u64().context("the client counted nothing")?;
-        let per_second = answer["per_second"].as_f64().context("the client measured nothing")?;
-        Ok((count, per_second))
-    }
-
-    /// CPU seconds that the proxy has used so far.
-    fn cpu(&self) -> Result<f64> {
-        let Some(pid) = self.proxy else { return Ok(f64::NAN) };
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // The fields after the name, which may hold blanks; 14 and 15 of all are user and system ticks.
-        let (_, rest) = stat.rsplit_once(')').context("no process name")?;
-        let ticks = rest.split_whitespace().skip(11).take(2).map(str::parse::<f64>).sum::<Result<f64, _>>()?;
-        Ok(ticks / 100.0)
-    }
+fn first_line(path: &str) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().next().unwrap_or_default().to_owned()
 }
 
-fn bench(lab: &Lab, place: &Place) -> Result<shunt_tests::Spawn> {
-    lab.built("shunt-bench", place)
-}
-
-fn serve(lab: &Lab) -> Result<(Process, u16)> {
-    let mut server = bench(lab, &lab.outside())?.arg("serve").spawn()?;
-    let limit = Duration::from_secs(5);
-    let port = server.wait_event("the server's port", 0, limit, |e| e["port"].as_u64())?;
-    Ok((server, u16::try_from(port)?))
-}
-
-/// Removes the daemon's pins of links: its listeners stay, its hooks let go.
-fn take_off_hooks(lab: &Lab) -> Result<()> {
-    let is_link = |p: &PathBuf| p.iter().any(|c| c == "links" || c == "proxy");
-    for pin in lab.pins().pins().into_iter().filter(is_link) {
-        std::fs::remove_file(&pin).with_context(|| pin.display().to_string())?;
-    }
-    Ok(())
-}
-
-/// istio-init's rule, for the client's uid.
-fn redirect(lab: &Lab, pod: &Pod) -> Result<()> {
-    let rule = format!(
-        "-t nat -A OUTPUT -p tcp -d {}/32 -m owner --uid-owner {CLIENT_UID} -j REDIRECT --to-ports 15001",
-        pod.gateway4
-    );
-    let place = Place { cgroup: None, ..pod.place().clone() };
-    lab.program("iptables", &place)?.args(rule.split(' ')).run()?;
-    Ok(())
+fn cpu_model() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    model.map_or_else(String::new, |(_, name)| name.to_owned())
 }

@@ -4,6 +4,9 @@
 
 mod figures;
 mod intercept;
+mod interrupt;
+mod mode;
+mod programs;
 mod traffic;
 
 use anyhow::Result;

@@ -18,7 +18,9 @@ const ONCE: u8 = b'o';
 const SMALL: usize = 64;
 const LARGE: usize = 16 * 1024;
 const BULK: usize = 256 * 1024;
-/// Not measured: caches, the proxy's decision to splice, TCP's windows.
+/// Connections that are served at a time.
+const SERVERS: usize = 32;
+/// Not measured: caches, the first steps of TCP's window.
 const WARM_UP: Duration = Duration::from_millis(200);
 
 #[derive(Args)]
@@ -39,6 +41,9 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Rtt64, Self::Rtt16k, Self::Bulk, Self::Connections, Self::Connections8];
+
     /// Its name on the command line.
     pub(crate) fn argument(self) -> &'static str {
         match self {
@@ -51,18 +56,22 @@ impl Kind {
     }
 }
 
-/// Serves on a free port of every address and prints it.
+/// Serves on a free port of every address and prints it. The threads are there before the connections, so that
+/// starting one is not part of a connection's cost.
 pub(crate) fn serve() -> Result<()> {
     let listener = TcpListener::bind("[::]:0").context("cannot listen")?;
     println!("{}", json!({"port": listener.local_addr()?.port()}));
-    for stream in listener.incoming() {
-        let stream = stream.context("accept")?;
-        thread::spawn(move || {
+    let accept = || -> Result<()> {
+        loop {
+            let (stream, _) = listener.accept().context("accept")?;
             // A client that is done just closes.
             let _ = answer(stream);
-        });
-    }
-    Ok(())
+        }
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..SERVERS).map(|_| scope.spawn(accept)).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or(Ok(())))
+    })
 }
 
 fn answer(mut stream: TcpStream) -> std::io::Result<()> {
@@ -89,17 +98,36 @@ fn answer(mut stream: TcpStream) -> std::io::Result<()> {
     }
 }
 
+/// What was done, in trips, bytes or connections.
+struct Run {
+    count: u64,
+    /// Done before the clock started.
+    warm_up: u64,
+    seconds: f64,
+}
+
+/// How many connections this namespace tracks.
+fn conntrack() -> Option<u64> {
+    std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count").ok()?.trim().parse().ok()
+}
+
 impl Client {
     pub(crate) fn run(&self) -> Result<()> {
         let time = Duration::from_secs_f64(self.seconds);
-        let (count, seconds) = match self.kind {
+        let run = match self.kind {
             Kind::Rtt64 => self.ping(ECHO_64, SMALL, time)?,
             Kind::Rtt16k => self.ping(ECHO_16K, LARGE, time)?,
             Kind::Bulk => self.push(time)?,
             Kind::Connections => self.connections(1, time)?,
             Kind::Connections8 => self.connections(8, time)?,
         };
-        println!("{}", json!({"count": count, "per_second": count as f64 / seconds}));
+        let answer = json!({
+            "count": run.count,
+            "all_count": run.warm_up + run.count,
+            "per_second": run.count as f64 / run.seconds,
+            "conntrack": conntrack(),
+        });
+        println!("{answer}");
         Ok(())
     }
 
@@ -111,27 +139,28 @@ impl Client {
     }
 
     /// Round trips.
-    fn ping(&self, purpose: u8, size: usize, time: Duration) -> Result<(u64, f64)> {
+    fn ping(&self, purpose: u8, size: usize, time: Duration) -> Result<Run> {
         let mut stream = self.connect(purpose)?;
         let mut buffer = vec![1; size];
         let mut trip = || -> Result<()> {
             stream.write_all(&buffer)?;
             Ok(stream.read_exact(&mut buffer)?)
         };
-        let warm = Instant::now();
-        while warm.elapsed() < WARM_UP {
-            trip()?;
-        }
-        let (start, mut count) = (Instant::now(), 0);
-        while start.elapsed() < time {
-            trip()?;
-            count += 1;
-        }
-        Ok((count, start.elapsed().as_secs_f64()))
+        let mut trips = |time: Duration| -> Result<(u64, f64)> {
+            let (start, mut count) = (Instant::now(), 0);
+            while start.elapsed() < time {
+                trip()?;
+                count += 1;
+            }
+            Ok((count, start.elapsed().as_secs_f64()))
+        };
+        let (warm_up, _) = trips(WARM_UP)?;
+        let (count, seconds) = trips(time)?;
+        Ok(Run { count, warm_up, seconds })
     }
 
     /// Bytes one way, until the other end has them all.
-    fn push(&self, time: Duration) -> Result<(u64, f64)> {
+    fn push(&self, time: Duration) -> Result<Run> {
         let mut stream = self.connect(SINK)?;
         let buffer = vec![1; BULK];
         let (start, mut count) = (Instant::now(), 0);
@@ -141,11 +170,11 @@ impl Client {
         }
         stream.shutdown(std::net::Shutdown::Write)?;
         stream.read_exact(&mut [0])?;
-        Ok((count, start.elapsed().as_secs_f64()))
+        Ok(Run { count, warm_up: 0, seconds: start.elapsed().as_secs_f64() })
     }
 
     /// Connect, one small exchange, close by the server.
-    fn connections(&self, threads: usize, time: Duration) -> Result<(u64, f64)> {
+    fn connections(&self, threads: usize, time: Duration) -> Result<Run> {
         let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
         let start = Instant::now();
         thread::scope(|scope| -> Result<()> {
@@ -167,7 +196,7 @@ impl Client {
             }
             Ok(())
         })?;
-        Ok((count.load(Ordering::Relaxed), start.elapsed().as_secs_f64()))
+        Ok(Run { count: count.into_inner(), warm_up: 0, seconds: start.elapsed().as_secs_f64() })
     }
 
     fn exchange(&self) -> Result<()> {
