@@ -128,7 +128,12 @@ impl Lab {
 
     /// The test's own client and server.
     pub fn probe(&self, place: &Place) -> Result<Spawn> {
-        self.reachable(&peer::built("shunt-probe")?, place)
+        self.built("shunt-probe", place)
+    }
+
+    /// A binary of this package.
+    pub fn built(&self, name: &str, place: &Place) -> Result<Spawn> {
+        self.reachable(&peer::built(name)?, place)
     }
 
     /// A program that another user may be unable to reach, such as one under root's home: those get a copy.

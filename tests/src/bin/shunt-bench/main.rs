@@ -1,0 +1,37 @@
+//! Benchmarks: shunt beside its peers, interleaved in one run, as ratios with medians and spread.
+//!
+//! No figure here passes or fails anything: machines are noisy, and a person reads the table.
+
+mod figures;
+mod intercept;
+mod traffic;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "shunt-bench", about = "Benchmarks of shunt beside its peers")]
+struct Cli {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Interception: direct, iptables REDIRECT with the same proxy, and eBPF.
+    Intercept(intercept::Options),
+    /// The server that the others talk to.
+    #[command(hide = true)]
+    Serve,
+    /// One client, measuring for a while.
+    #[command(hide = true)]
+    Client(traffic::Client),
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().bench {
+        Bench::Intercept(options) => intercept::run(&options),
+        Bench::Serve => traffic::serve(),
+        Bench::Client(client) => client.run(),
+    }
+}
