@@ -113,6 +113,38 @@ fn readiness_names_what_is_missing() -> Result<()> {
 }
 
 #[test]
+fn the_admin_tcp_address_only_reads() -> Result<()> {
+    lab(|lab| {
+        let pod = lab.pod("a")?;
+        let admin = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+        let _daemon = Daemon::start_with(lab, &[pod.entry("")], &["--admin-address", &admin])?;
+        let curl = |args: &[&str], path: &str| -> Result<String> {
+            let url = format!("http://{admin}{path}");
+            let spawn =
+                lab.program("curl", &shunt_tests::Place::default())?.args(["-s", "-w", " %{http_code}"]);
+            Ok(spawn.args(["--noproxy", "*"]).args(args).arg(&url).run()?.stdout)
+        };
+        let mut cases = Cases::new();
+        let entry = pod.entry_named("b", "");
+        let table: [(&[&str], &str, &str); 5] = [
+            (&[], "/ready", "200"),
+            (&[], "/workloads", "200"),
+            (&[], "/stats", "200"),
+            (&["-d", &entry], "/workloads", "403"),
+            (&["-X", "DELETE"], "/workloads/a", "403"),
+        ];
+        for (args, path, status) in table {
+            cases.case(format_args!("{args:?} {path}"), || {
+                let text = curl(args, path)?;
+                ensure!(text.ends_with(status), "{text}");
+                Ok(())
+            });
+        }
+        cases.finish()
+    })
+}
+
+#[test]
 fn a_workload_that_goes_away_is_cleaned_up() -> Result<()> {
     lab(|lab| {
         let (a, b) = (lab.pod("a")?, lab.pod("b")?);
@@ -251,6 +283,11 @@ fn a_connect_waits_no_longer_than_it_may() -> Result<()> {
         let start = Instant::now();
         refused(lab, &pod, &server)?;
         let waited = start.elapsed();
+        // One that gives up while it is held leaves nothing behind.
+        let impatient =
+            Connect::new(pod.place(), server.address(pod.gateway4)).with("--timeout 300").report(lab)?;
+        impatient.expect_errno(&["EINPROGRESS", "EAGAIN", "ETIMEDOUT"])?;
+        daemon.expect_no_flows()?;
         ensure!((Duration::from_millis(1_400)..Duration::from_secs(6)).contains(&waited), "{waited:?}");
         Ok(())
     })

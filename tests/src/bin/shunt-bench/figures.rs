@@ -77,7 +77,8 @@ impl Figures {
         for (mode, series) in &self.modes {
             let mut row = serde_json::Map::new();
             for ((own, base), metric) in series.iter().zip(&self.modes[base].1).zip(&self.metrics) {
-                let value = json!({"median": own.median(), "values": own.0, "ratio": own.ratio(base).median()});
+                let value =
+                    json!({"median": own.median(), "values": own.0, "ratio": own.ratio(base).median()});
                 row.insert(metric.name.to_owned(), value);
             }
             out.insert((*mode).to_owned(), row.into());

@@ -101,7 +101,8 @@ fn check(ours: &mut Daemon<'_>, theirs: &mut Daemon<'_>, repetitions: u32) -> Re
         bail!("the iptables mode was captured by eBPF");
     }
     let stats = theirs.admin().get("/stats")?.body;
-    let carried = stats.lines().find_map(|l| l.strip_prefix("cluster.PassthroughCluster.upstream_cx_total: "));
+    let carried =
+        stats.lines().find_map(|l| l.strip_prefix("cluster.PassthroughCluster.upstream_cx_total: "));
     match carried.and_then(|n| n.trim().parse::<u64>().ok()) {
         Some(n) if n >= connects => Ok(()),
         other => bail!("the iptables mode did not go through the proxy: {other:?}"),
@@ -121,8 +122,7 @@ fn report(options: &Options, figures: &Figures) -> Result<()> {
     println!("{}", figures.table(IPTABLES));
     if let Some(path) = &options.json {
         let all = json!({"kernel": release.trim(), "cores": cores, "modes": figures.json(IPTABLES)});
-        std::fs::write(path, serde_json::to_vec_pretty(&all)?)
-            .with_context(|| path.display().to_string())?;
+        std::fs::write(path, serde_json::to_vec_pretty(&all)?).with_context(|| path.display().to_string())?;
     }
     Ok(())
 }
@@ -160,7 +160,8 @@ impl Mode<'_> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
         // The fields after the name, which may hold blanks; 14 and 15 of all are user and system ticks.
         let (_, rest) = stat.rsplit_once(')').context("no process name")?;
-        let ticks = rest.split_whitespace().skip(11).take(2).map(str::parse::<f64>).sum::<Result<f64, _>>()?;
+        let ticks =
+            rest.split_whitespace().skip(11).take(2).map(str::parse::<f64>).sum::<Result<f64, _>>()?;
         Ok(ticks / 100.0)
     }
 }
