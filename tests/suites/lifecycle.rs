@@ -78,20 +78,27 @@ fn workloads_come_by_command_line_file_and_admin_api() -> Result<()> {
             direct(lab, &b, &server)
         })?;
 
-        let answer = admin.post("/workloads", &c.entry(""))?;
-        ensure!(answer.status == 200, "{answer:?}");
-        let entry = admin.workload("c")?.context("c is not listed")?;
-        ensure!(entry["state"] == "ready" && entry["origin"] == "api", "{entry}");
-        captured(lab, &c, &server).context("by admin API")?;
-        let mut open = Connect::new(c.place(), server.address(c.gateway4)).session(lab)?;
-        let answer = admin.delete("/workloads/c")?;
-        ensure!(answer.status == 200, "{answer:?}");
-        direct(lab, &c, &server).context("after DELETE")?;
-        open.step("echo:100000").context("a connection open before DELETE")?;
-        ensure!(admin.delete("/workloads/c")?.status == 404, "a second DELETE");
+        by_admin_api(lab, &daemon, &c, &server)?;
         captured(lab, &a, &server).context("a, all the while")?;
         daemon.expect_no_flows()
     })
+}
+
+/// Enrols a workload and takes it out again; a connection that was open lives on.
+fn by_admin_api(lab: &Lab, daemon: &Daemon<'_>, c: &Pod, server: &Backend) -> Result<()> {
+    let admin = daemon.admin();
+    let answer = admin.post("/workloads", &c.entry(""))?;
+    ensure!(answer.status == 200, "{answer:?}");
+    let entry = admin.workload("c")?.context("c is not listed")?;
+    ensure!(entry["state"] == "ready" && entry["origin"] == "api", "{entry}");
+    captured(lab, c, server).context("by admin API")?;
+    let mut open = Connect::new(c.place(), server.address(c.gateway4)).session(lab)?;
+    let answer = admin.delete("/workloads/c")?;
+    ensure!(answer.status == 200, "{answer:?}");
+    direct(lab, c, server).context("after DELETE")?;
+    open.step("echo:100000").context("a connection open before DELETE")?;
+    ensure!(admin.delete("/workloads/c")?.status == 404, "a second DELETE");
+    Ok(())
 }
 
 #[test]
