@@ -92,8 +92,9 @@ fn a_slow_reader_stops_the_sender() -> Result<()> {
         w.connect(Family::V4).steps("hash:1000000").run(lab)?;
         let before = w.daemon.process().rss()?;
         let mut client = w.connect(Family::V4).session(lab)?;
-        let report = client.step("push:50000000:500")?;
-        ensure!(report["blocked_at"].as_u64().is_some_and(|at| at < 40_000_000), "{report}");
+        // The system's receive buffers alone may hold 33 MB on each of the two hops.
+        let report = client.step("push:300000000:500")?;
+        ensure!(report["blocked_at"].as_u64().is_some_and(|at| at < 150_000_000), "{report}");
         let growth = w.daemon.process().rss()?.saturating_sub(before);
         ensure!(growth < 32 << 20, "the daemon grew by {growth} bytes");
         Ok(())

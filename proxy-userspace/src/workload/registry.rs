@@ -2,24 +2,25 @@
 //!
 //! Every method blocks on the kernel, so the registry lives on a thread of its own ([`crate::control`]).
 
+mod serving;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proxy_common::{ListenerKey, Pod, direction, flag};
+use proxy_common::{ListenerKey, direction};
 use proxy_config::enrol::Workload;
-use proxy_config::policy::{Note, OutboundTrafficPolicy, compile};
+use proxy_config::policy::{Note, compile};
 use serde::Serialize;
 use tokio::runtime::Handle;
 
+use self::serving::{Serving, inbound_port, traffic};
 use super::install::own_ips;
-use super::listeners::{Listening, open};
-use super::{Dialer, Error, Installed, Owner, Record, State, StateFile, environment, install};
-use crate::drain::Drain;
+use super::{Error, Installed, Owner, Record, State, StateFile, environment, install};
 use crate::ebpf::Kernel;
-use crate::net::{self, Direction, ListenerContext, OutboundPolicy, Shared, Traffic, WorkloadView};
+use crate::net::Shared;
 use crate::sys::netns::Netns;
 
 /// Where a workload was asked for. A source replaces only what it asked for itself.
@@ -81,8 +82,7 @@ enum Phase {
 struct Running {
     netns: Arc<Netns>,
     installed: Installed,
-    view: Arc<WorkloadView>,
-    drain: Arc<Drain>,
+    serving: Serving,
 }
 
 /// All of the daemon's workloads.
@@ -200,7 +200,7 @@ impl Registry {
                 return;
             }
             Some(Entry { spec: old, phase: Phase::Ready(running), .. }) if same_place(&old, &spec) => {
-                self.change(&spec, running, origin)
+                self.change(&spec, running)
             }
             Some(Entry { phase: Phase::Ready(running), .. }) => {
                 self.stop(&name, &running);
@@ -220,7 +220,7 @@ impl Registry {
                 log::info!(
                     "workload {}: captured; outbound listener on port {}",
                     spec.name,
-                    running.view.out_port
+                    running.serving.view.out_port
                 );
                 Phase::Ready(Box::new(running))
             }
@@ -260,62 +260,28 @@ impl Registry {
     /// Listeners before the flip: the first captured connect finds the proxy there.
     fn bring_up(&self, spec: &Workload, netns: &Arc<Netns>, inbound: bool) -> Result<Running, Error> {
         let mut installed = install(&self.kernel, spec, netns, self.settings.proxy_cgroup, inbound)?;
-        let in_port = (installed.compiled.pod.flags & flag::INBOUND != 0).then_some(spec.policy.inbound_port);
-        let listening = open(netns, spec.policy.envoy_port, in_port)?;
-        if let Some(outbound) = listening.iter().find(|l| l.direction == Direction::Outbound) {
-            // Where the port was left to the kernel.
-            installed.compiled.pod.out_port = outbound.address.port();
-        }
-        let (view, drain) = self.serve(spec, netns, &installed.compiled.pod, listening)?;
+        let serving = self.serve(spec, netns, &mut installed, &[])?;
         installed.activate(&self.kernel, netns)?;
-        Ok(Running { netns: netns.clone(), installed, view, drain })
+        Ok(Running { netns: netns.clone(), installed, serving })
     }
 
-    fn serve(
-        &self,
-        spec: &Workload,
-        netns: &Arc<Netns>,
-        pod: &Pod,
-        listening: Vec<Listening>,
-    ) -> Result<(Arc<WorkloadView>, Arc<Drain>), Error> {
-        let dial: Arc<dyn net::Dial> = if self.settings.dial_from_host {
-            Arc::new(net::HostDial)
-        } else {
-            Arc::new(Dialer::new(netns.clone()))
-        };
-        let view = Arc::new(WorkloadView::new(
-            spec.name.as_str(),
-            dial,
-            (pod.out_port, pod.in_port),
-            self.settings.admin.clone(),
-            traffic(spec),
-            self.shared.clone(),
-        ));
-        let drain = Arc::new(Drain::new());
-        for l in listening {
-            self.kernel.maps.set_listener(&l.key(netns.cookie()), l.fd())?;
-            let context = Arc::new(ListenerContext::new(view.clone(), l.direction, l.address));
-            let _runtime = self.runtime.enter();
-            let socket = tokio::net::TcpListener::from_std(l.socket)
-                .map_err(|source| Error::Listen { address: l.address, source })?;
-            self.shared.tasks.spawn("accept", net::accept::run(socket, context, drain.watch()));
-        }
-        Ok((view, drain))
-    }
-
-    /// A new policy in the same place. Where the ports stay, only the entry is flipped: no listener closes, no
-    /// connection is touched.
-    fn change(&mut self, spec: &Workload, running: Box<Running>, origin: Origin) -> Phase {
+    /// A new policy in the same place. Where the ports stay, only the entry is flipped. Where they do not, the
+    /// new listeners are there before the flip, and the old ones stay for those who were sent to them.
+    fn change(&mut self, spec: &Workload, running: Box<Running>) -> Phase {
         match self.try_change(spec, &running) {
-            Ok(Some(installed)) => {
-                running.view.set_traffic(traffic(spec));
+            Ok((installed, serving)) => {
                 self.replaced = true;
-                log::info!("workload {}: policy changed to {}", spec.name, spec.policy);
-                Phase::Ready(Box::new(Running { installed, ..*running }))
-            }
-            Ok(None) => {
-                self.stop(spec.name.as_str(), &running);
-                self.start(spec, origin)
+                log::info!("workload {}: policy changed to '{}'", spec.name, spec.policy);
+                let Running { netns, serving: old, .. } = *running;
+                let serving = match serving {
+                    Some(new) => {
+                        self.retire(old);
+                        new
+                    }
+                    None => old,
+                };
+                serving.view.set_traffic(traffic(spec));
+                Phase::Ready(Box::new(Running { netns, installed, serving }))
             }
             Err(e) => {
                 log::error!("workload {}: keeps its old policy: {e}", spec.name);
@@ -324,24 +290,25 @@ impl Registry {
         }
     }
 
-    fn try_change(&self, spec: &Workload, running: &Running) -> Result<Option<Installed>, Error> {
+    fn try_change(&self, spec: &Workload, running: &Running) -> Result<(Installed, Option<Serving>), Error> {
         let inbound = !running.netns.is_host();
         let mut installed = install(&self.kernel, spec, &running.netns, self.settings.proxy_cgroup, inbound)?;
-        let (old, new) = (&running.installed.compiled.pod, &mut installed.compiled.pod);
+        let old = &running.installed.compiled.pod;
+        let new = &mut installed.compiled.pod;
         if spec.policy.envoy_port == 0 {
             new.out_port = old.out_port;
         }
-        let inbound_of = |pod: &Pod| (pod.flags & flag::INBOUND != 0).then_some(pod.in_port);
-        if old.out_port != new.out_port || inbound_of(old) != inbound_of(new) {
-            return Ok(None);
-        }
+        let same = old.out_port == new.out_port && inbound_port(old) == inbound_port(new);
+        let listening = &running.serving.listening;
+        let serving =
+            if same { None } else { Some(self.serve(spec, &running.netns, &mut installed, listening)?) };
         self.state.change(|state| {
             if let Some(record) = state.workloads.iter_mut().find(|r| r.name == spec.name.as_str()) {
                 record.policy = spec.policy.to_string();
             }
             installed.activate(&self.kernel, &running.netns)
         })?;
-        Ok(Some(installed))
+        Ok((installed, serving))
     }
 
     /// Takes a workload out. Its established connections drain; its new ones are no longer captured.
@@ -365,7 +332,7 @@ impl Registry {
             Ok(()) => log::info!("workload {name}: taken out"),
             Err(e) => log::error!("workload {name}: {e}"),
         }
-        let (drain, time) = (running.drain.clone(), self.settings.drain_time);
+        let (drain, time) = (running.serving.drain.clone(), self.settings.drain_time);
         let _runtime = self.runtime.enter();
         self.shared.tasks.spawn("drain", async move {
             drain.drain(time).await;
@@ -481,18 +448,10 @@ fn summary(name: &str, entry: &Entry) -> Summary {
         cgroup: entry.spec.cgroup.clone(),
         netns: entry.spec.netns.clone(),
         cookie: running.map(|r| r.netns.cookie()),
-        outbound_port: running.map(|r| r.view.out_port),
+        outbound_port: running.map(|r| r.serving.view.out_port),
         policy: entry.spec.policy.to_string(),
         notes,
     }
-}
-
-fn traffic(spec: &Workload) -> Traffic {
-    let outbound = match spec.policy.outbound_traffic_policy {
-        OutboundTrafficPolicy::AllowAny => OutboundPolicy::AllowAny,
-        OutboundTrafficPolicy::RegistryOnly => OutboundPolicy::RegistryOnly,
-    };
-    Traffic { outbound }
 }
 
 fn same_place(a: &Workload, b: &Workload) -> bool {
