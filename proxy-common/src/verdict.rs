@@ -108,6 +108,26 @@ pub trait Process {
     fn gid(&self) -> u32;
 }
 
+/// A process by its known facts: for explaining a decision, where there is none to ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Who {
+    pub cgroup: u64,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl Process for Who {
+    fn cgroup(&self) -> u64 {
+        self.cgroup
+    }
+    fn uid(&self) -> u32 {
+        self.uid
+    }
+    fn gid(&self) -> u32 {
+        self.gid
+    }
+}
+
 /// A connect, or a datagram on its way out.
 #[derive(Clone, Copy, Debug)]
 pub struct Connect {

@@ -29,24 +29,6 @@ impl Tables for World {
     }
 }
 
-struct Who {
-    cgroup: u64,
-    uid: u32,
-    gid: u32,
-}
-
-impl Process for Who {
-    fn cgroup(&self) -> u64 {
-        self.cgroup
-    }
-    fn uid(&self) -> u32 {
-        self.uid
-    }
-    fn gid(&self) -> u32 {
-        self.gid
-    }
-}
-
 const APP: Who = Who { cgroup: 7, uid: 1000, gid: 1000 };
 
 fn ip(s: &str) -> Ip {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
-use proxy_common::verdict::{Connect, Process};
+use proxy_common::verdict::Connect;
+pub(crate) use proxy_common::verdict::Who;
 use proxy_common::{IPPROTO_TCP, IPPROTO_UDP, Ip};
 use proxy_config::policy::{Cidr, Environment, Mode, OutboundTrafficPolicy, Parsed, Policy, Route, Select};
 
@@ -84,25 +85,6 @@ pub(crate) fn environment() -> Environment {
         interfaces: vec![("lo".into(), 1), ("eth0".into(), 2), ("eth1".into(), 3)],
         routes: ROUTES.iter().map(|(p, i)| Route { prefix: cidr(p), interface: (*i).into() }).collect(),
         ..Environment::default()
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Who {
-    pub(crate) cgroup: u64,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-}
-
-impl Process for Who {
-    fn cgroup(&self) -> u64 {
-        self.cgroup
-    }
-    fn uid(&self) -> u32 {
-        self.uid
-    }
-    fn gid(&self) -> u32 {
-        self.gid
     }
 }
 

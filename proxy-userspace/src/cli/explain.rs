@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use proxy_common::verdict::{self, Arrival, Connect, Process};
+use proxy_common::verdict::{self, Arrival, Connect, Who};
 use proxy_common::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, Pod};
 use proxy_config::policy::{Facts, explain};
 
@@ -39,25 +39,6 @@ pub(super) struct ExplainArgs {
     /// A datagram instead of a TCP connection.
     #[arg(long)]
     udp: bool,
-}
-
-/// A process of the workload, not of the proxy's cgroup.
-struct Who {
-    cgroup: u64,
-    uid: u32,
-    gid: u32,
-}
-
-impl Process for Who {
-    fn cgroup(&self) -> u64 {
-        self.cgroup
-    }
-    fn uid(&self) -> u32 {
-        self.uid
-    }
-    fn gid(&self) -> u32 {
-        self.gid
-    }
 }
 
 pub(super) fn run(args: &ExplainArgs) -> Result<ExitCode> {
