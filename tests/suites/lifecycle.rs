@@ -333,6 +333,25 @@ fn a_signal_decides_what_stays() -> Result<()> {
 }
 
 #[test]
+fn a_connection_that_is_open_at_the_end_has_its_line() -> Result<()> {
+    lab(|lab| {
+        let pod = lab.pod("a")?;
+        let server = lab.serve(&lab.outside())?;
+        let mut daemon = Daemon::start(lab, &[pod.entry("")])?;
+        for terminate in [true, false] {
+            let mut open = Connect::new(pod.place(), server.address(pod.gateway4)).session(lab)?;
+            open.step("echo:1000")?;
+            let status = if terminate { daemon.terminate()? } else { daemon.interrupt()? };
+            ensure!(status.success(), "it ended with {status}");
+            let line = daemon.access_log().of(&open.opened, "outbound")?;
+            ensure!(line["bytes_sent"].as_u64() >= Some(1_000), "{line}");
+            daemon.restart()?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn a_restart_adopts_what_is_wanted_and_purges_the_rest() -> Result<()> {
     lab(|lab| {
         let (a, b, c) = (lab.pod("a")?, lab.pod("b")?, lab.pod("c")?);
