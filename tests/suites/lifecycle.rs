@@ -120,6 +120,29 @@ fn readiness_names_what_is_missing() -> Result<()> {
 }
 
 #[test]
+fn many_workloads_are_carried_by_one_daemon() -> Result<()> {
+    lab(|lab| {
+        let pods = (0..25).map(|n| lab.pod(&format!("w{n}"))).collect::<Result<Vec<_>>>()?;
+        let server = lab.serve(&lab.outside())?;
+        let entries: Vec<String> = pods.iter().map(|pod| pod.entry("")).collect();
+        let mut daemon = Daemon::start(lab, &entries)?;
+        let mut cases = Cases::new();
+        for pod in &pods {
+            cases.case(&pod.name, || {
+                let report = connect(lab, pod, &server)?;
+                ensure!(report.server_peer()?.ip() == pod.v4, "not from its own address: {report:?}");
+                outbound_line(&daemon.access_log(), &pod.name, &report, server.address(pod.gateway4))
+                    .map(drop)
+            });
+        }
+        cases.finish()?;
+        daemon.interrupt()?;
+        ensure!(!lab.pins().exists(), "pins are left: {:?}", lab.pins().pins());
+        Ok(())
+    })
+}
+
+#[test]
 fn the_admin_tcp_address_only_reads() -> Result<()> {
     lab(|lab| {
         let pod = lab.pod("a")?;
