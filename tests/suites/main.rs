@@ -7,6 +7,7 @@ mod dns;
 mod exec;
 mod harness;
 mod inbound;
+mod kernel_log;
 mod lifecycle;
 mod outbound;
 mod peers;
