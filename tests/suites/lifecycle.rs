@@ -120,6 +120,29 @@ fn readiness_names_what_is_missing() -> Result<()> {
 }
 
 #[test]
+fn many_workloads_are_carried_by_one_daemon() -> Result<()> {
+    lab(|lab| {
+        let pods = (0..25).map(|n| lab.pod(&format!("w{n}"))).collect::<Result<Vec<_>>>()?;
+        let server = lab.serve(&lab.outside())?;
+        let entries: Vec<String> = pods.iter().map(|pod| pod.entry("")).collect();
+        let mut daemon = Daemon::start(lab, &entries)?;
+        let mut cases = Cases::new();
+        for pod in &pods {
+            cases.case(&pod.name, || {
+                let report = connect(lab, pod, &server)?;
+                ensure!(report.server_peer()?.ip() == pod.v4, "not from its own address: {report:?}");
+                outbound_line(&daemon.access_log(), &pod.name, &report, server.address(pod.gateway4))
+                    .map(drop)
+            });
+        }
+        cases.finish()?;
+        daemon.interrupt()?;
+        ensure!(!lab.pins().exists(), "pins are left: {:?}", lab.pins().pins());
+        Ok(())
+    })
+}
+
+#[test]
 fn the_admin_tcp_address_only_reads() -> Result<()> {
     lab(|lab| {
         let pod = lab.pod("a")?;
@@ -329,6 +352,25 @@ fn a_signal_decides_what_stays() -> Result<()> {
             });
         }
         cases.finish()
+    })
+}
+
+#[test]
+fn a_connection_that_is_open_at_the_end_has_its_line() -> Result<()> {
+    lab(|lab| {
+        let pod = lab.pod("a")?;
+        let server = lab.serve(&lab.outside())?;
+        let mut daemon = Daemon::start(lab, &[pod.entry("")])?;
+        for terminate in [true, false] {
+            let mut open = Connect::new(pod.place(), server.address(pod.gateway4)).session(lab)?;
+            open.step("echo:1000")?;
+            let status = if terminate { daemon.terminate()? } else { daemon.interrupt()? };
+            ensure!(status.success(), "it ended with {status}");
+            let line = daemon.access_log().of(&open.opened, "outbound")?;
+            ensure!(line["bytes_sent"].as_u64() >= Some(1_000), "{line}");
+            daemon.restart()?;
+        }
+        Ok(())
     })
 }
 
