@@ -63,11 +63,14 @@ fn every_kind_of_connect_is_carried() -> Result<()> {
             let report = w.connect(family).with(&format!("--bind {ip}")).steps("addr echo:5000").run(lab)?;
             ended_well(&outbound_line(&w.daemon.access_log(), "a", &report, w.to(family))?, 5_000)
         });
-        cases.each_family("SO_BINDTODEVICE goes past the proxy", |family| {
+        cases.each_family("SO_BINDTODEVICE is no way past the proxy", |family| {
             let report = w.connect(family).with("--device eth0").steps("addr echo:5000").run(lab)?;
-            ensure!(!report.redirected()?, "{report:?}");
-            ensure!(!w.daemon.access_log().has(report.local()?), "{report:?}");
-            Ok(())
+            ensure!(report.redirected()?, "went past the proxy: {report:?}");
+            ended_well(&outbound_line(&w.daemon.access_log(), "a", &report, w.to(family))?, 5_000)
+        });
+        cases.each_family("SO_BINDTODEVICE without the capability to undo it is refused", |family| {
+            let connect = Connect::new(&w.pod.place().user(12_345), w.to(family)).with("--device eth0");
+            connect.steps("echo:5000").report(lab)?.expect_errno(&["EPERM"])
         });
         cases.case("nothing is left in FLOWS", || w.daemon.expect_no_flows());
         cases.finish()

@@ -93,7 +93,7 @@ pub(crate) const PROXY: Who = Who { cgroup: 9, uid: 1337, gid: 1337 };
 
 pub(crate) fn tcp(dst: &str, port: u16) -> Connect {
     let dst = wide(ip(dst));
-    Connect { netns: 1, dst, src: [0; 16], port, protocol: IPPROTO_TCP, bound_device: false }
+    Connect { netns: 1, dst, src: [0; 16], port, protocol: IPPROTO_TCP, device: 0 }
 }
 
 pub(crate) fn udp(dst: &str, port: u16) -> Connect {

@@ -70,7 +70,7 @@ fn lines(args: &ExplainArgs, record: &Record, maps: &Maps, pod: &Pod) -> Result<
             src: [0; 16],
             port: to.port(),
             protocol: if args.udp { IPPROTO_UDP } else { IPPROTO_TCP },
-            bound_device: false,
+            device: 0,
         };
         let who = Who { cgroup: record.cgroup_id, uid: args.uid, gid: args.gid };
         let v = verdict::outbound(pod, &connect, &tables, &who);

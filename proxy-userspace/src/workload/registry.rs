@@ -19,6 +19,7 @@ use tokio::runtime::Handle;
 use self::serving::{Serving, inbound_port, traffic};
 use super::install::own_ips;
 use super::{Error, Installed, Owner, Record, State, StateFile, environment, install};
+use crate::drain::Drain;
 use crate::ebpf::Kernel;
 use crate::net::Shared;
 use crate::sys::netns::Netns;
@@ -93,6 +94,8 @@ pub struct Registry {
     shared: Arc<Shared>,
     runtime: Handle,
     entries: BTreeMap<String, Entry>,
+    /// Listeners that are gone, with connections that may not be.
+    draining: Vec<Arc<Drain>>,
     /// Policies were replaced since the last tick: their tables can go at the next one.
     replaced: bool,
 }
@@ -107,8 +110,8 @@ impl Registry {
         shared: Arc<Shared>,
         runtime: Handle,
     ) -> Result<Self, Error> {
-        let entries = BTreeMap::new();
-        let mut this = Self { kernel, state, settings, shared, runtime, entries, replaced: false };
+        let (entries, draining) = (BTreeMap::new(), Vec::new());
+        let mut this = Self { kernel, state, settings, shared, runtime, entries, draining, replaced: false };
         this.purge()?;
         Ok(this)
     }
@@ -322,29 +325,13 @@ impl Registry {
         Ok(())
     }
 
-    fn stop(&mut self, name: &str, running: &Running) {
-        let done = self.state.change(|state| -> Result<(), Error> {
-            self.kernel.detach(name, Some(running.netns.cookie()))?;
-            state.remove(name);
-            Ok(())
-        });
-        match done {
-            Ok(()) => log::info!("workload {name}: taken out"),
-            Err(e) => log::error!("workload {name}: {e}"),
-        }
-        let (drain, time) = (running.serving.drain.clone(), self.settings.drain_time);
-        let _runtime = self.runtime.enter();
-        self.shared.tasks.spawn("drain", async move {
-            drain.drain(time).await;
-        });
-    }
-
     /// Brings everything in step: the gone are taken out, the pending tried again, addresses, routes and
     /// resolvers followed, replaced policies' tables dropped.
     pub fn tick(&mut self) {
         if std::mem::take(&mut self.replaced) {
             self.kernel.maps.drop_unused_policies().unwrap_or_else(|e| log::error!("{e}"));
         }
+        self.draining.retain(|d| d.live() > 0);
         let names: Vec<String> = self.entries.keys().cloned().collect();
         for name in names {
             let Some(entry) = self.entries.remove(&name) else { continue };
@@ -407,19 +394,6 @@ impl Registry {
         let listening = self.kernel.maps.listeners().unwrap_or_default();
         let all = self.entries.iter().map(|(name, entry)| summary(name, entry));
         all.map(|s| confirm(s, &listening)).collect()
-    }
-
-    /// Takes everything out, or leaves it captured for the next daemon.
-    pub fn shut_down(mut self, keep: bool) {
-        let names: Vec<String> = self.entries.keys().cloned().collect();
-        for name in names {
-            if !keep {
-                self.remove(&name).unwrap_or_else(|e| log::error!("workload {name}: {e}"));
-            }
-        }
-        if !keep {
-            self.kernel.detach_proxy();
-        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! A workload's listeners: opened in its namespace, served here, registered in the kernel.
+//! A workload's listeners: opened in its namespace, served, registered in the kernel, and let go.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,12 +7,16 @@ use proxy_common::{Pod, flag};
 use proxy_config::enrol::Workload;
 use proxy_config::policy::OutboundTrafficPolicy;
 
-use super::Registry;
+use super::{Phase, Registry, Running};
+use crate::clock;
 use crate::drain::Drain;
 use crate::net::{self, Direction, ListenerContext, OutboundPolicy, Traffic, WorkloadView};
 use crate::sys::netns::Netns;
 use crate::workload::listeners::{Listening, open};
 use crate::workload::{Dialer, Error, Installed};
+
+/// How long connections may take to end by themselves when the daemon stops.
+const LAST_BYTES: Duration = Duration::from_millis(500);
 
 /// A connect that was sent to an old listener just before a flip has arrived there by then.
 const LAST_CONNECTS: Duration = Duration::from_secs(1);
@@ -68,13 +72,58 @@ impl Registry {
     }
 
     /// Lets listeners go a while after nobody is sent to them any more; their connections drain.
-    pub(super) fn retire(&self, old: Serving) {
+    pub(super) fn retire(&mut self, old: Serving) {
+        self.draining.push(old.drain.clone());
         let time = self.settings.drain_time;
         let _runtime = self.runtime.enter();
         self.shared.tasks.spawn("drain", async move {
             tokio::time::sleep(LAST_CONNECTS).await;
             drop(old.listening);
             old.drain.drain(time).await;
+        });
+    }
+
+    pub(super) fn stop(&mut self, name: &str, running: &Running) {
+        self.uncapture(name, running);
+        let (drain, time) = (running.serving.drain.clone(), self.settings.drain_time);
+        self.draining.push(drain.clone());
+        let _runtime = self.runtime.enter();
+        self.shared.tasks.spawn("drain", async move {
+            drain.drain(time).await;
+        });
+    }
+
+    fn uncapture(&self, name: &str, running: &Running) {
+        let done = self.state.change(|state| -> Result<(), Error> {
+            self.kernel.detach(name, Some(running.netns.cookie()))?;
+            state.remove(name);
+            Ok(())
+        });
+        match done {
+            Ok(()) => log::info!("workload {name}: taken out"),
+            Err(e) => log::error!("workload {name}: {e}"),
+        }
+    }
+
+    /// Takes everything out, or leaves it captured for the next daemon. Either way its connections end now, and
+    /// each has said so when this returns.
+    pub fn shut_down(mut self, keep: bool) {
+        for (name, entry) in std::mem::take(&mut self.entries) {
+            let Phase::Ready(running) = entry.phase else { continue };
+            if !keep {
+                self.uncapture(&name, &running);
+            }
+            self.draining.push(running.serving.drain.clone());
+        }
+        if !keep {
+            self.kernel.detach_proxy();
+        }
+        self.draining.iter().for_each(|d| d.start());
+        let deadline = clock::now() + LAST_BYTES;
+        self.runtime.block_on(async {
+            for drain in &self.draining {
+                drain.drain(deadline.saturating_duration_since(clock::now())).await;
+            }
         });
     }
 }
