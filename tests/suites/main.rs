@@ -9,6 +9,7 @@ mod harness;
 mod inbound;
 mod kernel_log;
 mod lifecycle;
+mod machine;
 mod outbound;
 mod peers;
 mod policy;
