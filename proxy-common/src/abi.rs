@@ -327,8 +327,6 @@ pub const LOOKUP_PROGRAM: &str = "shunt_lookup";
 pub const LOOKUP_ATTACH_TYPE: u32 = 36;
 /// The read-only variable that tells the inbound program where it runs: its context has no cookie.
 pub const NETNS_COOKIE: &str = "NETNS_COOKIE";
-/// The read-only variable that switches the kernel programs' debug logs on.
-pub const DEBUG_LOG: &str = "DEBUG_LOG";
 
 /// `::ffff:a.b.c.d` for an IPv4 address in network order, as the kernel's contexts hold it.
 #[inline(always)]

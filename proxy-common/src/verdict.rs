@@ -50,8 +50,7 @@ rules! {
     ProxyUid "proxy_uid" "the process runs as the proxy's uid (-u)",
     ProxyGid "proxy_gid" "the process runs as the proxy's gid (-g)",
     SelfCall "self_call" "the proxy calls the workload's own address: through the inbound listener, as istio-init does",
-    BoundDevice "bound_device" "the socket is bound to a device (SO_BINDTODEVICE), so it cannot reach the loopback listener",
-    OutInterface "out_interface" "the route to the destination leaves by an excluded interface (-c)",
+    OutInterface "out_interface" "the route, or the device that the socket is bound to, is an excluded interface (-c)",
     OutPortExcluded "out_port_excluded" "the destination port is excluded (-o)",
     PassthroughSource "passthrough_source" "the socket is bound to 127.0.0.6 or ::6, the inbound passthrough source",
     Loopback "loopback" "the destination is a loopback address",
@@ -86,6 +85,8 @@ rules! {
     FlowClosed "flow_closed" "a redirected connection closed before it was accepted",
     FlowFull "flow_full" "FLOWS was full",
     StorageFull "storage_full" "no memory for a socket's original destination: the connect was refused",
+    DeviceUnbound "device_unbound" "a captured socket was bound to a device, and was unbound to reach the listener",
+    DeviceRefused "device_refused" "a captured socket is bound to a device and could not be unbound: refused",
     Answered "answered" "SO_ORIGINAL_DST was answered",
     Held "held" "a SYN was held until the proxy listens",
     ListenerAdded "listener_added" "a stock proxy's listener registered itself",
@@ -108,6 +109,26 @@ pub trait Process {
     fn gid(&self) -> u32;
 }
 
+/// A process by its known facts: for explaining a decision, where there is none to ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Who {
+    pub cgroup: u64,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl Process for Who {
+    fn cgroup(&self) -> u64 {
+        self.cgroup
+    }
+    fn uid(&self) -> u32 {
+        self.uid
+    }
+    fn gid(&self) -> u32 {
+        self.gid
+    }
+}
+
 /// A connect, or a datagram on its way out.
 #[derive(Clone, Copy, Debug)]
 pub struct Connect {
@@ -117,7 +138,8 @@ pub struct Connect {
     pub src: Ip,
     pub port: u16,
     pub protocol: u32,
-    pub bound_device: bool,
+    /// The interface that the socket is bound to (SO_BINDTODEVICE), 0 where it is not.
+    pub device: u32,
 }
 
 /// A new connection that arrives.
@@ -154,9 +176,6 @@ pub fn outbound<T: Tables, P: Process>(pod: &Pod, c: &Connect, tables: &T, proce
     if pod.flags & flag::OUTBOUND == 0 && !dns {
         return pass(Rule::OutOff);
     }
-    if c.bound_device {
-        return pass(Rule::BoundDevice);
-    }
     if let Some(v) = leaves_untouched(pod, c, tables) {
         return v;
     }
@@ -192,9 +211,7 @@ pub fn outbound<T: Tables, P: Process>(pod: &Pod, c: &Connect, tables: &T, proce
 /// The rules that come before the question who asks: interface, port, passthrough source.
 #[inline(always)]
 fn leaves_untouched<T: Tables>(pod: &Pod, c: &Connect, tables: &T) -> Option<Verdict> {
-    if pod.flags & flag::HAS_INTERFACE != 0
-        && tables.cidr(&CidrKey::new(pod.policy, list::ROUTE, c.dst)) == Some(1)
-    {
+    if pod.flags & flag::HAS_INTERFACE != 0 && leaves_by_excluded(pod, c, tables) {
         return Some(pass(Rule::OutInterface));
     }
     if pod.flags & flag::HAS_OUT_PORT_EXCLUDE != 0
@@ -203,6 +220,15 @@ fn leaves_untouched<T: Tables>(pod: &Pod, c: &Connect, tables: &T) -> Option<Ver
         return Some(pass(Rule::OutPortExcluded));
     }
     is_passthrough_source(&c.src).then(|| pass(Rule::PassthroughSource))
+}
+
+/// A bound socket leaves by its device, whatever the routes say.
+#[inline(always)]
+fn leaves_by_excluded<T: Tables>(pod: &Pod, c: &Connect, tables: &T) -> bool {
+    if c.device != 0 {
+        return rule(pod, tables, kind::INTERFACE_EXCLUDE, c.device);
+    }
+    tables.cidr(&CidrKey::new(pod.policy, list::ROUTE, c.dst)) == Some(1)
 }
 
 #[inline(always)]

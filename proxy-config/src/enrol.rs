@@ -77,6 +77,14 @@ impl Document {
 }
 
 impl Workload {
+    /// A workload without a proxy cgroup and without notes.
+    ///
+    /// # Errors
+    /// As [`Name::new`].
+    pub fn new(name: &str, cgroup: PathBuf, netns: PathBuf, policy: Policy) -> Result<Self, String> {
+        Ok(Self { name: Name::new(name)?, cgroup, netns, proxy_cgroup: None, policy, notes: Vec::new() })
+    }
+
     /// Reads one entry, YAML or JSON, as `--workload` and the admin API take it.
     ///
     /// # Errors

@@ -21,9 +21,16 @@ const ALLOW: i32 = 1;
 /// The application sees EPERM.
 const REFUSE: i32 = 0;
 
+/// Which hook asks: only connect may change the socket.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hook {
+    Connect,
+    Send,
+}
+
 /// A connect, or a datagram that carries its destination.
 #[inline(always)]
-pub(crate) fn outbound(ctx: &SockAddrContext, family: Family) -> i32 {
+pub(crate) fn outbound(ctx: &SockAddrContext, family: Family, hook: Hook) -> i32 {
     let sa = ctx.sock_addr;
     // SAFETY: the context is valid for the whole run.
     let netns = unsafe { helper::bpf_get_netns_cookie(sa.cast()) };
@@ -44,6 +51,9 @@ pub(crate) fn outbound(ctx: &SockAddrContext, family: Family) -> i32 {
         }
         Action::Deny => REFUSE,
         Action::Redirect(port) => {
+            if c.device != 0 && !unbind(sa, hook) {
+                return REFUSE;
+            }
             debug!(ctx, "netns {} port {} -> {} by rule {}", netns, c.port, port, v.rule as u32);
             redirect(sa, sk, &c, pod, port, family)
         }
@@ -66,9 +76,24 @@ fn read(sa: *mut bpf_sock_addr, sk: *mut bpf_sock, netns: u64, family: Family) -
             src,
             port: u16::from_be(field!(sa, bpf_sock_addr, user_port) as u16),
             protocol: field!(sa, bpf_sock_addr, protocol),
-            bound_device: field!(sk, bpf_sock, bound_dev_if) != 0,
+            device: field!(sk, bpf_sock, bound_dev_if),
         }
     }
+}
+
+/// Frees a socket from its device: bound to one it cannot reach the listener on loopback, and to let it pass
+/// would let anyone pass, because an unprivileged process may bind its sockets too.
+#[inline(always)]
+fn unbind(sa: *mut bpf_sock_addr, hook: Hook) -> bool {
+    const SOL_SOCKET: i32 = 1;
+    const SO_BINDTODEVICE: i32 = 25;
+    let mut none = [0u8; 4];
+    let name = none.as_mut_ptr().cast();
+    // SAFETY: the context is valid; the option is a name, and an empty one means no device.
+    let unbound = hook == Hook::Connect
+        && unsafe { helper::bpf_setsockopt(sa.cast(), SOL_SOCKET, SO_BINDTODEVICE, name, 4) } == 0;
+    count(if unbound { Rule::DeviceUnbound } else { Rule::DeviceRefused });
+    unbound
 }
 
 /// Keeps the destination on the socket and points the connect at the proxy. Without memory for it the connect

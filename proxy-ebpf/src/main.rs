@@ -19,28 +19,29 @@ use aya_ebpf::{
     programs::{SkBuffContext, SkLookupContext, SockAddrContext, SockOpsContext, SockoptContext},
 };
 
+use crate::connect::Hook;
 use crate::ctx::Family::{V4, V6};
 
 // A function may not have its section's name ("sockops"): the linker refuses the object. Hence the prefix.
 
 #[cgroup_sock_addr(connect4)]
 fn shunt_connect4(ctx: SockAddrContext) -> i32 {
-    connect::outbound(&ctx, V4)
+    connect::outbound(&ctx, V4, Hook::Connect)
 }
 
 #[cgroup_sock_addr(connect6)]
 fn shunt_connect6(ctx: SockAddrContext) -> i32 {
-    connect::outbound(&ctx, V6)
+    connect::outbound(&ctx, V6, Hook::Connect)
 }
 
 #[cgroup_sock_addr(sendmsg4)]
 fn shunt_sendmsg4(ctx: SockAddrContext) -> i32 {
-    connect::outbound(&ctx, V4)
+    connect::outbound(&ctx, V4, Hook::Send)
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 fn shunt_sendmsg6(ctx: SockAddrContext) -> i32 {
-    connect::outbound(&ctx, V6)
+    connect::outbound(&ctx, V6, Hook::Send)
 }
 
 #[cgroup_sock_addr(getpeername4)]

@@ -1,7 +1,7 @@
 //! Builds everything and hands back what is bound: the daemon, and tests, start here.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +46,26 @@ pub struct Config {
     pub drain_time: Duration,
     pub host_outbound: bool,
     pub dial_from_host: bool,
+}
+
+impl Config {
+    /// A daemon for one workload that lasts as long as a command: no log, no waiting at its end.
+    pub fn of(pin_root: &Path, run_dir: &Path, workload: Workload) -> Self {
+        Self {
+            pin_root: pin_root.to_owned(),
+            run_dir: run_dir.to_owned(),
+            proxy_cgroup: ProxyCgroup::Own,
+            workloads: vec![workload],
+            enrolment: None,
+            default_policy: String::new(),
+            admin_address: None,
+            access_log: None,
+            kernel_log: false,
+            drain_time: Duration::ZERO,
+            host_outbound: false,
+            dial_from_host: false,
+        }
+    }
 }
 
 /// The running daemon.
@@ -160,7 +180,7 @@ struct Home {
 }
 
 impl Home {
-    fn enter(choice: &ProxyCgroup, mount: &std::path::Path) -> Result<Self> {
+    fn enter(choice: &ProxyCgroup, mount: &Path) -> Result<Self> {
         let pid = std::process::id() as i32;
         let here = cgroup::of_process(mount, pid).context("cannot read this process's cgroup")?;
         let (cgroup, made) = match choice {
@@ -192,7 +212,7 @@ impl Home {
 }
 
 /// Removes the cgroups of daemons that were killed. One that is in use cannot be removed.
-fn sweep(base: &std::path::Path) {
+fn sweep(base: &Path) {
     for entry in std::fs::read_dir(base).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with("proxy-") {
             let _ = std::fs::remove_dir(entry.path());

@@ -50,8 +50,8 @@ impl Lab {
         }
         SWEEP.call_once(sweep::sweep);
         let name = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let dir =
-            tempfile::Builder::new().prefix("shunt-test-").tempdir().context("no temporary directory")?;
+        let prefix = format!("{}{name}-", crate::cgroup::PREFIX);
+        let dir = tempfile::Builder::new().prefix(&prefix).tempdir().context("no temporary directory")?;
         // Programs of other users run from here.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
         fs::create_dir(dir.path().join("log"))?;

@@ -10,6 +10,10 @@ pub(crate) fn sweep() {
     if let Ok(mount) = cgroup::mount() {
         each_dead(&mount, cgroup::PREFIX, |name| report(cgroup::remove(&mount.join(name))));
     }
+    let temporary = std::env::temp_dir();
+    each_dead(&temporary, cgroup::PREFIX, |name| {
+        report(fs::remove_dir_all(temporary.join(name)).map_err(Into::into));
+    });
     let bpffs = Path::new(pins::BPFFS);
     each_dead(bpffs, pins::PREFIX, |name| report(pins::remove(&bpffs.join(name))));
     each_dead(Path::new(netns::DIR), netns::PREFIX, |name| {

@@ -42,21 +42,25 @@ fn bpftool_prints_named_fields() -> Result<()> {
             );
             Ok(())
         });
-        cases.case("CIDRS", || {
-            let cidrs = dump(lab, "CIDRS")?;
-            let text = serde_json::to_string(&cidrs)?;
-            // ::ffff:10.88.0.0/112 behind 64 bits of policy and list.
-            ensure!(text.contains("\"ip\"") && text.contains("\"list\"") && text.contains("176"), "{text}");
-            Ok(())
-        });
-        cases.case("COUNTERS", || {
-            let counters = dump(lab, "COUNTERS")?;
-            let sum = |entry: &Value| -> u64 {
-                entry["values"].as_array().into_iter().flatten().filter_map(|cpu| cpu["value"].as_u64()).sum()
-            };
-            ensure!(counters.iter().map(sum).sum::<u64>() > 0, "{counters:?}");
-            Ok(())
-        });
+        tables(lab, &mut cases);
         cases.finish()
     })
+}
+
+fn tables(lab: &Lab, cases: &mut Cases) {
+    cases.case("CIDRS", || {
+        let cidrs = dump(lab, "CIDRS")?;
+        let text = serde_json::to_string(&cidrs)?;
+        // ::ffff:10.88.0.0/112 behind 64 bits of policy and list.
+        ensure!(text.contains("\"ip\"") && text.contains("\"list\"") && text.contains("176"), "{text}");
+        Ok(())
+    });
+    cases.case("COUNTERS", || {
+        let counters = dump(lab, "COUNTERS")?;
+        let sum = |entry: &Value| -> u64 {
+            entry["values"].as_array().into_iter().flatten().filter_map(|cpu| cpu["value"].as_u64()).sum()
+        };
+        ensure!(counters.iter().map(sum).sum::<u64>() > 0, "{counters:?}");
+        Ok(())
+    });
 }

@@ -133,6 +133,15 @@ fn the_status_is_the_commands() -> Result<()> {
             ensure!(out.code() == 143, "{out:?}");
             Ok(())
         });
+        cases.finish()
+    })
+}
+
+#[test]
+fn the_command_runs_as_it_is_told() -> Result<()> {
+    lab(|lab| {
+        let machine = Machine::new(lab)?;
+        let mut cases = Cases::new();
         cases.case("stdin, stdout and the user are its own", || {
             let mut running = machine
                 .exec(&["--user", "12345:12346"], &["sh", "-c", "read x; echo got $x; id -u; id -g"])?

@@ -11,7 +11,7 @@ use shunt_tests::{Cases, Family, PodOptions, lab};
 fn every_step_of_the_probe_works_directly() -> Result<()> {
     lab(|lab| {
         let pod = lab.pod("a")?;
-        let mut backend = lab.serve(&lab.outside())?;
+        let backend = lab.serve(&lab.outside())?;
         let mut cases = Cases::new();
         for options in
             ["", "--nonblock", "--tfo sendto", "--tfo connect", "--mptcp", "--exec", "--device eth0"]
@@ -27,6 +27,16 @@ fn every_step_of_the_probe_works_directly() -> Result<()> {
                 Ok(())
             });
         }
+        cases.finish()
+    })
+}
+
+#[test]
+fn every_end_of_a_connection_is_seen_directly() -> Result<()> {
+    lab(|lab| {
+        let pod = lab.pod("a")?;
+        let mut backend = lab.serve(&lab.outside())?;
+        let mut cases = Cases::new();
         for steps in ["gen:300000", "push:3000000:100", "pull:3000000:100", "rst:1000", "echo:10 reset"] {
             cases.case(steps, || {
                 let mark = backend.mark();

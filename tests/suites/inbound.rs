@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use shunt_tests::backend::Backend;
 use shunt_tests::cases::canonical;
-use shunt_tests::probe::Connect;
+use shunt_tests::probe::{Connect, Report};
 use shunt_tests::{Cases, Daemon, Family, Lab, Pod, PodOptions, lab};
 
-use crate::common::{ended_well, inbound_line, is_passthrough_source, outbound_line};
+use crate::common::{Ends, ended_well, inbound_line, is_passthrough_source, outbound_line};
 
 /// A workload with a server in it, the daemon that captures it, clients outside.
 struct World<'l> {
@@ -66,32 +66,10 @@ fn both_ends_of_a_connection_end_as_they_are_told() -> Result<()> {
         let mut w = World::new(lab, "", PodOptions::default())?;
         let mut cases = Cases::new();
         for family in Family::ALL {
-            cases.case(format_args!("client says FIN first, {family}"), || {
-                w.connect(family).steps("hash:300000").run(lab).map(drop)
-            });
-            cases.case(format_args!("server says FIN first, {family}"), || {
-                let mark = w.backend.mark();
-                w.connect(family).steps("gen:300000").run(lab)?;
-                let end = w.backend.ended(mark, "gen")?;
-                ensure!(end["answer_ok"] == true && end["end"] == "EOF", "{end}");
-                Ok(())
-            });
-            cases.case(format_args!("server resets, {family}"), || {
-                let report = w.connect(family).steps("rst:1000").run(lab)?;
-                let line = inbound_line(&w.daemon.access_log(), "a", &report, w.to(family))?;
-                ensure!(line["connection_termination_details"] == "upstream_reset", "{line}");
-                Ok(())
-            });
-            cases.case(format_args!("client resets, {family}"), || {
-                let mark = w.backend.mark();
-                w.connect(family).steps("echo:10 reset").run(lab)?;
-                let end = w.backend.ended(mark, "echo")?;
-                ensure!(end["end"] == "ECONNRESET", "{end}");
-                Ok(())
-            });
-            cases.case(format_args!("server speaks first, {family}"), || {
-                w.connect_to_port(w.backend.greeting_port, family).steps("greet echo:5").run(lab).map(drop)
-            });
+            let (to, log) = (w.to(family), w.daemon.access_log());
+            let line = |report: &Report| inbound_line(&log, "a", report, to);
+            let (client, server) = (&lab.outside(), &mut w.backend);
+            Ends { lab, client, server, to, line: &line }.check(&mut cases, family);
             cases.case(format_args!("nobody listens, {family}"), || {
                 let report = w.connect_to_port(1, family).steps("echo:10").report(lab)?;
                 report.expect_errno(&["ECONNREFUSED", "ECONNRESET", "EPIPE"])
@@ -114,8 +92,9 @@ fn a_slow_reader_stops_the_sender() -> Result<()> {
         w.connect(Family::V4).steps("hash:1000000").run(lab)?;
         let before = w.daemon.process().rss()?;
         let mut client = w.connect(Family::V4).session(lab)?;
-        let report = client.step("push:50000000:500")?;
-        ensure!(report["blocked_at"].as_u64().is_some_and(|at| at < 40_000_000), "{report}");
+        // The system's receive buffers alone may hold 33 MB on each of the two hops.
+        let report = client.step("push:300000000:500")?;
+        ensure!(report["blocked_at"].as_u64().is_some_and(|at| at < 150_000_000), "{report}");
         let growth = w.daemon.process().rss()?.saturating_sub(before);
         ensure!(growth < 32 << 20, "the daemon grew by {growth} bytes");
         Ok(())

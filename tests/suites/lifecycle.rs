@@ -78,20 +78,27 @@ fn workloads_come_by_command_line_file_and_admin_api() -> Result<()> {
             direct(lab, &b, &server)
         })?;
 
-        let answer = admin.post("/workloads", &c.entry(""))?;
-        ensure!(answer.status == 200, "{answer:?}");
-        let entry = admin.workload("c")?.context("c is not listed")?;
-        ensure!(entry["state"] == "ready" && entry["origin"] == "api", "{entry}");
-        captured(lab, &c, &server).context("by admin API")?;
-        let mut open = Connect::new(c.place(), server.address(c.gateway4)).session(lab)?;
-        let answer = admin.delete("/workloads/c")?;
-        ensure!(answer.status == 200, "{answer:?}");
-        direct(lab, &c, &server).context("after DELETE")?;
-        open.step("echo:100000").context("a connection open before DELETE")?;
-        ensure!(admin.delete("/workloads/c")?.status == 404, "a second DELETE");
+        by_admin_api(lab, &daemon, &c, &server)?;
         captured(lab, &a, &server).context("a, all the while")?;
         daemon.expect_no_flows()
     })
+}
+
+/// Enrols a workload and takes it out again; a connection that was open lives on.
+fn by_admin_api(lab: &Lab, daemon: &Daemon<'_>, c: &Pod, server: &Backend) -> Result<()> {
+    let admin = daemon.admin();
+    let answer = admin.post("/workloads", &c.entry(""))?;
+    ensure!(answer.status == 200, "{answer:?}");
+    let entry = admin.workload("c")?.context("c is not listed")?;
+    ensure!(entry["state"] == "ready" && entry["origin"] == "api", "{entry}");
+    captured(lab, c, server).context("by admin API")?;
+    let mut open = Connect::new(c.place(), server.address(c.gateway4)).session(lab)?;
+    let answer = admin.delete("/workloads/c")?;
+    ensure!(answer.status == 200, "{answer:?}");
+    direct(lab, c, server).context("after DELETE")?;
+    open.step("echo:100000").context("a connection open before DELETE")?;
+    ensure!(admin.delete("/workloads/c")?.status == 404, "a second DELETE");
+    Ok(())
 }
 
 #[test]
@@ -109,6 +116,61 @@ fn readiness_names_what_is_missing() -> Result<()> {
         ensure!(answer.status == 200, "{answer:?}");
         ensure!(admin.get("/ready")?.status == 200, "not ready after it was put right");
         Ok(())
+    })
+}
+
+#[test]
+fn many_workloads_are_carried_by_one_daemon() -> Result<()> {
+    lab(|lab| {
+        let pods = (0..25).map(|n| lab.pod(&format!("w{n}"))).collect::<Result<Vec<_>>>()?;
+        let server = lab.serve(&lab.outside())?;
+        let entries: Vec<String> = pods.iter().map(|pod| pod.entry("")).collect();
+        let mut daemon = Daemon::start(lab, &entries)?;
+        let mut cases = Cases::new();
+        for pod in &pods {
+            cases.case(&pod.name, || {
+                let report = connect(lab, pod, &server)?;
+                ensure!(report.server_peer()?.ip() == pod.v4, "not from its own address: {report:?}");
+                outbound_line(&daemon.access_log(), &pod.name, &report, server.address(pod.gateway4))
+                    .map(drop)
+            });
+        }
+        cases.finish()?;
+        daemon.interrupt()?;
+        ensure!(!lab.pins().exists(), "pins are left: {:?}", lab.pins().pins());
+        Ok(())
+    })
+}
+
+#[test]
+fn the_admin_tcp_address_only_reads() -> Result<()> {
+    lab(|lab| {
+        let pod = lab.pod("a")?;
+        let admin = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+        let _daemon = Daemon::start_with(lab, &[pod.entry("")], &["--admin-address", &admin])?;
+        let curl = |args: &[&str], path: &str| -> Result<String> {
+            let url = format!("http://{admin}{path}");
+            let spawn =
+                lab.program("curl", &shunt_tests::Place::default())?.args(["-s", "-w", " %{http_code}"]);
+            Ok(spawn.args(["--noproxy", "*"]).args(args).arg(&url).run()?.stdout)
+        };
+        let mut cases = Cases::new();
+        let entry = pod.entry_named("b", "");
+        let table: [(&[&str], &str, &str); 5] = [
+            (&[], "/ready", "200"),
+            (&[], "/workloads", "200"),
+            (&[], "/stats", "200"),
+            (&["-d", &entry], "/workloads", "403"),
+            (&["-X", "DELETE"], "/workloads/a", "403"),
+        ];
+        for (args, path, status) in table {
+            cases.case(format_args!("{args:?} {path}"), || {
+                let text = curl(args, path)?;
+                ensure!(text.ends_with(status), "{text}");
+                Ok(())
+            });
+        }
+        cases.finish()
     })
 }
 
@@ -251,6 +313,11 @@ fn a_connect_waits_no_longer_than_it_may() -> Result<()> {
         let start = Instant::now();
         refused(lab, &pod, &server)?;
         let waited = start.elapsed();
+        // One that gives up while it is held leaves nothing behind.
+        let impatient =
+            Connect::new(pod.place(), server.address(pod.gateway4)).with("--timeout 300").report(lab)?;
+        impatient.expect_errno(&["EINPROGRESS", "EAGAIN", "ETIMEDOUT"])?;
+        daemon.expect_no_flows()?;
         ensure!((Duration::from_millis(1_400)..Duration::from_secs(6)).contains(&waited), "{waited:?}");
         Ok(())
     })
@@ -285,6 +352,25 @@ fn a_signal_decides_what_stays() -> Result<()> {
             });
         }
         cases.finish()
+    })
+}
+
+#[test]
+fn a_connection_that_is_open_at_the_end_has_its_line() -> Result<()> {
+    lab(|lab| {
+        let pod = lab.pod("a")?;
+        let server = lab.serve(&lab.outside())?;
+        let mut daemon = Daemon::start(lab, &[pod.entry("")])?;
+        for terminate in [true, false] {
+            let mut open = Connect::new(pod.place(), server.address(pod.gateway4)).session(lab)?;
+            open.step("echo:1000")?;
+            let status = if terminate { daemon.terminate()? } else { daemon.interrupt()? };
+            ensure!(status.success(), "it ended with {status}");
+            let line = daemon.access_log().of(&open.opened, "outbound")?;
+            ensure!(line["bytes_sent"].as_u64() >= Some(1_000), "{line}");
+            daemon.restart()?;
+        }
+        Ok(())
     })
 }
 

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use shunt_tests::backend::Backend;
-use shunt_tests::probe::Connect;
+use shunt_tests::probe::{Connect, Report};
 use shunt_tests::{Cases, Daemon, Family, Lab, Pod, PodOptions, eventually, lab};
 
-use crate::common::{ended_well, outbound_line};
+use crate::common::{Ends, ended_well, outbound_line};
 
 /// A workload, the daemon that captures it, and a server outside.
 struct World<'l> {
@@ -63,11 +63,14 @@ fn every_kind_of_connect_is_carried() -> Result<()> {
             let report = w.connect(family).with(&format!("--bind {ip}")).steps("addr echo:5000").run(lab)?;
             ended_well(&outbound_line(&w.daemon.access_log(), "a", &report, w.to(family))?, 5_000)
         });
-        cases.each_family("SO_BINDTODEVICE goes past the proxy", |family| {
+        cases.each_family("SO_BINDTODEVICE is no way past the proxy", |family| {
             let report = w.connect(family).with("--device eth0").steps("addr echo:5000").run(lab)?;
-            ensure!(!report.redirected()?, "{report:?}");
-            ensure!(!w.daemon.access_log().has(report.local()?), "{report:?}");
-            Ok(())
+            ensure!(report.redirected()?, "went past the proxy: {report:?}");
+            ended_well(&outbound_line(&w.daemon.access_log(), "a", &report, w.to(family))?, 5_000)
+        });
+        cases.each_family("SO_BINDTODEVICE without the capability to undo it is refused", |family| {
+            let connect = Connect::new(&w.pod.place().user(12_345), w.to(family)).with("--device eth0");
+            connect.steps("echo:5000").report(lab)?.expect_errno(&["EPERM"])
         });
         cases.case("nothing is left in FLOWS", || w.daemon.expect_no_flows());
         cases.finish()
@@ -100,35 +103,10 @@ fn both_ends_of_a_connection_end_as_they_are_told() -> Result<()> {
         let mut w = World::new(lab, "")?;
         let mut cases = Cases::new();
         for family in Family::ALL {
-            cases.case(format_args!("client says FIN first, {family}"), || {
-                w.connect(family).steps("hash:300000").run(lab).map(drop)
-            });
-            cases.case(format_args!("server says FIN first, {family}"), || {
-                let mark = w.backend.mark();
-                w.connect(family).steps("gen:300000").run(lab)?;
-                let end = w.backend.ended(mark, "gen")?;
-                ensure!(end["answer_ok"] == true && end["end"] == "EOF", "{end}");
-                Ok(())
-            });
-            cases.case(format_args!("server resets, {family}"), || {
-                let report = w.connect(family).steps("rst:1000").run(lab)?;
-                let line = outbound_line(&w.daemon.access_log(), "a", &report, w.to(family))?;
-                ensure!(line["connection_termination_details"] == "upstream_reset", "{line}");
-                Ok(())
-            });
-            cases.case(format_args!("client resets, {family}"), || {
-                let mark = w.backend.mark();
-                let report = w.connect(family).steps("echo:10 reset").run(lab)?;
-                let end = w.backend.ended(mark, "echo")?;
-                ensure!(end["end"] == "ECONNRESET", "{end}");
-                let line = outbound_line(&w.daemon.access_log(), "a", &report, w.to(family))?;
-                ensure!(line["connection_termination_details"] == "downstream_reset", "{line}");
-                Ok(())
-            });
-            cases.case(format_args!("server speaks first, {family}"), || {
-                let to = SocketAddr::new(w.to(family).ip(), w.backend.greeting_port);
-                Connect::new(w.pod.place(), to).steps("greet echo:5").run(lab).map(drop)
-            });
+            let (to, log) = (w.to(family), w.daemon.access_log());
+            let line = |report: &Report| outbound_line(&log, "a", report, to);
+            let (client, server) = (w.pod.place(), &mut w.backend);
+            Ends { lab, client, server, to, line: &line }.check(&mut cases, family);
         }
         cases.case("nothing is left in FLOWS", || w.daemon.expect_no_flows());
         cases.finish()

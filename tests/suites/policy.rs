@@ -2,7 +2,7 @@
 //! `policy explain` says of it, all three alike. Each policy replaces the one before on the running workload.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -173,12 +173,15 @@ fn exclusions(w: &World<'_>, cases: &mut Cases) -> Result<()> {
             w.check_inbound(own, "in_port_excluded", false, true)
         });
     }
-    // By eth1, whose address is the second after its gateway's. What interface it will be, explain cannot know.
-    let IpAddr::V4(gateway) = w.second_gateway(Family::V4, 0).ip() else { return Ok(()) };
-    let [a, b, c, _] = gateway.octets();
+    by_interface(w, cases);
+    Ok(())
+}
+
+/// By eth1, whose address is the one after its gateway's. What interface it will be, explain cannot know.
+fn by_interface(w: &World<'_>, cases: &mut Cases) {
+    let [a, b, c, _] = w.pod.second_gateway4().octets();
     let own = SocketAddr::from(([a, b, c, 2], PLAIN));
     cases.case("in_interface", || w.check_inbound(own, "in_interface", false, false));
-    Ok(())
 }
 
 fn inclusions(w: &World<'_>, cases: &mut Cases) -> Result<()> {

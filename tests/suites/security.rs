@@ -36,31 +36,9 @@ fn an_unprivileged_process_cannot_touch_its_interception() -> Result<()> {
         let server = lab.serve(&lab.outside())?;
         let mut daemon = Daemon::start(lab, &[pod.entry("")])?;
         let user = pod.place().user(NOBODY_WE_KNOW);
-        let pins = lab.pins().pins();
-        ensure!(!pins.is_empty(), "no pins under {}", lab.pins().path().display());
+        ensure!(!lab.pins().pins().is_empty(), "no pins under {}", lab.pins().path().display());
         let mut cases = Cases::new();
-        for pin in &pins {
-            cases.case(format_args!("unlink {}", pin.display()), || {
-                denied(lab, &user, &["unlink", &text(pin)], &["EACCES", "EPERM"])
-            });
-        }
-        for name in ["PODS", "RULES", "CIDRS", "LISTENERS"] {
-            cases.case(format_args!("open {name}"), || {
-                denied(lab, &user, &["bpf-get", &text(&lab.pins().map(name)?)], &["EACCES", "EPERM"])
-            });
-        }
-        let (socket, host) = (daemon.admin().socket().to_owned(), host_netns());
-        let denials = [
-            ("list", lab.pins().path()),
-            ("list", daemon.run_dir()),
-            ("unix", &socket),
-            ("setns", Path::new(&host)),
-        ];
-        for (action, path) in denials {
-            cases.case(format_args!("{action} {}", path.display()), || {
-                denied(lab, &user, &[action, &text(path)], &["EACCES", "EPERM"])
-            });
-        }
+        state_is_out_of_reach(lab, &daemon, &user, &mut cases);
         for cgroup in [daemon.cgroup(), &other, lab.cgroup().path()] {
             let procs = text(&cgroup.join("cgroup.procs"));
             cases.case(format_args!("leave for {}", cgroup.display()), || {
@@ -78,6 +56,32 @@ fn an_unprivileged_process_cannot_touch_its_interception() -> Result<()> {
         });
         cases.finish()
     })
+}
+
+/// Pins, maps, run directory, admin socket, the host's namespace.
+fn state_is_out_of_reach(lab: &Lab, daemon: &Daemon<'_>, user: &Place, cases: &mut Cases) {
+    for pin in &lab.pins().pins() {
+        cases.case(format_args!("unlink {}", pin.display()), || {
+            denied(lab, user, &["unlink", &text(pin)], &["EACCES", "EPERM"])
+        });
+    }
+    for name in ["PODS", "RULES", "CIDRS", "LISTENERS"] {
+        cases.case(format_args!("open {name}"), || {
+            denied(lab, user, &["bpf-get", &text(&lab.pins().map(name)?)], &["EACCES", "EPERM"])
+        });
+    }
+    let (socket, host) = (daemon.admin().socket().to_owned(), host_netns());
+    let denials = [
+        ("list", lab.pins().path()),
+        ("list", daemon.run_dir()),
+        ("unix", &socket),
+        ("setns", Path::new(&host)),
+    ];
+    for (action, path) in denials {
+        cases.case(format_args!("{action} {}", path.display()), || {
+            denied(lab, user, &[action, &text(path)], &["EACCES", "EPERM"])
+        });
+    }
 }
 
 /// Nobody inside may listen where the proxy does, root included.

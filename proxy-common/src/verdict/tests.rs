@@ -29,24 +29,6 @@ impl Tables for World {
     }
 }
 
-struct Who {
-    cgroup: u64,
-    uid: u32,
-    gid: u32,
-}
-
-impl Process for Who {
-    fn cgroup(&self) -> u64 {
-        self.cgroup
-    }
-    fn uid(&self) -> u32 {
-        self.uid
-    }
-    fn gid(&self) -> u32 {
-        self.gid
-    }
-}
-
 const APP: Who = Who { cgroup: 7, uid: 1000, gid: 1000 };
 
 fn ip(s: &str) -> Ip {
@@ -70,7 +52,7 @@ fn pod() -> Pod {
 }
 
 fn tcp(dst: &str, port: u16) -> Connect {
-    Connect { netns: 1, dst: ip(dst), src: [0; 16], port, protocol: IPPROTO_TCP, bound_device: false }
+    Connect { netns: 1, dst: ip(dst), src: [0; 16], port, protocol: IPPROTO_TCP, device: 0 }
 }
 
 fn out(pod: &Pod, c: Connect, w: &World) -> (Action, &'static str) {
@@ -113,6 +95,20 @@ fn included_port_beats_a_missing_range_but_not_an_excluded_one() {
     assert_eq!(out(&pod, tcp("10.0.0.8", 80), &w), (Action::Redirect(15001), "out_port_included"));
     assert_eq!(out(&pod, tcp("10.0.0.9", 80), &w), (Action::Pass, "cidr_excluded"));
     assert_eq!(out(&pod, tcp("10.0.0.8", 81), &w), (Action::Pass, "cidr_not_included"));
+}
+
+#[test]
+fn binding_to_a_device_is_no_way_out_unless_that_device_is_excluded() {
+    let pod = Pod { flags: pod().flags | flag::HAS_INTERFACE, ..pod() };
+    let w = World {
+        rules: [(kind::INTERFACE_EXCLUDE, 3)].into(),
+        cidrs: [((list::ROUTE, ip("10.9.9.9")), 1)].into(),
+        ..World::default()
+    };
+    let bound = |device| Connect { device, ..tcp("10.9.9.9", 80) };
+    assert_eq!(out(&pod, bound(0), &w), (Action::Pass, "out_interface"));
+    assert_eq!(out(&pod, bound(3), &w), (Action::Pass, "out_interface"));
+    assert_eq!(out(&pod, bound(2), &w), (Action::Redirect(15001), "out_all"));
 }
 
 #[test]

@@ -121,7 +121,7 @@ fn shunt_output(policy: &Policy, k: &Packet) -> Action {
         src: k.src.map(wide).unwrap_or_default(),
         port: k.dport,
         protocol: if k.tcp { IPPROTO_TCP } else { IPPROTO_UDP },
-        bound_device: false,
+        device: 0,
     };
     verdict::outbound(&compiled.pod, &connect, &tables, &Who { cgroup: 7, uid: k.uid, gid: k.gid }).action
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
-use proxy_common::verdict::{Connect, Process};
+use proxy_common::verdict::Connect;
+pub(crate) use proxy_common::verdict::Who;
 use proxy_common::{IPPROTO_TCP, IPPROTO_UDP, Ip};
 use proxy_config::policy::{Cidr, Environment, Mode, OutboundTrafficPolicy, Parsed, Policy, Route, Select};
 
@@ -87,31 +88,12 @@ pub(crate) fn environment() -> Environment {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Who {
-    pub(crate) cgroup: u64,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-}
-
-impl Process for Who {
-    fn cgroup(&self) -> u64 {
-        self.cgroup
-    }
-    fn uid(&self) -> u32 {
-        self.uid
-    }
-    fn gid(&self) -> u32 {
-        self.gid
-    }
-}
-
 pub(crate) const APP: Who = Who { cgroup: 7, uid: 1000, gid: 1000 };
 pub(crate) const PROXY: Who = Who { cgroup: 9, uid: 1337, gid: 1337 };
 
 pub(crate) fn tcp(dst: &str, port: u16) -> Connect {
     let dst = wide(ip(dst));
-    Connect { netns: 1, dst, src: [0; 16], port, protocol: IPPROTO_TCP, bound_device: false }
+    Connect { netns: 1, dst, src: [0; 16], port, protocol: IPPROTO_TCP, device: 0 }
 }
 
 pub(crate) fn udp(dst: &str, port: u16) -> Connect {

@@ -8,6 +8,7 @@ use clap::Args;
 use proxy_config::enrol::{Name, Workload};
 use proxy_config::policy::{Parsed, compile};
 
+use super::maps::range;
 use super::{Places, say};
 use crate::cgroup;
 use crate::ebpf::{self, Kernel, Pins};
@@ -154,8 +155,9 @@ fn dry_run(spec: &Workload, netns: &Netns, proxy: u64) -> Result<ExitCode> {
     for (kind, value) in &compiled.rules {
         say(format_args!("RULES {} {value}", proxy_common::kind::NAMES[*kind as usize]))?;
     }
-    for range in &compiled.cidrs {
-        say(format_args!("CIDRS {range:?}"))?;
+    for (list, ip, length, value) in &compiled.cidrs {
+        let name = proxy_common::list::NAMES[*list as usize];
+        say(format_args!("CIDRS {name} {} {value}", range(ip, u32::from(*length))))?;
     }
     for note in &compiled.notes {
         say(format_args!("note: {note}"))?;

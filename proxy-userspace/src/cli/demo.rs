@@ -12,12 +12,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use comfy_table::Table;
-use proxy_config::enrol::{Name, Workload};
+use proxy_config::enrol::Workload;
 use proxy_config::policy::Policy;
 
 use super::place::{ip, remove_cgroup};
 use super::{Places, say};
-use crate::app::{self, Bound, Config, ProxyCgroup};
+use crate::app::{self, Bound, Config};
 use crate::sys::netns::Netns;
 use crate::sys::process;
 use crate::{cgroup, ebpf};
@@ -160,27 +160,9 @@ impl World {
     }
 
     fn config(&self, args: &DemoArgs, policy: Policy) -> Result<Config> {
-        Ok(Config {
-            pin_root: args.places.pin_root.clone(),
-            run_dir: args.places.run_dir.clone(),
-            proxy_cgroup: ProxyCgroup::Own,
-            workloads: vec![Workload {
-                name: Name::new(WORKLOAD).map_err(|e| anyhow::anyhow!(e))?,
-                cgroup: self.cgroup.clone(),
-                netns: netns_path(&self.client),
-                proxy_cgroup: None,
-                policy,
-                notes: Vec::new(),
-            }],
-            enrolment: None,
-            default_policy: String::new(),
-            admin_address: None,
-            access_log: None,
-            kernel_log: false,
-            drain_time: Duration::ZERO,
-            host_outbound: false,
-            dial_from_host: false,
-        })
+        let workload = Workload::new(WORKLOAD, self.cgroup.clone(), netns_path(&self.client), policy);
+        let workload = workload.map_err(anyhow::Error::msg)?;
+        Ok(Config::of(&args.places.pin_root, &args.places.run_dir, workload))
     }
 
     fn calls(&self) -> Vec<Call> {

@@ -9,18 +9,17 @@ use std::fs::File;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use proxy_config::enrol::{Name, Workload};
+use proxy_config::enrol::Workload;
 use proxy_config::policy::Policy;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::place::{ip, remove_cgroup, remove_pins};
-use crate::app::{self, Bound, Config, ProxyCgroup};
+use crate::app::{self, Bound, Config};
 use crate::cgroup;
 use crate::ebpf;
 use crate::sys::process;
@@ -176,26 +175,13 @@ impl Place {
 
     fn config(&self, args: &ExecArgs, policy: Policy) -> Result<Config> {
         let netns = self.netns.as_ref().map_or_else(|| "/proc/self/ns/net".into(), NewNetns::path);
+        let workload = Workload::new(&self.name, self.app.clone(), netns, policy);
         Ok(Config {
-            pin_root: self.pin_root.clone(),
-            run_dir: self.run_dir.clone(),
-            proxy_cgroup: ProxyCgroup::Own,
-            workloads: vec![Workload {
-                name: Name::new(&self.name).map_err(|e| anyhow::anyhow!(e))?,
-                cgroup: self.app.clone(),
-                netns,
-                proxy_cgroup: None,
-                policy,
-                notes: Vec::new(),
-            }],
-            enrolment: None,
-            default_policy: String::new(),
-            admin_address: None,
             access_log: args.access_log.clone(),
             kernel_log: args.bpf_log,
-            drain_time: Duration::ZERO,
             host_outbound: self.netns.is_none(),
             dial_from_host: self.netns.is_some(),
+            ..Config::of(&self.pin_root, &self.run_dir, workload.map_err(anyhow::Error::msg)?)
         })
     }
 

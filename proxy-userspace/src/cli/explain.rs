@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use proxy_common::verdict::{self, Arrival, Connect, Process};
+use proxy_common::verdict::{self, Arrival, Connect, Who};
 use proxy_common::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, Pod};
 use proxy_config::policy::{Facts, explain};
 
@@ -41,25 +41,6 @@ pub(super) struct ExplainArgs {
     udp: bool,
 }
 
-/// A process of the workload, not of the proxy's cgroup.
-struct Who {
-    cgroup: u64,
-    uid: u32,
-    gid: u32,
-}
-
-impl Process for Who {
-    fn cgroup(&self) -> u64 {
-        self.cgroup
-    }
-    fn uid(&self) -> u32 {
-        self.uid
-    }
-    fn gid(&self) -> u32 {
-        self.gid
-    }
-}
-
 pub(super) fn run(args: &ExplainArgs) -> Result<ExitCode> {
     let Some(pins) = Pins::existing(&args.places.pin_root)? else {
         bail!("nothing is pinned at {}: no workload is captured", args.places.pin_root.display())
@@ -89,7 +70,7 @@ fn lines(args: &ExplainArgs, record: &Record, maps: &Maps, pod: &Pod) -> Result<
             src: [0; 16],
             port: to.port(),
             protocol: if args.udp { IPPROTO_UDP } else { IPPROTO_TCP },
-            bound_device: false,
+            device: 0,
         };
         let who = Who { cgroup: record.cgroup_id, uid: args.uid, gid: args.gid };
         let v = verdict::outbound(pod, &connect, &tables, &who);

@@ -88,6 +88,12 @@ fn ip(ip: &Ip) -> String {
     v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4).to_string()
 }
 
+/// A range by its 16-byte form.
+pub(super) fn range(address: &Ip, length: u32) -> String {
+    let v4 = Ipv6Addr::from(*address).to_ipv4_mapped().is_some() && length >= 96;
+    format!("{}/{}", ip(address), if v4 { length - 96 } else { length })
+}
+
 fn flags(pod: &Pod) -> Vec<&'static str> {
     flag::NAMES.iter().filter(|(bit, _)| pod.flags & bit != 0).map(|(_, name)| *name).collect()
 }
@@ -118,9 +124,7 @@ fn rules(maps: &Maps) -> Result<Value, crate::ebpf::Error> {
 fn cidrs(maps: &Maps) -> Result<Value, crate::ebpf::Error> {
     let name = |l: u32| list::NAMES.get(l as usize).copied().unwrap_or("?");
     let row = |(k, value): &(proxy_common::CidrEntry, u32)| {
-        let length = k.prefix.saturating_sub(CIDR_PREFIX);
-        let v4 = Ipv6Addr::from(k.key.ip).to_ipv4_mapped().is_some() && length >= 96;
-        let prefix = format!("{}/{}", ip(&k.key.ip), if v4 { length - 96 } else { length });
+        let prefix = range(&k.key.ip, k.prefix.saturating_sub(CIDR_PREFIX));
         let (policy, list) = (u32::from_be_bytes(k.key.policy), u32::from_be_bytes(k.key.list));
         json!({"policy": policy, "list": name(list), "prefix": prefix, "value": value})
     };

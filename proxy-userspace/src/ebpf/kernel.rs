@@ -15,7 +15,7 @@ use proxy_common::{
 use sha2::{Digest as _, Sha256};
 
 use super::pins::{make_dir, remove_tree};
-use super::{Error, Maps, Pins};
+use super::{Error, Maps, Pins, probe};
 use crate::sys::bpf;
 use crate::sys::netns::Netns;
 
@@ -270,7 +270,11 @@ fn load_program(object: &mut Ebpf, name: &str) -> Result<OwnedFd, Error> {
         fix: "Rebuild the object with `cargo xtask ebpf`",
     };
     let program = object.program_mut(name).ok_or_else(missing)?;
-    let refused = |source| Error::Program { name: name.to_owned(), source: Box::new(source) };
+    // A missing feature has a name; anything else is the verifier's to explain.
+    let refused = |source| {
+        probe::missing_feature()
+            .unwrap_or_else(|| Error::Program { name: name.to_owned(), source: Box::new(source) })
+    };
     match program {
         Program::CgroupSockAddr(p) => p.load(),
         Program::SockOps(p) => p.load(),

@@ -3,10 +3,46 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use aya::programs::ProgramType;
+use aya::sys::{BpfHelper, is_helper_supported, is_program_supported};
+
 use super::Error;
 
 /// The oldest kernel whose helpers the programs use (`bpf_get_netns_cookie` in sockops and getsockopt).
 const OLDEST: (u32, u32) = (5, 15);
+
+/// What each kind of hook needs that an old or a trimmed kernel may lack.
+const HELPERS: &[(ProgramType, &str, BpfHelper, &str)] = &[
+    (ProgramType::CgroupSockAddr, "connect", BpfHelper::BPF_FUNC_get_netns_cookie, "bpf_get_netns_cookie"),
+    (ProgramType::CgroupSockAddr, "connect", BpfHelper::BPF_FUNC_sk_storage_get, "bpf_sk_storage_get"),
+    (ProgramType::SockOps, "sockops", BpfHelper::BPF_FUNC_get_netns_cookie, "bpf_get_netns_cookie"),
+    (ProgramType::SockOps, "sockops", BpfHelper::BPF_FUNC_sock_hash_update, "bpf_sock_hash_update"),
+    (ProgramType::CgroupSockopt, "getsockopt", BpfHelper::BPF_FUNC_get_netns_cookie, "bpf_get_netns_cookie"),
+    (ProgramType::SkLookup, "sk_lookup", BpfHelper::BPF_FUNC_sk_assign, "bpf_sk_assign"),
+    (ProgramType::CgroupSkb, "egress", BpfHelper::BPF_FUNC_sk_fullsock, "bpf_sk_fullsock"),
+];
+
+/// Asks the kernel for what the programs need, one by one, so that the answer has a name. For when they were
+/// refused: asking costs more than loading them.
+pub(super) fn missing_feature() -> Option<Error> {
+    let absent = |(kind, hook, helper, name): &(ProgramType, &str, BpfHelper, &str)| {
+        let supported = is_program_supported(*kind).unwrap_or(true);
+        if supported && is_helper_supported(*kind, *helper).unwrap_or(true) {
+            return None;
+        }
+        let what = if supported {
+            format!("the helper {name} in {hook} programs")
+        } else {
+            format!("{hook} programs")
+        };
+        Some(Error::Missing {
+            what: format!("this kernel has no support for {what}"),
+            why: "the kernel half needs it".to_owned(),
+            fix: "Use Linux 5.15 or newer with CONFIG_BPF_SYSCALL, CONFIG_CGROUP_BPF, CONFIG_INET and CONFIG_NET_NS",
+        })
+    };
+    HELPERS.iter().find_map(absent)
+}
 
 /// Checks root, the kernel's version and the cgroup2 mount.
 pub fn check() -> Result<(), Error> {
@@ -67,6 +103,12 @@ mod tests {
             cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
         assert_eq!(find_cgroup2(hybrid), Some("/sys/fs/cgroup/unified".into()));
         assert_eq!(find_cgroup2("cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\n"), None);
+    }
+
+    #[test]
+    fn this_kernel_lacks_nothing() {
+        // Without root nothing can be asked, and nothing is said to be missing.
+        assert!(missing_feature().is_none());
     }
 
     #[test]

@@ -86,7 +86,7 @@ fn is_listener(destination: SocketAddr, ctx: &ListenerContext) -> bool {
     if ![workload.out_port, workload.in_port, ctx.local.port()].contains(&destination.port()) {
         return false;
     }
-    ctx.direction == Direction::Inbound || is_local(destination.ip(), workload.dial.as_ref())
+    ctx.direction == Direction::Inbound || is_local(destination.ip(), workload.dial.inbound.as_ref())
 }
 
 /// Whether an address is the workload's own: only an own address can be bound. Asked for the proxy's ports only,

@@ -77,6 +77,27 @@ impl Dial for HostDial {
     }
 }
 
+/// What each direction's upstream sockets are made by.
+#[derive(Clone)]
+pub struct Dialers {
+    pub outbound: Arc<dyn Dial>,
+    pub inbound: Arc<dyn Dial>,
+}
+
+impl Dialers {
+    /// One for both.
+    pub fn both(dial: Arc<dyn Dial>) -> Self {
+        Self { outbound: dial.clone(), inbound: dial }
+    }
+
+    pub fn of(&self, direction: Direction) -> &dyn Dial {
+        match direction {
+            Direction::Outbound => self.outbound.as_ref(),
+            Direction::Inbound => self.inbound.as_ref(),
+        }
+    }
+}
+
 /// Knows where an accepted connection was going.
 pub trait OriginalDst: Send + Sync {
     /// `None` where nothing redirected the connection. `local` is its own `getsockname`.
@@ -160,7 +181,7 @@ impl Shared {
 /// A workload as its connections see it.
 pub struct WorkloadView {
     pub name: Arc<str>,
-    pub dial: Arc<dyn Dial>,
+    pub dial: Dialers,
     pub out_port: u16,
     pub in_port: u16,
     /// Addresses that no connection may be carried to. An unspecified IP stands for every IP.
@@ -172,7 +193,7 @@ pub struct WorkloadView {
 impl WorkloadView {
     pub fn new(
         name: &str,
-        dial: Arc<dyn Dial>,
+        dial: Dialers,
         (out_port, in_port): (u16, u16),
         admin: Vec<SocketAddr>,
         traffic: Traffic,

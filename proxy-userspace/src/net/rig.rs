@@ -70,7 +70,14 @@ impl Rig {
         let log = AccessLog::start(None, 1_000, &stats).unwrap();
         let shared = Arc::new(Shared::new(stats, log, setup.options));
         let ports = (addr.port(), addr.port());
-        let view = WorkloadView::new("w", Arc::new(HostDial), ports, setup.admin, setup.traffic, shared);
+        let view = WorkloadView::new(
+            "w",
+            Dialers::both(Arc::new(HostDial)),
+            ports,
+            setup.admin,
+            setup.traffic,
+            shared,
+        );
         let fixed = Arc::new(Fixed(destination(addr)));
         let ctx = ListenerContext::with_original_dst(Arc::new(view), setup.direction, addr, fixed);
         (listener, Arc::new(ctx), Drain::new())

@@ -174,7 +174,7 @@ async fn connect(cluster: &Cluster, to: SocketAddr, ctx: &ListenerContext) -> Re
     };
     cluster.stats.cx_total.inc();
     let limit = ctx.workload.shared.options.connect_timeout;
-    let connected = dial(ctx.workload.dial.as_ref(), source, to, limit).await;
+    let connected = dial(ctx.workload.dial.of(ctx.direction), source, to, limit).await;
     if let Err(failure) = &connected {
         cluster.stats.connect_fail.inc();
         if matches!(failure, Failure::Timeout) {

@@ -41,6 +41,13 @@ pub(super) struct Listening {
 }
 
 impl Listening {
+    /// The same socket by another descriptor.
+    pub(super) fn share(&self) -> Result<Self, Error> {
+        let socket = self.socket.try_clone();
+        let socket = socket.map_err(|source| Error::Listen { address: self.address, source })?;
+        Ok(Self { socket, address: self.address, direction: self.direction })
+    }
+
     /// Its place in `LISTENERS`.
     pub(super) fn key(&self, netns: u64) -> ListenerKey {
         let family = if self.address.is_ipv6() { AF_INET6 } else { AF_INET };
@@ -57,19 +64,30 @@ impl Listening {
 }
 
 /// Opens the outbound listener, and the inbound one where asked, for both families. They are bound to
-/// loopback: the hooks bring connections there, nothing else should.
+/// loopback: the hooks bring connections there, nothing else should. What `old` has open already is shared with
+/// it, so that a socket that stays never stops listening.
 ///
 /// A namespace without IPv6 has no IPv6 listener. An outbound port of 0 is chosen by the kernel, the same for
 /// both families.
-pub(super) fn open(netns: &Netns, out_port: u16, in_port: Option<u16>) -> Result<Vec<Listening>, Error> {
-    let mut out = pair(netns, out_port, Direction::Outbound)?;
+pub(super) fn open(
+    netns: &Netns,
+    out_port: u16,
+    in_port: Option<u16>,
+    old: &[Listening],
+) -> Result<Vec<Listening>, Error> {
+    let mut out = pair(netns, out_port, Direction::Outbound, old)?;
     if let Some(port) = in_port {
-        out.extend(pair(netns, port, Direction::Inbound)?);
+        out.extend(pair(netns, port, Direction::Inbound, old)?);
     }
     Ok(out)
 }
 
-fn pair(netns: &Netns, port: u16, direction: Direction) -> Result<Vec<Listening>, Error> {
+fn pair(netns: &Netns, port: u16, direction: Direction, old: &[Listening]) -> Result<Vec<Listening>, Error> {
+    let kept: Vec<&Listening> =
+        old.iter().filter(|l| l.direction == direction && l.address.port() == port).collect();
+    if !kept.is_empty() {
+        return kept.into_iter().map(Listening::share).collect();
+    }
     let v4 = listen(netns, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port), direction)?;
     let port = v4.address.port();
     let v6 = listen(netns, SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port), direction);

@@ -2,24 +2,26 @@
 //!
 //! Every method blocks on the kernel, so the registry lives on a thread of its own ([`crate::control`]).
 
+mod serving;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proxy_common::{ListenerKey, Pod, direction, flag};
+use proxy_common::{ListenerKey, direction};
 use proxy_config::enrol::Workload;
-use proxy_config::policy::{Note, OutboundTrafficPolicy, compile};
+use proxy_config::policy::{Note, compile};
 use serde::Serialize;
 use tokio::runtime::Handle;
 
+use self::serving::{Serving, inbound_port, traffic};
 use super::install::own_ips;
-use super::listeners::{Listening, open};
-use super::{Dialer, Error, Installed, Owner, Record, State, StateFile, environment, install};
+use super::{Error, Installed, Owner, Record, State, StateFile, environment, install};
 use crate::drain::Drain;
 use crate::ebpf::Kernel;
-use crate::net::{self, Direction, ListenerContext, OutboundPolicy, Shared, Traffic, WorkloadView};
+use crate::net::Shared;
 use crate::sys::netns::Netns;
 
 /// Where a workload was asked for. A source replaces only what it asked for itself.
@@ -81,8 +83,7 @@ enum Phase {
 struct Running {
     netns: Arc<Netns>,
     installed: Installed,
-    view: Arc<WorkloadView>,
-    drain: Arc<Drain>,
+    serving: Serving,
 }
 
 /// All of the daemon's workloads.
@@ -93,6 +94,8 @@ pub struct Registry {
     shared: Arc<Shared>,
     runtime: Handle,
     entries: BTreeMap<String, Entry>,
+    /// Listeners that are gone, with connections that may not be.
+    draining: Vec<Arc<Drain>>,
     /// Policies were replaced since the last tick: their tables can go at the next one.
     replaced: bool,
 }
@@ -107,8 +110,8 @@ impl Registry {
         shared: Arc<Shared>,
         runtime: Handle,
     ) -> Result<Self, Error> {
-        let entries = BTreeMap::new();
-        let mut this = Self { kernel, state, settings, shared, runtime, entries, replaced: false };
+        let (entries, draining) = (BTreeMap::new(), Vec::new());
+        let mut this = Self { kernel, state, settings, shared, runtime, entries, draining, replaced: false };
         this.purge()?;
         Ok(this)
     }
@@ -200,7 +203,7 @@ impl Registry {
                 return;
             }
             Some(Entry { spec: old, phase: Phase::Ready(running), .. }) if same_place(&old, &spec) => {
-                self.change(&spec, running, origin)
+                self.change(&spec, running)
             }
             Some(Entry { phase: Phase::Ready(running), .. }) => {
                 self.stop(&name, &running);
@@ -220,7 +223,7 @@ impl Registry {
                 log::info!(
                     "workload {}: captured; outbound listener on port {}",
                     spec.name,
-                    running.view.out_port
+                    running.serving.view.out_port
                 );
                 Phase::Ready(Box::new(running))
             }
@@ -260,62 +263,28 @@ impl Registry {
     /// Listeners before the flip: the first captured connect finds the proxy there.
     fn bring_up(&self, spec: &Workload, netns: &Arc<Netns>, inbound: bool) -> Result<Running, Error> {
         let mut installed = install(&self.kernel, spec, netns, self.settings.proxy_cgroup, inbound)?;
-        let in_port = (installed.compiled.pod.flags & flag::INBOUND != 0).then_some(spec.policy.inbound_port);
-        let listening = open(netns, spec.policy.envoy_port, in_port)?;
-        if let Some(outbound) = listening.iter().find(|l| l.direction == Direction::Outbound) {
-            // Where the port was left to the kernel.
-            installed.compiled.pod.out_port = outbound.address.port();
-        }
-        let (view, drain) = self.serve(spec, netns, &installed.compiled.pod, listening)?;
+        let serving = self.serve(spec, netns, &mut installed, &[])?;
         installed.activate(&self.kernel, netns)?;
-        Ok(Running { netns: netns.clone(), installed, view, drain })
+        Ok(Running { netns: netns.clone(), installed, serving })
     }
 
-    fn serve(
-        &self,
-        spec: &Workload,
-        netns: &Arc<Netns>,
-        pod: &Pod,
-        listening: Vec<Listening>,
-    ) -> Result<(Arc<WorkloadView>, Arc<Drain>), Error> {
-        let dial: Arc<dyn net::Dial> = if self.settings.dial_from_host {
-            Arc::new(net::HostDial)
-        } else {
-            Arc::new(Dialer::new(netns.clone()))
-        };
-        let view = Arc::new(WorkloadView::new(
-            spec.name.as_str(),
-            dial,
-            (pod.out_port, pod.in_port),
-            self.settings.admin.clone(),
-            traffic(spec),
-            self.shared.clone(),
-        ));
-        let drain = Arc::new(Drain::new());
-        for l in listening {
-            self.kernel.maps.set_listener(&l.key(netns.cookie()), l.fd())?;
-            let context = Arc::new(ListenerContext::new(view.clone(), l.direction, l.address));
-            let _runtime = self.runtime.enter();
-            let socket = tokio::net::TcpListener::from_std(l.socket)
-                .map_err(|source| Error::Listen { address: l.address, source })?;
-            self.shared.tasks.spawn("accept", net::accept::run(socket, context, drain.watch()));
-        }
-        Ok((view, drain))
-    }
-
-    /// A new policy in the same place. Where the ports stay, only the entry is flipped: no listener closes, no
-    /// connection is touched.
-    fn change(&mut self, spec: &Workload, running: Box<Running>, origin: Origin) -> Phase {
+    /// A new policy in the same place. Where the ports stay, only the entry is flipped. Where they do not, the
+    /// new listeners are there before the flip, and the old ones stay for those who were sent to them.
+    fn change(&mut self, spec: &Workload, running: Box<Running>) -> Phase {
         match self.try_change(spec, &running) {
-            Ok(Some(installed)) => {
-                running.view.set_traffic(traffic(spec));
+            Ok((installed, serving)) => {
                 self.replaced = true;
-                log::info!("workload {}: policy changed to {}", spec.name, spec.policy);
-                Phase::Ready(Box::new(Running { installed, ..*running }))
-            }
-            Ok(None) => {
-                self.stop(spec.name.as_str(), &running);
-                self.start(spec, origin)
+                log::info!("workload {}: policy changed to '{}'", spec.name, spec.policy);
+                let Running { netns, serving: old, .. } = *running;
+                let serving = match serving {
+                    Some(new) => {
+                        self.retire(old);
+                        new
+                    }
+                    None => old,
+                };
+                serving.view.set_traffic(traffic(spec));
+                Phase::Ready(Box::new(Running { netns, installed, serving }))
             }
             Err(e) => {
                 log::error!("workload {}: keeps its old policy: {e}", spec.name);
@@ -324,24 +293,25 @@ impl Registry {
         }
     }
 
-    fn try_change(&self, spec: &Workload, running: &Running) -> Result<Option<Installed>, Error> {
+    fn try_change(&self, spec: &Workload, running: &Running) -> Result<(Installed, Option<Serving>), Error> {
         let inbound = !running.netns.is_host();
         let mut installed = install(&self.kernel, spec, &running.netns, self.settings.proxy_cgroup, inbound)?;
-        let (old, new) = (&running.installed.compiled.pod, &mut installed.compiled.pod);
+        let old = &running.installed.compiled.pod;
+        let new = &mut installed.compiled.pod;
         if spec.policy.envoy_port == 0 {
             new.out_port = old.out_port;
         }
-        let inbound_of = |pod: &Pod| (pod.flags & flag::INBOUND != 0).then_some(pod.in_port);
-        if old.out_port != new.out_port || inbound_of(old) != inbound_of(new) {
-            return Ok(None);
-        }
+        let same = old.out_port == new.out_port && inbound_port(old) == inbound_port(new);
+        let listening = &running.serving.listening;
+        let serving =
+            if same { None } else { Some(self.serve(spec, &running.netns, &mut installed, listening)?) };
         self.state.change(|state| {
             if let Some(record) = state.workloads.iter_mut().find(|r| r.name == spec.name.as_str()) {
                 record.policy = spec.policy.to_string();
             }
             installed.activate(&self.kernel, &running.netns)
         })?;
-        Ok(Some(installed))
+        Ok((installed, serving))
     }
 
     /// Takes a workload out. Its established connections drain; its new ones are no longer captured.
@@ -355,29 +325,13 @@ impl Registry {
         Ok(())
     }
 
-    fn stop(&mut self, name: &str, running: &Running) {
-        let done = self.state.change(|state| -> Result<(), Error> {
-            self.kernel.detach(name, Some(running.netns.cookie()))?;
-            state.remove(name);
-            Ok(())
-        });
-        match done {
-            Ok(()) => log::info!("workload {name}: taken out"),
-            Err(e) => log::error!("workload {name}: {e}"),
-        }
-        let (drain, time) = (running.drain.clone(), self.settings.drain_time);
-        let _runtime = self.runtime.enter();
-        self.shared.tasks.spawn("drain", async move {
-            drain.drain(time).await;
-        });
-    }
-
     /// Brings everything in step: the gone are taken out, the pending tried again, addresses, routes and
     /// resolvers followed, replaced policies' tables dropped.
     pub fn tick(&mut self) {
         if std::mem::take(&mut self.replaced) {
             self.kernel.maps.drop_unused_policies().unwrap_or_else(|e| log::error!("{e}"));
         }
+        self.draining.retain(|d| d.live() > 0);
         let names: Vec<String> = self.entries.keys().cloned().collect();
         for name in names {
             let Some(entry) = self.entries.remove(&name) else { continue };
@@ -441,19 +395,6 @@ impl Registry {
         let all = self.entries.iter().map(|(name, entry)| summary(name, entry));
         all.map(|s| confirm(s, &listening)).collect()
     }
-
-    /// Takes everything out, or leaves it captured for the next daemon.
-    pub fn shut_down(mut self, keep: bool) {
-        let names: Vec<String> = self.entries.keys().cloned().collect();
-        for name in names {
-            if !keep {
-                self.remove(&name).unwrap_or_else(|e| log::error!("workload {name}: {e}"));
-            }
-        }
-        if !keep {
-            self.kernel.detach_proxy();
-        }
-    }
 }
 
 /// Ready is what the kernel says: a listening socket is there for the hooks to use.
@@ -481,18 +422,10 @@ fn summary(name: &str, entry: &Entry) -> Summary {
         cgroup: entry.spec.cgroup.clone(),
         netns: entry.spec.netns.clone(),
         cookie: running.map(|r| r.netns.cookie()),
-        outbound_port: running.map(|r| r.view.out_port),
+        outbound_port: running.map(|r| r.serving.view.out_port),
         policy: entry.spec.policy.to_string(),
         notes,
     }
-}
-
-fn traffic(spec: &Workload) -> Traffic {
-    let outbound = match spec.policy.outbound_traffic_policy {
-        OutboundTrafficPolicy::AllowAny => OutboundPolicy::AllowAny,
-        OutboundTrafficPolicy::RegistryOnly => OutboundPolicy::RegistryOnly,
-    };
-    Traffic { outbound }
 }
 
 fn same_place(a: &Workload, b: &Workload) -> bool {

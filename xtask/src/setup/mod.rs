@@ -51,12 +51,14 @@ const PACKAGES: &[Package] = &[
     Package { name: "redis-server", found: || find_program("redis-server").is_some() },
     Package { name: "redis-tools", found: || find_program("redis-cli").is_some() },
     Package { name: "nginx", found: || find_program("nginx").is_some() },
+    // Its client connects by v4-mapped addresses as few others do.
+    Package { name: "default-jdk-headless", found: || find_program("javac").is_some() },
     Package { name: "python3", found: || find_program("python3").is_some() },
     Package { name: "python3-venv", found: envoy::can_make_venv },
 ];
 
-/// Programs whose own tests run only where they are already installed.
-const OPTIONAL: &[&str] = &["java", "go", "cargo-deny"];
+/// Programs that are used only where they are already installed.
+const OPTIONAL: &[&str] = &["cargo-deny"];
 
 /// Debian keeps the server out of PATH, in a directory of its version.
 fn has_postgres() -> bool {

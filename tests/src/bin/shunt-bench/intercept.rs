@@ -6,10 +6,13 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 use serde_json::json;
 use shunt_tests::{Lab, lab};
 
 use crate::figures::{Figures, Metric};
+use crate::machine::Machine;
 use crate::mode::{MODES, Mode, Modes};
 use crate::programs::{self, Cost};
 use crate::traffic::Kind;
@@ -28,6 +31,10 @@ pub(crate) struct Options {
     /// Measure only these.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Kind::ALL)]
     only: Vec<Kind>,
+    /// Keep client, proxy and server on this one CPU. What is left is the work itself: how long another CPU takes
+    /// to wake up, which on virtual machines outweighs it, is not in the figures then.
+    #[arg(long, value_name = "N")]
+    cpu: Option<usize>,
     /// At the end, also ask the kernel what each of our programs costs per connection.
     #[arg(long)]
     programs: bool,
@@ -62,6 +69,10 @@ const fn metric(name: &'static str, scale: f64, digits: usize) -> Metric {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     crate::interrupt::watch()?;
+    if let Some(cpu) = options.cpu {
+        let mut only = CpuSet::new();
+        only.set(cpu).and_then(|()| sched_setaffinity(Pid::this(), &only)).context("--cpu")?;
+    }
     // Two labs: two daemons, so that one can lose its hooks.
     lab(|ours| lab(|theirs| measure(options, ours, theirs)))
 }
@@ -103,51 +114,34 @@ fn repetition(
 fn measurement(mode: &Mode<'_>, kind: Kind, seconds: f64, push: &mut dyn FnMut(usize, f64)) -> Result<()> {
     crate::interrupt::check()?;
     let measured = mode.measure(kind, seconds)?;
-    for (i, (of, value, _)) in METRICS.iter().enumerate() {
-        if *of == kind {
-            push(
-                i,
-                match value {
-                    Value::Rate => measured.per_second,
-                    Value::ProxyCpu => measured.proxy_cpu,
-                    Value::AllCpu => measured.all_cpu,
-                },
-            );
-        }
+    for (i, (_, value, _)) in METRICS.iter().enumerate().filter(|(_, (of, _, _))| *of == kind) {
+        let value = match value {
+            Value::Rate => measured.per_second,
+            Value::ProxyCpu => measured.proxy_cpu,
+            Value::AllCpu => measured.all_cpu,
+        };
+        push(i, value);
     }
     Ok(())
 }
 
 fn report(options: &Options, figures: &Figures, costs: Option<&[Cost]>) -> Result<()> {
-    let (kernel, cpu) = (first_line("/proc/sys/kernel/osrelease"), cpu_model());
-    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
-    let load = first_line("/proc/loadavg");
-    println!("Linux {kernel}, {cores} cores ({cpu}), load at the end {load}");
-    println!("{} repetitions of {} s, modes interleaved", options.repetitions, options.duration_s);
+    let machine = Machine::read();
+    println!("{}", machine.line());
+    let pinned = options.cpu.map_or(String::new(), |cpu| format!(", all on CPU {cpu}"));
+    println!("{} repetitions of {} s, modes interleaved{pinned}", options.repetitions, options.duration_s);
     println!("median (min-max); ratios are repetition by repetition\n\n{}", figures.table());
     if let Some(costs) = costs {
         println!("\n{}", programs::table(costs));
     }
-    if let Some(path) = &options.json {
-        let all = json!({
-            "machine": {"kernel": kernel, "cores": cores, "cpu": cpu, "load": load},
-            "repetitions": options.repetitions,
-            "duration_s": options.duration_s,
-            "modes": figures.json(),
-            "programs": costs.map(|costs| costs.iter().map(Cost::json).collect::<Vec<_>>()),
-        });
-        std::fs::write(path, serde_json::to_vec_pretty(&all)?).with_context(|| path.display().to_string())?;
-    }
-    Ok(())
-}
-
-fn first_line(path: &str) -> String {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.lines().next().unwrap_or_default().to_owned()
-}
-
-fn cpu_model() -> String {
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    model.map_or_else(String::new, |(_, name)| name.to_owned())
+    let Some(path) = &options.json else { return Ok(()) };
+    let all = json!({
+        "machine": machine.json(),
+        "repetitions": options.repetitions,
+        "duration_s": options.duration_s,
+        "cpu": options.cpu,
+        "modes": figures.json(),
+        "programs": costs.map(|costs| costs.iter().map(Cost::json).collect::<Vec<_>>()),
+    });
+    std::fs::write(path, serde_json::to_vec_pretty(&all)?).with_context(|| path.display().to_string())
 }

@@ -5,6 +5,7 @@
 mod figures;
 mod intercept;
 mod interrupt;
+mod machine;
 mod mode;
 mod programs;
 mod traffic;
