@@ -40,7 +40,12 @@ pub fn set_bind_address_no_port(socket: &impl AsFd) -> io::Result<()> {
 
 fn original_dst_at(socket: &impl AsFd, level: libc::c_int) -> io::Result<Option<SocketAddr>> {
     let mut storage = MaybeUninit::<libc::sockaddr_storage>::zeroed();
-    let mut len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    // No more than the answer needs: the kernel copies up to 32 bytes for a `cgroup/getsockopt` program without
+    // an allocation.
+    let mut len = match level {
+        libc::SOL_IP => size_of::<libc::sockaddr_in>(),
+        _ => size_of::<libc::sockaddr_in6>(),
+    } as libc::socklen_t;
     let fd = socket.as_fd().as_raw_fd();
     // SAFETY: `storage` is valid for `len` bytes for the whole call, and the kernel writes no more than that.
     let status = unsafe { libc::getsockopt(fd, level, ORIGINAL_DST, storage.as_mut_ptr().cast(), &mut len) };
