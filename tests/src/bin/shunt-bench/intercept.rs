@@ -74,7 +74,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         only.set(cpu).and_then(|()| sched_setaffinity(Pid::this(), &only)).context("--cpu")?;
     }
     // Two labs: two daemons, so that one can lose its hooks.
-    lab(|ours| lab(|theirs| measure(options, ours, theirs)))
+    lab(|ours| lab(|theirs| unless_interrupted(measure(options, ours, theirs))))
+}
+
+/// After Ctrl-C nothing has failed, whatever the children say that it reached, too: no logs are shown.
+fn unless_interrupted(result: Result<()>) -> Result<()> {
+    if crate::interrupt::came() { Ok(()) } else { result }
 }
 
 fn measure(options: &Options, ours: &Lab, theirs: &Lab) -> Result<()> {

@@ -21,9 +21,13 @@ pub(crate) fn watch() -> Result<()> {
     Ok(())
 }
 
+pub(crate) fn came() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
 /// An error once a signal has come.
 pub(crate) fn check() -> Result<()> {
-    if INTERRUPTED.load(Ordering::Relaxed) {
+    if came() {
         bail!("interrupted");
     }
     Ok(())

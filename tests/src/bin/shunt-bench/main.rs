@@ -10,6 +10,8 @@ mod mode;
 mod programs;
 mod traffic;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -32,10 +34,16 @@ enum Bench {
     Client(traffic::Client),
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     match Cli::parse().bench {
-        Bench::Intercept(options) => intercept::run(&options),
-        Bench::Serve => traffic::serve(),
-        Bench::Client(client) => client.run(),
+        Bench::Intercept(options) => intercept::run(&options)?,
+        Bench::Serve => traffic::serve()?,
+        Bench::Client(client) => client.run()?,
     }
+    if interrupt::came() {
+        eprintln!("interrupted; everything that was made is removed");
+        // As a shell says of SIGINT.
+        return Ok(ExitCode::from(130));
+    }
+    Ok(ExitCode::SUCCESS)
 }
