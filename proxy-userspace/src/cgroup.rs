@@ -30,9 +30,18 @@ pub fn id(path: &Path) -> Result<u64, Error> {
     Ok(meta.ino())
 }
 
-/// Makes a cgroup and its parents.
+/// Makes a cgroup and its parents. Another run that ends just now may remove a parent again: so more than once.
 pub fn make(path: &Path) -> Result<(), Error> {
-    fs::create_dir_all(path).map_err(io_error(path, "cannot make the cgroup"))
+    const TRIES: usize = 10;
+    let gone = |r: &io::Result<()>| matches!(r, Err(e) if e.kind() == io::ErrorKind::NotFound);
+    let mut made = fs::create_dir_all(path);
+    for _ in 1..TRIES {
+        if !gone(&made) {
+            break;
+        }
+        made = fs::create_dir_all(path);
+    }
+    made.map_err(io_error(path, "cannot make the cgroup"))
 }
 
 /// Moves this process into a cgroup.
