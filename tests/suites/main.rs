@@ -10,6 +10,7 @@ mod inbound;
 mod kernel_log;
 mod lifecycle;
 mod machine;
+mod moves;
 mod outbound;
 mod peers;
 mod policy;

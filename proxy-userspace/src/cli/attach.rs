@@ -128,7 +128,7 @@ fn put(kernel: &Kernel, state: &mut State, spec: &Workload, netns: &Netns, proxy
         }
     }
     let fresh = state.get(name).is_none();
-    let installed = install(kernel, spec, netns, proxy, true).inspect_err(|_| {
+    let installed = install(kernel, spec, netns, proxy, true, !fresh).inspect_err(|_| {
         if fresh {
             let _ = kernel.detach(name, None);
         }

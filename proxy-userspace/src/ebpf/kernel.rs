@@ -40,6 +40,9 @@ pub struct Target<'a> {
     pub hold: bool,
     /// The cgroup of a stock proxy that is not below `cgroup`.
     pub proxy: Option<&'a Path>,
+    /// Whether pins of this name are known to be links to this cgroup and namespace. If not, each is replaced
+    /// by a new link, which is there before the old one goes.
+    pub adopt: bool,
 }
 
 /// The loaded kernel half.
@@ -94,14 +97,14 @@ impl Kernel {
                 let _ = std::fs::remove_file(&pin);
                 continue;
             }
-            self.link(program, cgroup.as_fd(), target.cgroup, &pin)?;
+            self.link(program, cgroup.as_fd(), target.cgroup, &pin, target.adopt)?;
         }
         if let Some(proxy) = target.proxy {
-            self.attach_stock_proxy(proxy, &dir)?;
+            self.attach_stock_proxy(proxy, &dir, target.adopt)?;
         }
         let pin = dir.join(LOOKUP_PROGRAM);
         if target.inbound {
-            self.link_lookup(target.netns, &pin)
+            self.link_lookup(target.netns, &pin, target.adopt)
         } else {
             let _ = std::fs::remove_file(&pin);
             Ok(())
@@ -110,10 +113,10 @@ impl Kernel {
 
     /// What a stock proxy needs in a cgroup of its own: its accepted sockets get their destination, and its
     /// listeners register themselves.
-    fn attach_stock_proxy(&self, cgroup: &Path, dir: &Path) -> Result<(), Error> {
+    fn attach_stock_proxy(&self, cgroup: &Path, dir: &Path, adopt: bool) -> Result<(), Error> {
         let fd = File::open(cgroup).map_err(Error::path(cgroup, "cannot open the proxy's cgroup"))?;
         for program in CGROUP_PROGRAMS.iter().filter(|p| p.scope == Scope::Both || p.name.contains("bind")) {
-            self.link(program, fd.as_fd(), cgroup, &dir.join(format!("proxy_{}", program.name)))?;
+            self.link(program, fd.as_fd(), cgroup, &dir.join(format!("proxy_{}", program.name)), adopt)?;
         }
         Ok(())
     }
@@ -128,7 +131,7 @@ impl Kernel {
         make_dir(&dir)?;
         let fd = File::open(cgroup).map_err(Error::path(cgroup, "cannot open the proxy's cgroup"))?;
         for program in CGROUP_PROGRAMS.iter().filter(|p| p.scope == Scope::Both) {
-            self.link(program, fd.as_fd(), cgroup, &dir.join(program.name))?;
+            self.link(program, fd.as_fd(), cgroup, &dir.join(program.name), false)?;
         }
         Ok(())
     }
@@ -157,27 +160,28 @@ impl Kernel {
         cgroup: BorrowedFd<'_>,
         path: &Path,
         pin: &Path,
+        adopt: bool,
     ) -> Result<(), Error> {
-        if pin.exists() {
+        if adopt && pin.exists() {
             return Ok(());
         }
         let fd = self.program(program.name)?;
         let link = bpf::link_create(fd.as_fd(), cgroup, program.attach_type)
             .map_err(|source| attach_error(program.name, path, source))?;
-        bpf::pin(link.as_fd(), pin).map_err(Error::path(pin, "cannot pin the link"))
+        put_pin(link.as_fd(), pin)
     }
 
     /// A link that an earlier process left gets this build's program, once.
-    fn link_lookup(&self, netns: &Netns, pin: &Path) -> Result<(), Error> {
+    fn link_lookup(&self, netns: &Netns, pin: &Path, adopt: bool) -> Result<(), Error> {
         let fresh = self.lookups.borrow_mut().insert(netns.cookie());
-        if pin.exists() {
+        if adopt && pin.exists() {
             let program = || self.load_lookup(netns.cookie());
             return if fresh { replace(pin, program) } else { Ok(()) };
         }
         let fd = self.load_lookup(netns.cookie())?;
         let link = bpf::link_create(fd.as_fd(), netns.as_fd(), LOOKUP_ATTACH_TYPE)
             .map_err(|source| attach_error(LOOKUP_PROGRAM, netns.path(), source))?;
-        bpf::pin(link.as_fd(), pin).map_err(Error::path(pin, "cannot pin the link"))
+        put_pin(link.as_fd(), pin)
     }
 
     /// A copy of the inbound program that knows its namespace.
@@ -213,6 +217,15 @@ pub fn detach(pins: &Pins, maps: &Maps, name: &str, netns: Option<u64>) -> Resul
         remove_tree(&dir);
     }
     maps.drop_unused_policies()
+}
+
+/// Pins a link, in the place of another one if there is one.
+fn put_pin(link: BorrowedFd<'_>, pin: &Path) -> Result<(), Error> {
+    match std::fs::remove_file(pin) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => bpf::pin(link, pin),
+    }
+    .map_err(Error::path(pin, "cannot pin the link"))
 }
 
 fn replace(pin: &Path, program: impl FnOnce() -> Result<OwnedFd, Error>) -> Result<(), Error> {

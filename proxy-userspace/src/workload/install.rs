@@ -24,13 +24,14 @@ pub struct Installed {
 /// Attaches a workload's hooks and writes what they need, all but the entry that switches them on.
 ///
 /// `proxy_cgroup` is the id of the proxy's cgroup, 0 where only uid and gid tell it. `inbound` is false where
-/// the namespace is not the workload's own.
+/// the namespace is not the workload's own. `adopt`: its pins, if there are any, are of this very place.
 pub fn install(
     kernel: &Kernel,
     workload: &Workload,
     netns: &Netns,
     proxy_cgroup: u64,
     inbound: bool,
+    adopt: bool,
 ) -> Result<Installed, Error> {
     let cgroup_id = cgroup::id(&workload.cgroup)?;
     if inbound {
@@ -46,6 +47,7 @@ pub fn install(
         inbound: compiled.captures_inbound(),
         hold: compiled.holds(),
         proxy: workload.proxy_cgroup.as_deref().filter(|p| !p.starts_with(&workload.cgroup)),
+        adopt,
     })?;
     // In the host's namespace "own address" is every address of the node: capture by cgroup means them too.
     let known: &[IpAddr] = if inbound { &own_ips } else { &[] };

@@ -73,6 +73,8 @@ struct Entry {
     spec: Workload,
     origin: Origin,
     phase: Phase,
+    /// A policy that could not be put in force, and why.
+    wanted: Option<(Workload, String)>,
 }
 
 enum Phase {
@@ -127,7 +129,6 @@ impl Registry {
                     self.kernel.detach(&record.name, Some(record.cookie))?;
                 }
             }
-            self.purge_unknown(state)?;
             Ok(state.workloads.iter().filter(|r| r.owner == Owner::Api).cloned().collect::<Vec<_>>())
         })?;
         for record in adopted {
@@ -189,7 +190,8 @@ impl Registry {
                     state.remove(&record.name);
                 }
             }
-            Ok(())
+            // Only now: where the state file was lost, what is wanted has been captured again without a gap.
+            self.purge_unknown(state)
         })
     }
 
@@ -199,11 +201,17 @@ impl Registry {
         let name = spec.name.as_str().to_owned();
         let phase = match self.entries.remove(&name) {
             Some(old) if old.spec == spec => {
-                self.entries.insert(name, Entry { origin, ..old });
+                // Whatever else was wanted meanwhile is not wanted any more.
+                self.entries.insert(name, Entry { origin, wanted: None, ..old });
                 return;
             }
             Some(Entry { spec: old, phase: Phase::Ready(running), .. }) if same_place(&old, &spec) => {
-                self.change(&spec, running)
+                let (entry, done) = self.change((old, spec), running, origin);
+                if let Err(e) = done {
+                    log::error!("workload {name}: keeps its old policy, the new one is tried again: {e}");
+                }
+                self.entries.insert(name, entry);
+                return;
             }
             Some(Entry { phase: Phase::Ready(running), .. }) => {
                 self.stop(&name, &running);
@@ -214,7 +222,7 @@ impl Registry {
         if let Phase::Pending(reason) = &phase {
             log::warn!("workload {name}: not captured yet: {reason}");
         }
-        self.entries.insert(name, Entry { spec, origin, phase });
+        self.entries.insert(name, Entry { spec, origin, phase, wanted: None });
     }
 
     fn start(&mut self, spec: &Workload, origin: Origin) -> Phase {
@@ -243,14 +251,20 @@ impl Registry {
             if let Some(other) = taken(state, spec, &netns) {
                 return Err(other);
             }
-            let adopted = state.get(spec.name.as_str()).is_some();
-            let running = self.bring_up(spec, &netns, !host).inspect_err(|_| {
+            let before = state.get(spec.name.as_str()).cloned();
+            let cgroup_id = crate::cgroup::id(&spec.cgroup)?;
+            let adopt = before.as_ref().is_some_and(|r| r.is_at(cgroup_id, netns.cookie()));
+            let running = self.bring_up(spec, &netns, !host, adopt).inspect_err(|_| {
                 // What was captured before this process stays so, and closed.
-                if !adopted {
+                if before.is_none() {
                     self.undo(spec);
                 }
             })?;
             state.put(record(spec, &running, origin));
+            // The name has moved: its old namespace is no longer its.
+            if let Some(old) = before.filter(|r| r.cookie != netns.cookie()) {
+                self.kernel.maps.remove_pod(old.cookie)?;
+            }
             Ok(running)
         })
     }
@@ -261,41 +275,68 @@ impl Registry {
     }
 
     /// Listeners before the flip: the first captured connect finds the proxy there.
-    fn bring_up(&self, spec: &Workload, netns: &Arc<Netns>, inbound: bool) -> Result<Running, Error> {
-        let mut installed = install(&self.kernel, spec, netns, self.settings.proxy_cgroup, inbound)?;
+    fn bring_up(
+        &self,
+        spec: &Workload,
+        netns: &Arc<Netns>,
+        inbound: bool,
+        adopt: bool,
+    ) -> Result<Running, Error> {
+        let proxy = self.settings.proxy_cgroup;
+        let mut installed = install(&self.kernel, spec, netns, proxy, inbound, adopt)?;
         let serving = self.serve(spec, netns, &mut installed, &[])?;
         installed.activate(&self.kernel, netns)?;
         Ok(Running { netns: netns.clone(), installed, serving })
     }
 
     /// A new policy in the same place. Where the ports stay, only the entry is flipped. Where they do not, the
-    /// new listeners are there before the flip, and the old ones stay for those who were sent to them.
-    fn change(&mut self, spec: &Workload, running: Box<Running>) -> Phase {
-        match self.try_change(spec, &running) {
+    /// new listeners are there before the flip, and the old ones stay for those who were sent to them. Where it
+    /// cannot be done, the old policy stays whole, and every tick tries the new one again.
+    fn change(
+        &mut self,
+        (old, new): (Workload, Workload),
+        running: Box<Running>,
+        origin: Origin,
+    ) -> (Entry, Result<(), Error>) {
+        match self.try_change(&new, &running) {
             Ok((installed, serving)) => {
                 self.replaced = true;
-                log::info!("workload {}: policy changed to '{}'", spec.name, spec.policy);
-                let Running { netns, serving: old, .. } = *running;
+                log::info!("workload {}: policy changed to '{}'", new.name, new.policy);
+                let Running { netns, serving: before, .. } = *running;
                 let serving = match serving {
-                    Some(new) => {
-                        self.retire(old);
-                        new
+                    Some(serving) => {
+                        self.retire(before);
+                        serving
                     }
-                    None => old,
+                    None => before,
                 };
-                serving.view.set_traffic(traffic(spec));
-                Phase::Ready(Box::new(Running { netns, installed, serving }))
+                serving.view.set_traffic(traffic(&new));
+                let phase = Phase::Ready(Box::new(Running { netns, installed, serving }));
+                (Entry { spec: new, origin, phase, wanted: None }, Ok(()))
             }
             Err(e) => {
-                log::error!("workload {}: keeps its old policy: {e}", spec.name);
-                Phase::Ready(running)
+                self.restore(&old, &running);
+                let wanted = Some((new, e.to_string()));
+                (Entry { spec: old, origin, phase: Phase::Ready(running), wanted }, Err(e))
             }
         }
     }
 
+    /// Puts back what a failed change may have touched: hooks and registered listeners.
+    fn restore(&self, spec: &Workload, running: &Running) {
+        let (netns, proxy) = (&running.netns, self.settings.proxy_cgroup);
+        let hooks = install(&self.kernel, spec, netns, proxy, !netns.is_host(), true).map(drop);
+        let set = |l: &super::listeners::Listening| {
+            Ok(self.kernel.maps.set_listener(&l.key(netns.cookie()), l.fd())?)
+        };
+        let listeners: Result<(), Error> = running.serving.listening.iter().try_for_each(set);
+        hooks.and(listeners).unwrap_or_else(|e| log::error!("workload {}: {e}", spec.name));
+    }
+
     fn try_change(&self, spec: &Workload, running: &Running) -> Result<(Installed, Option<Serving>), Error> {
         let inbound = !running.netns.is_host();
-        let mut installed = install(&self.kernel, spec, &running.netns, self.settings.proxy_cgroup, inbound)?;
+        let mut installed =
+            install(&self.kernel, spec, &running.netns, self.settings.proxy_cgroup, inbound, true)?;
         let old = &running.installed.compiled.pod;
         let new = &mut installed.compiled.pod;
         if spec.policy.envoy_port == 0 {
@@ -335,9 +376,19 @@ impl Registry {
         let names: Vec<String> = self.entries.keys().cloned().collect();
         for name in names {
             let Some(entry) = self.entries.remove(&name) else { continue };
-            if let Some(entry) = self.step(&name, entry) {
+            let Some(entry) = self.step(&name, entry) else { continue };
+            let Entry { spec, origin, phase: Phase::Ready(running), wanted: Some((wanted, before)) } = entry
+            else {
                 self.entries.insert(name, entry);
+                continue;
+            };
+            let (entry, done) = self.change((spec, wanted), running, origin);
+            if let Err(e) = done.as_ref().map_err(ToString::to_string)
+                && e != before
+            {
+                log::error!("workload {name}: keeps its old policy: {e}");
             }
+            self.entries.insert(name, entry);
         }
     }
 
@@ -414,6 +465,10 @@ fn summary(name: &str, entry: &Entry) -> Summary {
         Phase::Ready(running) => (Status::Ready, Some(running)),
     };
     let mut notes = entry.spec.notes.clone();
+    if let Some((wanted, reason)) = &entry.wanted {
+        let reason = format!("'{}' is not in force: {reason}", wanted.policy);
+        notes.push(Note { flag: "policy".to_owned(), reason });
+    }
     notes.extend(running.iter().flat_map(|r| r.installed.compiled.notes.clone()));
     Summary {
         name: name.to_owned(),

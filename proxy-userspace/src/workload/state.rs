@@ -40,6 +40,11 @@ pub struct Record {
 }
 
 impl Record {
+    /// Whether this is a workload of that cgroup and namespace.
+    pub fn is_at(&self, cgroup_id: u64, cookie: u64) -> bool {
+        self.cgroup_id == cgroup_id && self.cookie == cookie
+    }
+
     /// Whether the cgroup and the namespace are still the ones that were enrolled.
     pub fn is_alive(&self) -> bool {
         cgroup::id(&self.cgroup).is_ok_and(|id| id == self.cgroup_id)

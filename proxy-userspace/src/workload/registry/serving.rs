@@ -46,14 +46,19 @@ impl Registry {
         }
         let view = Arc::new(self.view(spec, netns, pod));
         let drain = Arc::new(Drain::new());
+        // All that can fail first: nothing is served that is not wanted.
+        let mut accepting = Vec::new();
         for l in &listening {
-            let shared = l.share()?;
-            let context = Arc::new(ListenerContext::new(view.clone(), l.direction, l.address));
             let _runtime = self.runtime.enter();
-            let socket = tokio::net::TcpListener::from_std(shared.socket)
+            let socket = tokio::net::TcpListener::from_std(l.share()?.socket)
                 .map_err(|source| Error::Listen { address: l.address, source })?;
-            self.shared.tasks.spawn("accept", net::accept::run(socket, context, drain.watch()));
             self.kernel.maps.set_listener(&l.key(netns.cookie()), l.fd())?;
+            accepting.push((socket, ListenerContext::new(view.clone(), l.direction, l.address)));
+        }
+        let _runtime = self.runtime.enter();
+        for (socket, context) in accepting {
+            let run = net::accept::run(socket, Arc::new(context), drain.watch());
+            self.shared.tasks.spawn("accept", run);
         }
         Ok(Serving { view, listening, drain })
     }
