@@ -2,6 +2,7 @@
 //!
 //! Every method blocks on the kernel, so the registry lives on a thread of its own ([`crate::control`]).
 
+mod change;
 mod serving;
 
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use proxy_config::policy::{Note, compile};
 use serde::Serialize;
 use tokio::runtime::Handle;
 
-use self::serving::{Serving, inbound_port, traffic};
+use self::serving::Serving;
 use super::install::own_ips;
 use super::{Error, Installed, Owner, Record, State, StateFile, environment, install};
 use crate::drain::Drain;
@@ -287,72 +288,6 @@ impl Registry {
         let serving = self.serve(spec, netns, &mut installed, &[])?;
         installed.activate(&self.kernel, netns)?;
         Ok(Running { netns: netns.clone(), installed, serving })
-    }
-
-    /// A new policy in the same place. Where the ports stay, only the entry is flipped. Where they do not, the
-    /// new listeners are there before the flip, and the old ones stay for those who were sent to them. Where it
-    /// cannot be done, the old policy stays whole, and every tick tries the new one again.
-    fn change(
-        &mut self,
-        (old, new): (Workload, Workload),
-        running: Box<Running>,
-        origin: Origin,
-    ) -> (Entry, Result<(), Error>) {
-        match self.try_change(&new, &running) {
-            Ok((installed, serving)) => {
-                self.replaced = true;
-                log::info!("workload {}: policy changed to '{}'", new.name, new.policy);
-                let Running { netns, serving: before, .. } = *running;
-                let serving = match serving {
-                    Some(serving) => {
-                        self.retire(before);
-                        serving
-                    }
-                    None => before,
-                };
-                serving.view.set_traffic(traffic(&new));
-                let phase = Phase::Ready(Box::new(Running { netns, installed, serving }));
-                (Entry { spec: new, origin, phase, wanted: None }, Ok(()))
-            }
-            Err(e) => {
-                self.restore(&old, &running);
-                let wanted = Some((new, e.to_string()));
-                (Entry { spec: old, origin, phase: Phase::Ready(running), wanted }, Err(e))
-            }
-        }
-    }
-
-    /// Puts back what a failed change may have touched: hooks and registered listeners.
-    fn restore(&self, spec: &Workload, running: &Running) {
-        let (netns, proxy) = (&running.netns, self.settings.proxy_cgroup);
-        let hooks = install(&self.kernel, spec, netns, proxy, !netns.is_host(), true).map(drop);
-        let set = |l: &super::listeners::Listening| {
-            Ok(self.kernel.maps.set_listener(&l.key(netns.cookie()), l.fd())?)
-        };
-        let listeners: Result<(), Error> = running.serving.listening.iter().try_for_each(set);
-        hooks.and(listeners).unwrap_or_else(|e| log::error!("workload {}: {e}", spec.name));
-    }
-
-    fn try_change(&self, spec: &Workload, running: &Running) -> Result<(Installed, Option<Serving>), Error> {
-        let inbound = !running.netns.is_host();
-        let mut installed =
-            install(&self.kernel, spec, &running.netns, self.settings.proxy_cgroup, inbound, true)?;
-        let old = &running.installed.compiled.pod;
-        let new = &mut installed.compiled.pod;
-        if spec.policy.envoy_port == 0 {
-            new.out_port = old.out_port;
-        }
-        let same = old.out_port == new.out_port && inbound_port(old) == inbound_port(new);
-        let listening = &running.serving.listening;
-        let serving =
-            if same { None } else { Some(self.serve(spec, &running.netns, &mut installed, listening)?) };
-        self.state.change(|state| {
-            if let Some(record) = state.workloads.iter_mut().find(|r| r.name == spec.name.as_str()) {
-                record.policy = spec.policy.to_string();
-            }
-            installed.activate(&self.kernel, &running.netns)
-        })?;
-        Ok((installed, serving))
     }
 
     /// Takes a workload out. Its established connections drain; its new ones are no longer captured.
