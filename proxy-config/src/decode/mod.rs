@@ -1,0 +1,1 @@
+//! Text and JSON into protobuf, with the place of every problem.

@@ -1,0 +1,218 @@
+//! Protobuf messages into [`crate::model`]: every field is read, rejected or warned about, by name.
+//!
+//! A message that is lowered lists all its fields in one [`lower!`] table. The macro destructures without `..`,
+//! so a field that a newer Envoy brings does not compile until somebody has decided about it. A test sets each
+//! field in turn and fails unless the model changes or a diagnostic names it. The same tables are
+//! `docs/config-support.md`.
+//!
+//! - **reject**: we cannot do it, and acting as if it were not there would be wrong or unsafe.
+//! - **warn**: it is accepted and has no effect here; it is counted and listed. `--strict` makes it an error.
+
+#![expect(deprecated, reason = "deprecated fields are fields: the tables name them too")]
+
+use crate::diagnostic::{Diagnostic, Path, Segment, Severity};
+
+/// Where lowering stands, and what it has found.
+#[derive(Debug, Default)]
+pub struct Cx {
+    path: Path,
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Cx {
+    /// Starts at `path`.
+    pub fn at(path: Path) -> Self {
+        Self { path, diagnostics: Vec::new() }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Runs `f` one segment deeper.
+    pub fn within<T>(&mut self, segment: Segment, f: impl FnOnce(&mut Self) -> T) -> T {
+        self.path.push(segment);
+        let value = f(self);
+        self.path.pop();
+        value
+    }
+
+    pub fn field<T>(&mut self, name: &'static str, f: impl FnOnce(&mut Self) -> T) -> T {
+        self.within(Segment::Field(name.into()), f)
+    }
+
+    pub fn index<T>(&mut self, index: usize, f: impl FnOnce(&mut Self) -> T) -> T {
+        self.within(Segment::Index(index), f)
+    }
+
+    /// Refuses a field of the message at hand.
+    pub fn reject(&mut self, field: &'static str, why: impl Into<String>) {
+        let path = self.path.field(field);
+        self.diagnostics.push(Diagnostic {
+            severity: Severity::Error,
+            position: None,
+            path,
+            why: why.into(),
+        });
+    }
+
+    /// Accepts a field of the message at hand without effect.
+    pub fn warn(&mut self, field: &'static str, why: impl Into<String>) {
+        let path = self.path.field(field);
+        self.diagnostics.push(Diagnostic {
+            severity: Severity::Warning,
+            position: None,
+            path,
+            why: why.into(),
+        });
+    }
+
+    /// Refuses what the path points at.
+    pub fn reject_here(&mut self, why: impl Into<String>) {
+        let path = self.path.clone();
+        self.diagnostics.push(Diagnostic {
+            severity: Severity::Error,
+            position: None,
+            path,
+            why: why.into(),
+        });
+    }
+
+    pub fn warn_here(&mut self, why: impl Into<String>) {
+        let path = self.path.clone();
+        self.diagnostics.push(Diagnostic {
+            severity: Severity::Warning,
+            position: None,
+            path,
+            why: why.into(),
+        });
+    }
+
+    pub fn failed(&self) -> bool {
+        self.diagnostics.iter().any(|d| d.severity == Severity::Error)
+    }
+
+    /// Lowers a message in the field `name`.
+    pub fn lower<M: Lower>(&mut self, name: &'static str, message: M) -> Option<M::Model> {
+        self.field(name, |cx| message.lower(cx))
+    }
+
+    /// Lowers a required message in the field `name`.
+    pub fn required<M: Lower>(&mut self, name: &'static str, message: Option<M>) -> Option<M::Model> {
+        match message {
+            Some(message) => self.lower(name, message),
+            None => {
+                self.reject(name, "is required");
+                None
+            }
+        }
+    }
+
+    /// Lowers each message of a list; those that fail are left out, and have said why.
+    pub fn list<M: Lower>(&mut self, name: &'static str, messages: Vec<M>) -> Vec<M::Model> {
+        self.field(name, |cx| {
+            let lowered = messages.into_iter().enumerate();
+            lowered.filter_map(|(i, message)| cx.index(i, |cx| message.lower(cx))).collect()
+        })
+    }
+}
+
+/// What becomes of a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Read,
+    Reject(&'static str),
+    Warn(&'static str),
+}
+
+/// A message that can be lowered. Implemented by [`lower!`] only.
+pub trait Lower: Sized {
+    type Model;
+    /// The full protobuf name.
+    const NAME: &'static str;
+    /// All fields; a `oneof` by its own name, since that is how it is destructured.
+    const FIELDS: &'static [(&'static str, Status)];
+    /// `None` only where an error was given.
+    fn lower(self, cx: &mut Cx) -> Option<Self::Model>;
+}
+
+/// Whether a field was given, which for scalars means: is not the default.
+pub trait IsSet {
+    fn is_set(&self) -> bool;
+}
+
+impl<T> IsSet for Option<T> {
+    fn is_set(&self) -> bool {
+        self.is_some()
+    }
+}
+
+impl<T> IsSet for Vec<T> {
+    fn is_set(&self) -> bool {
+        !self.is_empty()
+    }
+}
+
+impl<K, V> IsSet for std::collections::HashMap<K, V> {
+    fn is_set(&self) -> bool {
+        !self.is_empty()
+    }
+}
+
+impl IsSet for String {
+    fn is_set(&self) -> bool {
+        !self.is_empty()
+    }
+}
+
+impl IsSet for bool {
+    fn is_set(&self) -> bool {
+        *self
+    }
+}
+
+macro_rules! is_set_number {
+    ($($t:ty),*) => { $(impl IsSet for $t {
+        fn is_set(&self) -> bool {
+            *self != <$t>::default()
+        }
+    })* };
+}
+is_set_number!(i32, u32, i64, u64, f32, f64);
+
+/// Implements [`Lower`] for a message by the complete list of its fields.
+///
+/// ```ignore
+/// lower! { "envoy.config.core.v3.TcpKeepalive" pb::TcpKeepalive => model::TcpKeepalive, cx;
+///     read { keepalive_probes, keepalive_time, keepalive_interval }
+///     reject { field: "why" }
+///     warn { field: "why" }
+///     { Some(model::TcpKeepalive { … }) }
+/// }
+/// ```
+macro_rules! lower {
+    ($name:literal $pb:path => $model:ty, $cx:ident;
+     read { $($r:ident),* $(,)? }
+     $(reject { $($x:ident: $xw:expr),* $(,)? })?
+     $(warn { $($w:ident: $ww:expr),* $(,)? })?
+     $body:block) => {
+        impl $crate::lower::Lower for $pb {
+            type Model = $model;
+            const NAME: &'static str = $name;
+            const FIELDS: &'static [(&'static str, $crate::lower::Status)] = &[
+                $((stringify!($r), $crate::lower::Status::Read),)*
+                $($((stringify!($x), $crate::lower::Status::Reject($xw)),)*)?
+                $($((stringify!($w), $crate::lower::Status::Warn($ww)),)*)?
+            ];
+            fn lower(self, $cx: &mut $crate::lower::Cx) -> Option<$model> {
+                let Self { $($r,)* $($($x,)*)? $($($w,)*)? } = self;
+                $($(if $crate::lower::IsSet::is_set(&$x) { $cx.reject(stringify!($x), $xw); })*)?
+                $($(if $crate::lower::IsSet::is_set(&$w) { $cx.warn(stringify!($w), $ww); })*)?
+                $body
+            }
+        }
+    };
+}
+pub(crate) use lower;
+
+mod core;

@@ -1,0 +1,92 @@
+//! `config.bootstrap.v3.Bootstrap`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::access_log::AccessLog;
+use super::address::Address;
+use super::cluster::Cluster;
+use super::listener::Listener;
+use super::matcher::StringMatcher;
+use super::metadata::Struct;
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Bootstrap {
+    pub node: Node,
+    pub admin: Option<Admin>,
+    pub listeners: Vec<Resource<Listener>>,
+    pub clusters: Vec<Resource<Cluster>>,
+    pub stats: StatsConfig,
+    /// `layered_runtime`: kept for `/runtime` and the few keys that are read.
+    pub runtime: BTreeMap<String, Struct>,
+    /// Of `cluster_manager`: where the local cluster's events go, and its name.
+    pub local_cluster: Option<Arc<str>>,
+    pub outlier_event_log: Option<PathBuf>,
+}
+
+/// A model with the message that it came from, encoded: what `/config_dump` shows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resource<T> {
+    pub model: Arc<T>,
+    pub raw: bytes::Bytes,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Node {
+    pub id: String,
+    pub cluster: String,
+    pub region: String,
+    pub zone: String,
+    pub sub_zone: String,
+    pub metadata: Struct,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Admin {
+    pub address: Address,
+    pub access_log: Vec<AccessLog>,
+    /// Paths that may be asked for; none: all.
+    pub allow_paths: Vec<StringMatcher>,
+}
+
+/// `stats_config`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StatsConfig {
+    pub tags: Vec<TagSpecifier>,
+    /// Default true.
+    pub use_all_default_tags: Option<bool>,
+    pub matcher: StatsMatcher,
+    pub histogram_buckets: Vec<HistogramBuckets>,
+    /// Default 5 s.
+    pub flush_interval: Option<Duration>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum TagSpecifier {
+    /// `None`: one of Envoy's built-in expressions, by the tag's name.
+    Regex {
+        name: String,
+        regex: Option<String>,
+    },
+    Fixed {
+        name: String,
+        value: String,
+    },
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum StatsMatcher {
+    #[default]
+    All,
+    None,
+    Exclusion(Vec<StringMatcher>),
+    Inclusion(Vec<StringMatcher>),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct HistogramBuckets {
+    pub matcher: StringMatcher,
+    pub buckets: Vec<f64>,
+}

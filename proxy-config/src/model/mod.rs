@@ -1,0 +1,45 @@
+//! What configuration means, once parsed: the types that the daemon runs on.
+//!
+//! Nothing here knows protobuf. Durations, ports, prefixes and matchers have been parsed, defaults are filled in,
+//! and what Envoy refuses cannot be expressed where that is natural. Everything compares with `==`, which is how
+//! an update tells what has changed.
+
+pub mod access_log;
+pub mod address;
+pub mod bootstrap;
+pub mod cluster;
+pub mod endpoint;
+pub mod listener;
+pub mod listener_filter;
+pub mod matcher;
+pub mod metadata;
+pub mod network_filter;
+
+pub use access_log::AccessLog;
+pub use address::{Address, Cidr, HostPort, SocketOption, TcpKeepalive};
+pub use bootstrap::Bootstrap;
+pub use cluster::Cluster;
+pub use endpoint::LoadAssignment;
+pub use listener::{FilterChain, Listener};
+pub use listener_filter::ListenerFilter;
+pub use matcher::StringMatcher;
+pub use metadata::Metadata;
+pub use network_filter::NetworkFilter;
+
+/// How bytes are wrapped on a connection, in either direction.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum TransportSocket {
+    /// `envoy.transport_sockets.raw_buffer`.
+    #[default]
+    RawBuffer,
+}
+
+/// A part of a hundred, a million and so on, as `num / den`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FractionalPercent {
+    pub numerator: u32,
+    pub denominator: u32,
+}
+
+/// `config.core.v3.RuntimeUInt32` and its kin: there is no runtime here, so the default is what holds.
+pub const DEFAULT_BUFFER_LIMIT: u32 = 1024 * 1024;

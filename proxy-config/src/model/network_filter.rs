@@ -1,0 +1,172 @@
+//! Network filters: what is done with a connection's bytes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::access_log::AccessLog;
+use super::address::Cidr;
+use super::listener_filter::LocalRateLimit;
+use super::matcher::{MetadataMatcher, StringMatcher};
+use super::metadata::Metadata;
+
+/// A filter with its name in the configuration, which Envoy accepts freely.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NetworkFilterConfig {
+    pub name: Arc<str>,
+    pub filter: NetworkFilter,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum NetworkFilter {
+    TcpProxy(Box<TcpProxy>),
+    Rbac(Box<Rbac>),
+    SniCluster,
+    ConnectionLimit(ConnectionLimit),
+    LocalRateLimit(LocalRateLimit),
+    /// The bytes that are sent before the connection is closed.
+    DirectResponse(Vec<u8>),
+    Echo,
+    /// `istio.metadata_exchange`: peers are not asked for their metadata on plain TCP.
+    MetadataExchange,
+    /// `istio.stats`: no Istio metrics on TCP yet.
+    IstioStats,
+}
+
+impl NetworkFilter {
+    /// Whether it ends the chain: Envoy calls it terminal.
+    pub fn is_terminal(&self) -> bool {
+        match self {
+            Self::TcpProxy(_) | Self::DirectResponse(_) | Self::Echo => true,
+            Self::Rbac(_)
+            | Self::SniCluster
+            | Self::ConnectionLimit(_)
+            | Self::LocalRateLimit(_)
+            | Self::MetadataExchange
+            | Self::IstioStats => false,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct TcpProxy {
+    /// Of `tcp.<stat_prefix>.`
+    pub stat_prefix: Arc<str>,
+    /// Never empty; one entry where `cluster` was given. An entry's `metadata_match` has the filter's merged in,
+    /// the entry's own fields winning.
+    pub clusters: Vec<WeightedCluster>,
+    /// `None`: never (`0s`). Default 1 h.
+    pub idle_timeout: Option<Duration>,
+    pub downstream_idle_timeout: Option<Duration>,
+    pub upstream_idle_timeout: Option<Duration>,
+    /// At least 1.
+    pub max_connect_attempts: u32,
+    pub backoff: Option<Backoff>,
+    pub hash_policy: Option<HashPolicy>,
+    pub max_downstream_connection_duration: Option<Duration>,
+    /// In percent of the duration, added at random.
+    pub max_downstream_connection_duration_jitter: Option<f64>,
+    pub access_log: Vec<AccessLog>,
+    /// Write a line each interval while the connection lives.
+    pub access_log_flush_interval: Option<Duration>,
+    /// Write a line as soon as the upstream is connected.
+    pub flush_access_log_on_connected: bool,
+    pub flush_access_log_on_start: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct WeightedCluster {
+    pub name: Arc<str>,
+    pub weight: u32,
+    pub metadata_match: Metadata,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    pub base: Duration,
+    pub max: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashPolicy {
+    SourceIp,
+    FilterState(String),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConnectionLimit {
+    pub stat_prefix: Arc<str>,
+    pub max_connections: u64,
+    /// How long a refused connection is held open.
+    pub delay: Option<Duration>,
+    pub runtime_enabled: bool,
+}
+
+/// `envoy.filters.network.rbac`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rbac {
+    /// Of `<stat_prefix>rbac.`; a dot is added where it has none.
+    pub stat_prefix: Arc<str>,
+    /// `None`: everyone is allowed.
+    pub rules: Option<RbacRules>,
+    /// Evaluated for stats and logs only.
+    pub shadow_rules: Option<RbacRules>,
+    pub shadow_rules_stat_prefix: Arc<str>,
+    pub continuous: bool,
+    /// How long a refused connection is held open.
+    pub delay_deny: Option<Duration>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct RbacRules {
+    pub action: RbacAction,
+    /// By name; the first that matches in this order gives its name to the log.
+    pub policies: BTreeMap<Arc<str>, RbacPolicy>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RbacAction {
+    Allow,
+    Deny,
+    /// Allows, and says so in the dynamic metadata `envoy.common` `access_log_hint`.
+    Log,
+}
+
+/// Matches where any permission and any principal do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RbacPolicy {
+    pub permissions: Vec<Permission>,
+    pub principals: Vec<Principal>,
+}
+
+/// What is known of a plain connection decides; a condition on HTTP matches as Envoy has it on L4: never.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Permission {
+    And(Vec<Permission>),
+    Or(Vec<Permission>),
+    Not(Box<Permission>),
+    Any,
+    /// On HTTP's headers or path: no plain connection has them.
+    Http,
+    DestinationIp(Cidr),
+    DestinationPort(u16),
+    /// From, inclusive; to, exclusive.
+    DestinationPortRange(u32, u32),
+    Metadata(MetadataMatcher),
+    RequestedServerName(StringMatcher),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Principal {
+    And(Vec<Principal>),
+    Or(Vec<Principal>),
+    Not(Box<Principal>),
+    Any,
+    Http,
+    /// The peer's certificate; `None`: any verified one.
+    Authenticated(Option<StringMatcher>),
+    /// `source_ip` (deprecated) and `direct_remote_ip`.
+    DirectRemoteIp(Cidr),
+    RemoteIp(Cidr),
+    Metadata(MetadataMatcher),
+}
