@@ -4,6 +4,7 @@ use std::any::Any;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
@@ -14,7 +15,7 @@ use crate::telemetry::stats::{Counter, Stats};
 /// Spawns onto the current runtime.
 #[derive(Clone, Debug)]
 pub struct Tasks {
-    panics: Counter,
+    panics: Arc<Counter>,
 }
 
 impl Tasks {
@@ -38,7 +39,7 @@ pin_project! {
         #[pin]
         future: F,
         name: &'static str,
-        panics: Counter,
+        panics: Arc<Counter>,
     }
 }
 

@@ -85,11 +85,11 @@ fn connections(bound: &Bound) -> Table {
     let text = |a: Option<std::net::SocketAddr>| a.map_or_else(|| "-".to_owned(), |a| a.to_string());
     for e in bound.shared.access_log.snapshot() {
         table.add_row([
-            e.direction.listener().to_owned(),
-            e.downstream_remote.to_string(),
+            e.origin.listener.to_string(),
+            e.facts.remote.to_string(),
             text(e.original_dst),
-            e.upstream_cluster.unwrap_or("-").to_owned(),
-            text(e.upstream_local),
+            e.upstream.cluster.as_deref().unwrap_or("-").to_owned(),
+            text(e.upstream.local),
             e.bytes.downstream_rx.to_string(),
             e.bytes.downstream_tx.to_string(),
             e.duration.as_millis().to_string(),

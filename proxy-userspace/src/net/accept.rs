@@ -132,7 +132,7 @@ mod tests {
         let (of_task, watch) = (ctx.clone(), drain.watch());
         let tasks = ctx.workload.shared.tasks.clone();
         tasks.spawn("listener", async move { accept(&failing, &of_task, watch).await });
-        while ctx.stats.cx_total.value() == 0 {
+        while ctx.stats.downstream_cx_total.value() == 0 {
             sleep(Duration::from_millis(1)).await;
         }
         assert!(start.elapsed() >= 3 * BACKOFF);

@@ -8,17 +8,26 @@ use tokio::net::TcpStream;
 
 use super::{Dial, Direction, Family, ListenerContext};
 use crate::drain::Guard;
+use crate::net::facts::Facts;
 use crate::network::tcp_proxy;
 use crate::sys::sock;
-use crate::telemetry::{ConnRecord, Outcome, Side};
+use crate::telemetry::stats::Held;
+use crate::telemetry::{ConnRecord, Flags, Origin, Outcome, Side};
 
 /// Carries one connection from its first fact to its log line.
 pub async fn serve(stream: TcpStream, peer: SocketAddr, ctx: Arc<ListenerContext>, guard: Guard) {
-    ctx.stats.cx_total.inc();
-    let _active = ctx.stats.cx_active.hold();
+    ctx.stats.downstream_cx_total.inc();
+    let _active = Held::new(&ctx.stats, |s| &s.downstream_cx_active);
     let workload = &ctx.workload;
     let log = workload.shared.access_log.clone();
-    let mut record = ConnRecord::new(log, workload.name.clone(), ctx.direction, canonical(peer));
+    let origin = Origin {
+        connection_id: 0,
+        workload: Some(workload.name.clone()),
+        direction: ctx.direction,
+        listener: ctx.direction.listener().into(),
+    };
+    let local = stream.local_addr().map_or(ctx.local, canonical);
+    let mut record = ConnRecord::new(log, origin, Facts::new(canonical(peer), local));
     let destination = destination(&stream, &ctx);
     record.entry.original_dst = destination.or_else(|| stream.local_addr().ok().map(canonical));
     let outcome = match destination.ok_or(Refusal::Listener).and_then(|to| permitted(to, &ctx)) {
@@ -27,7 +36,7 @@ pub async fn serve(stream: TcpStream, peer: SocketAddr, ctx: Arc<ListenerContext
     };
     drop(stream);
     record.finish(outcome);
-    ctx.stats.cx_destroy.inc();
+    ctx.stats.downstream_cx_destroy.inc();
 }
 
 /// Makes the close a reset, so that the peer sees a failure and not an end.
@@ -50,12 +59,12 @@ enum Refusal {
 fn refuse(stream: &TcpStream, ctx: &ListenerContext, refusal: Refusal) -> Outcome {
     let own = &ctx.workload.shared.own;
     let (counter, details) = match refusal {
-        Refusal::Listener => (&own.destination_is_listener, "original_destination_is_listener"),
-        Refusal::Admin => (&own.destination_is_admin, "original_destination_is_admin"),
+        Refusal::Listener => (&own.original_destination_is_listener, "original_destination_is_listener"),
+        Refusal::Admin => (&own.original_destination_is_admin, "original_destination_is_admin"),
     };
     counter.inc();
     reset_on_close(stream);
-    Outcome::new(Side::Internal, "NR", details)
+    Outcome::new(Side::Internal, Flags::NR, details)
 }
 
 /// Where the client was going; `None` where that is the listener itself.

@@ -161,10 +161,10 @@ impl<'a> Relay<'a> {
         }
         let Cluster { stats, tcp, .. } = self.cluster;
         for (counter, now, before) in [
-            (&tcp.rx_bytes, now.downstream_rx, self.bytes.downstream_rx),
-            (&tcp.tx_bytes, now.downstream_tx, self.bytes.downstream_tx),
-            (&stats.rx_bytes, now.upstream_rx, self.bytes.upstream_rx),
-            (&stats.tx_bytes, now.upstream_tx, self.bytes.upstream_tx),
+            (&tcp.downstream_cx_rx_bytes_total, now.downstream_rx, self.bytes.downstream_rx),
+            (&tcp.downstream_cx_tx_bytes_total, now.downstream_tx, self.bytes.downstream_tx),
+            (&stats.upstream_cx_rx_bytes_total, now.upstream_rx, self.bytes.upstream_rx),
+            (&stats.upstream_cx_tx_bytes_total, now.upstream_tx, self.bytes.upstream_tx),
         ] {
             if now != before {
                 counter.add(now - before);

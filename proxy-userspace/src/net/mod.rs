@@ -6,6 +6,7 @@
 pub mod accept;
 pub mod conn;
 pub mod copy;
+pub mod facts;
 pub mod splice;
 
 use std::io;
@@ -159,18 +160,19 @@ pub struct Shared {
     pub access_log: AccessLog,
     pub options: Options,
     pub tasks: Tasks,
-    pub own: OwnStats,
+    pub own: Arc<OwnStats>,
     pub clusters: Clusters,
     pub pipes: Pipes,
 }
 
 impl Shared {
     pub fn new(stats: Arc<Stats>, access_log: AccessLog, options: Options) -> Self {
+        let own = OwnStats::of(&stats);
         Self {
             tasks: Tasks::new(&stats),
-            own: OwnStats::new(&stats),
+            own: own.clone(),
             clusters: Clusters::new(&stats),
-            pipes: Pipes::new(options.splice_directions, &stats),
+            pipes: Pipes::new(options.splice_directions, own),
             stats,
             access_log,
             options,
@@ -218,7 +220,7 @@ pub struct ListenerContext {
     pub direction: Direction,
     /// What the listener is bound to.
     pub local: SocketAddr,
-    pub stats: ListenerStats,
+    pub stats: Arc<ListenerStats>,
     original_dst: Arc<dyn OriginalDst>,
 }
 
@@ -234,7 +236,7 @@ impl ListenerContext {
         local: SocketAddr,
         original_dst: Arc<dyn OriginalDst>,
     ) -> Self {
-        let stats = ListenerStats::new(&workload.shared.stats, local);
+        let stats = ListenerStats::of(&workload.shared.stats, local);
         Self { workload, direction, local, stats, original_dst }
     }
 }

@@ -12,7 +12,9 @@ use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::unistd::pipe2;
 use tokio::net::TcpStream;
 
-use crate::telemetry::stats::{Counter, Gauge, GaugeGuard, Stats};
+use std::sync::Arc;
+
+use crate::telemetry::stats::{Held, OwnStats};
 
 /// The most that is moved at once, and so the most that waits in a pipe.
 pub const MOST: usize = 256 * 1024;
@@ -25,30 +27,25 @@ const STREAK: u8 = 4;
 #[derive(Debug)]
 pub struct Pipes {
     most: u64,
-    active: Gauge,
-    total: Counter,
+    own: Arc<OwnStats>,
 }
 
 impl Pipes {
-    pub fn new(most: usize, stats: &Stats) -> Self {
-        Self {
-            most: most as u64,
-            active: stats.gauge("shunt.splice_active"),
-            total: stats.counter("shunt.splice_total"),
-        }
+    pub fn new(most: usize, own: Arc<OwnStats>) -> Self {
+        Self { most: most as u64, own }
     }
 
     /// A pipe, unless there are enough of them or the system has none to give.
     fn take(&self) -> Option<Pipe> {
         // Several threads may pass here at once: the limit is a matter of size, not of exactness.
-        if self.active.value() >= self.most {
+        if self.own.splice_active.value() >= self.most {
             return None;
         }
-        let held = self.active.hold();
+        let held = Held::new(&self.own, |s| &s.splice_active);
         let (read, write) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).ok()?;
         // Refused where the user's pipe budget is used up; the default size works, too.
         let _ = fcntl(&write, FcntlArg::F_SETPIPE_SZ(MOST as i32));
-        self.total.inc();
+        self.own.splice_total.inc();
         Some(Pipe { read, write, waiting: 0, _held: held })
     }
 }
@@ -59,7 +56,7 @@ pub(super) struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
     waiting: usize,
-    _held: GaugeGuard,
+    _held: Held<OwnStats>,
 }
 
 impl Pipe {

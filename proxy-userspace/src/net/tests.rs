@@ -40,11 +40,11 @@ async fn half_close_by_the_client() {
         assert_eq!(read_all(&mut client).await.unwrap(), b"the answer");
         let record = rig.record().await;
         assert_eq!(record.outcome.details, "downstream_closed");
-        assert_eq!(record.flags(), "-");
+        assert_eq!(record.outcome.flags.to_string(), "-");
         assert_eq!((record.bytes.downstream_rx, record.bytes.upstream_tx), (8, 8));
         assert_eq!((record.bytes.upstream_rx, record.bytes.downstream_tx), (10, 10));
-        assert_eq!(record.upstream_host, record.original_dst);
-        assert!(record.upstream_local.is_some());
+        assert_eq!(record.upstream.host, record.original_dst);
+        assert!(record.upstream.local.is_some());
         assert_eq!(rig.stat("cluster.PassthroughCluster.upstream_cx_active"), 0);
         assert_eq!(rig.stat(RX), 8);
     }
@@ -202,7 +202,10 @@ async fn a_refused_upstream_resets_the_client() {
     let mut client = TcpStream::connect(rig.addr).await.unwrap();
     assert_eq!(read_error(&mut client).await, io::ErrorKind::ConnectionReset);
     let record = rig.record().await;
-    assert_eq!((record.flags(), record.outcome.details.as_ref()), ("UF,URX", "upstream_connect_refused"));
+    assert_eq!(
+        (record.outcome.flags.to_string().as_str(), record.outcome.details.as_ref()),
+        ("UF,URX", "upstream_connect_refused")
+    );
     assert_eq!(record.outcome.side, Side::Upstream);
     assert_eq!(record.outcome.upstream_failure.as_deref(), Some("delayed connect error: Connection refused"));
     assert!(record.json().unwrap().contains("delayed_connect_error:_Connection_refused"));
@@ -225,7 +228,11 @@ async fn a_connect_that_hangs_times_out_or_ends_with_its_client() {
     sleep(Duration::from_millis(50)).await;
     reset(impatient);
     let records = rig.records(2).await;
-    let ends: Vec<_> = records.iter().map(|entry| (entry.flags(), entry.outcome.details.as_ref())).collect();
+    let ends: Vec<_> = records
+        .iter()
+        .map(|entry| (entry.outcome.flags.to_string(), entry.outcome.details.as_ref()))
+        .collect();
+    let ends: Vec<_> = ends.iter().map(|(flags, details)| (flags.as_str(), *details)).collect();
     assert_eq!(ends, [("UF,URX", "upstream_connect_timeout"), ("-", "downstream_reset")]);
     assert_eq!(rig.stat("cluster.PassthroughCluster.upstream_cx_connect_timeout"), 1);
 }
@@ -234,7 +241,7 @@ async fn refused(rig: &Rig, details: &str) {
     let mut client = TcpStream::connect(rig.addr).await.unwrap();
     assert_eq!(read_error(&mut client).await, io::ErrorKind::ConnectionReset);
     let record = rig.record().await;
-    assert_eq!((record.flags(), record.outcome.details.as_ref()), ("NR", details));
+    assert_eq!((record.outcome.flags.to_string().as_str(), record.outcome.details.as_ref()), ("NR", details));
     assert_eq!(record.outcome.side, Side::Internal);
     assert_eq!(rig.stat(&format!("shunt.{details}")), 1);
     assert!(record.original_dst.is_some());
@@ -264,7 +271,7 @@ async fn another_hosts_listener_is_no_loop() {
         Rig::start(Setup { options, ..Setup::default() }, |own| Some(([192, 0, 2, 1], own.port()).into()));
     let rig = rig.await;
     let _client = TcpStream::connect(rig.addr).await.unwrap();
-    assert_eq!(rig.record().await.flags(), "UF,URX");
+    assert_eq!(rig.record().await.outcome.flags.to_string(), "UF,URX");
 }
 
 #[tokio::test]
@@ -290,7 +297,10 @@ async fn registry_only_is_a_black_hole_until_it_is_lifted() {
     let mut client = TcpStream::connect(rig.addr).await.unwrap();
     assert_eq!(read_error(&mut client).await, io::ErrorKind::ConnectionReset);
     let record = rig.record().await;
-    assert_eq!((record.flags(), record.upstream_cluster), ("UH", Some("BlackHoleCluster")));
+    assert_eq!(
+        (record.outcome.flags.to_string().as_str(), record.upstream.cluster.as_deref()),
+        ("UH", Some("BlackHoleCluster"))
+    );
     assert_eq!(rig.stat("cluster.BlackHoleCluster.upstream_cx_none_healthy"), 1);
     rig.ctx.workload.set_traffic(Traffic::default());
     let _client = TcpStream::connect(rig.addr).await.unwrap();
@@ -305,8 +315,8 @@ async fn inbound_comes_from_its_own_address() {
     assert_eq!(peer.ip(), IpAddr::from([127, 0, 0, 6]));
     drop((client, server));
     let record = rig.record().await;
-    assert_eq!(record.upstream_local, Some(peer));
-    assert_eq!(record.upstream_cluster, Some("InboundPassthroughClusterIpv4"));
+    assert_eq!(record.upstream.local, Some(peer));
+    assert_eq!(record.upstream.cluster.as_deref(), Some("InboundPassthroughClusterIpv4"));
 }
 
 #[tokio::test]
@@ -317,7 +327,7 @@ async fn a_mapped_client_of_a_dual_stack_listener_is_an_ipv4_client() {
     drop(TcpStream::connect(("127.0.0.1", rig.addr.port())).await.unwrap());
     drop(timeout(LONG, server.accept()).await.unwrap().unwrap());
     let record = rig.record().await;
-    assert!(record.downstream_remote.is_ipv4());
+    assert!(record.facts.remote.is_ipv4());
     assert_eq!(record.original_dst, Some(addr));
 }
 

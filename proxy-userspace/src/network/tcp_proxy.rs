@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -19,8 +20,8 @@ use crate::net::conn::{canonical, reset_on_close};
 use crate::net::copy::{self, End, Terms};
 use crate::net::{Dial, Direction, Family, ListenerContext, OutboundPolicy};
 use crate::sys::sock;
-use crate::telemetry::stats::{ClusterStats, Stats, TcpStats};
-use crate::telemetry::{ConnRecord, Outcome, Side};
+use crate::telemetry::stats::{ClusterStats, Held, Stats, TcpStats};
+use crate::telemetry::{ConnRecord, Flags, Outcome, Side};
 
 /// The source of inbound passthrough connections: by it the kernel programs and the application tell them from
 /// connections that the workload makes to itself.
@@ -37,8 +38,8 @@ pub(crate) async fn run(
 ) -> Outcome {
     let shared = &ctx.workload.shared;
     let cluster = shared.clusters.pick(ctx, destination);
-    cluster.tcp.cx_total.inc();
-    record.entry.upstream_cluster = Some(cluster.name);
+    cluster.tcp.downstream_cx_total.inc();
+    record.entry.upstream.cluster = Some(cluster.name.into());
     let connect = connect(cluster, destination, ctx);
     let upstream = match while_wanted(connect, downstream, guard).await {
         Ok(upstream) => upstream,
@@ -47,9 +48,9 @@ pub(crate) async fn run(
             return failure.outcome();
         }
     };
-    let _active = cluster.stats.cx_active.hold();
-    record.entry.upstream_host = Some(destination);
-    record.entry.upstream_local = upstream.local_addr().ok().map(canonical);
+    let _active = Held::new(&cluster.stats, |s| &s.upstream_cx_active);
+    record.entry.upstream.host = Some(destination);
+    record.entry.upstream.local = upstream.local_addr().ok().map(canonical);
     let (idle_timeout, pipes) = (shared.options.idle_timeout, &shared.pipes);
     let terms = Terms { cluster, pipes, idle_timeout, guard };
     let end = copy::relay(downstream, &upstream, &mut record.entry.bytes, terms).await;
@@ -60,7 +61,7 @@ pub(crate) async fn run(
     if matches!(end, End::Failed { side: Side::Downstream, .. } | End::Cut) {
         reset_on_close(&upstream);
     }
-    cluster.stats.cx_destroy.inc();
+    cluster.stats.upstream_cx_destroy.inc();
     outcome(&end, cluster)
 }
 
@@ -75,9 +76,9 @@ pub struct Clusters {
 /// Where connections go, with the stats that are kept of it.
 pub struct Cluster {
     pub name: &'static str,
-    pub stats: ClusterStats,
+    pub stats: Arc<ClusterStats>,
     /// Istio's `stat_prefix` of the tcp_proxy in front is the cluster's name.
-    pub tcp: TcpStats,
+    pub tcp: Arc<TcpStats>,
     kind: Kind,
 }
 
@@ -91,8 +92,8 @@ impl Clusters {
     pub fn new(stats: &Stats) -> Self {
         let cluster = |name, kind| Cluster {
             name,
-            stats: ClusterStats::new(stats, name),
-            tcp: TcpStats::new(stats, name),
+            stats: ClusterStats::of(stats, name),
+            tcp: TcpStats::of(stats, name),
             kind,
         };
         let from = |source| Kind::OriginalDst { source };
@@ -132,16 +133,18 @@ enum Failure {
 impl Failure {
     fn outcome(&self) -> Outcome {
         let (side, flags, details): (_, _, Cow<'static, str>) = match self {
-            Self::NoEndpoint => (Side::Upstream, "UH", "no_healthy_upstream".into()),
-            Self::Timeout => (Side::Upstream, "UF,URX", "upstream_connect_timeout".into()),
+            Self::NoEndpoint => (Side::Upstream, Flags::UH, "no_healthy_upstream".into()),
+            Self::Timeout => (Side::Upstream, Flags::UF | Flags::URX, "upstream_connect_timeout".into()),
             Self::Io { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused => {
-                (Side::Upstream, "UF,URX", "upstream_connect_refused".into())
+                (Side::Upstream, Flags::UF | Flags::URX, "upstream_connect_refused".into())
             }
-            Self::Io { step, source } => {
-                (Side::Upstream, "UF,URX", format!("upstream_{step}: {}", errno_text(source)).into())
-            }
-            Self::DownstreamReset => (Side::Downstream, "", "downstream_reset".into()),
-            Self::Drained => (Side::Internal, "", "drain_timeout".into()),
+            Self::Io { step, source } => (
+                Side::Upstream,
+                Flags::UF | Flags::URX,
+                format!("upstream_{step}: {}", errno_text(source)).into(),
+            ),
+            Self::DownstreamReset => (Side::Downstream, Flags::NONE, "downstream_reset".into()),
+            Self::Drained => (Side::Internal, Flags::NONE, "drain_timeout".into()),
         };
         let transport = matches!(self, Self::Timeout | Self::Io { .. });
         let upstream_failure = transport.then(|| self.to_string());
@@ -168,17 +171,17 @@ async fn connect(cluster: &Cluster, to: SocketAddr, ctx: &ListenerContext) -> Re
     let source = match cluster.kind {
         Kind::OriginalDst { source } => source,
         Kind::Empty => {
-            cluster.stats.none_healthy.inc();
+            cluster.stats.upstream_cx_none_healthy.inc();
             return Err(Failure::NoEndpoint);
         }
     };
-    cluster.stats.cx_total.inc();
+    cluster.stats.upstream_cx_total.inc();
     let limit = ctx.workload.shared.options.connect_timeout;
     let connected = dial(ctx.workload.dial.of(ctx.direction), source, to, limit).await;
     if let Err(failure) = &connected {
-        cluster.stats.connect_fail.inc();
+        cluster.stats.upstream_cx_connect_fail.inc();
         if matches!(failure, Failure::Timeout) {
-            cluster.stats.connect_timeout.inc();
+            cluster.stats.upstream_cx_connect_timeout.inc();
         }
         log::debug!("{}: {to} by {}: {failure}", ctx.workload.name, cluster.name);
     }
@@ -212,18 +215,18 @@ fn prepare(dial: &dyn Dial, source: Option<IpAddr>, to: SocketAddr) -> Result<Tc
 
 fn outcome(end: &End, cluster: &Cluster) -> Outcome {
     match end {
-        End::Closed(side) => Outcome::new(*side, "", format!("{}_closed", side.name())),
+        End::Closed(side) => Outcome::new(*side, Flags::NONE, format!("{}_closed", side.name())),
         End::Failed { side, error } if copy::is_reset(error) => {
-            Outcome::new(*side, "", format!("{}_reset", side.name()))
+            Outcome::new(*side, Flags::NONE, format!("{}_reset", side.name()))
         }
         End::Failed { side, error } => {
-            Outcome::new(*side, "", format!("{}_error: {}", side.name(), errno_text(error)))
+            Outcome::new(*side, Flags::NONE, format!("{}_error: {}", side.name(), errno_text(error)))
         }
         End::Idle => {
             cluster.tcp.idle_timeout.inc();
-            Outcome::new(Side::Internal, "", "idle_timeout")
+            Outcome::new(Side::Internal, Flags::NONE, "idle_timeout")
         }
-        End::Cut => Outcome::new(Side::Internal, "", "drain_timeout"),
+        End::Cut => Outcome::new(Side::Internal, Flags::NONE, "drain_timeout"),
     }
 }
 

@@ -107,7 +107,7 @@ struct Shared {
     queue: Option<SyncSender<Message>>,
     /// Dropped and not yet reported.
     dropped: Arc<AtomicU64>,
-    write_dropped: Counter,
+    write_dropped: Arc<Counter>,
     ring: usize,
     latest: Mutex<VecDeque<Arc<Entry>>>,
 }
@@ -127,8 +127,8 @@ enum Message {
 struct Writer {
     out: BufWriter<Sink>,
     dropped: Arc<AtomicU64>,
-    completed: Counter,
-    failed: Counter,
+    completed: Arc<Counter>,
+    failed: Arc<Counter>,
     /// Whether the last write failed: a full disk is reported once, not once a line.
     failing: bool,
 }
@@ -193,7 +193,8 @@ mod tests {
 
     use super::*;
     use crate::net::Direction;
-    use crate::telemetry::{ConnRecord, Outcome, Side};
+    use crate::net::facts::Facts;
+    use crate::telemetry::{ConnRecord, Flags, Origin, Outcome, Side};
 
     /// Passes on what is written; each write waits for a permit, if there is a gate.
     struct Pipe {
@@ -217,7 +218,13 @@ mod tests {
 
     fn record(log: &AccessLog) -> ConnRecord {
         let remote: SocketAddr = "10.0.0.1:4000".parse().unwrap();
-        ConnRecord::new(log.clone(), "w".into(), Direction::Outbound, remote)
+        let origin = Origin {
+            connection_id: 1,
+            workload: Some("w".into()),
+            direction: Direction::Outbound,
+            listener: "virtualOutbound".into(),
+        };
+        ConnRecord::new(log.clone(), origin, Facts::new(remote, remote))
     }
 
     #[test]
@@ -226,7 +233,7 @@ mod tests {
         let log = AccessLog::start(Some(Box::new(Pipe { out, gate: None })), 2, &Stats::new()).unwrap();
         let mut first = record(&log);
         first.entry.original_dst = Some("[2001:db8::1]:80".parse().unwrap());
-        first.finish(Outcome::new(Side::Upstream, "UF,URX", "upstream_connect_refused"));
+        first.finish(Outcome::new(Side::Upstream, Flags::UF | Flags::URX, "upstream_connect_refused"));
         assert!(log.flush(Duration::from_secs(10)));
         let line: serde_json::Value = serde_json::from_slice(&written.recv().unwrap()).unwrap();
         assert_eq!(line["original_dst"], "[2001:db8::1]:80");
@@ -241,8 +248,8 @@ mod tests {
     #[test]
     fn the_ring_keeps_the_latest_and_a_dropped_record_is_logged() {
         let log = AccessLog::start(None, 2, &Stats::new()).unwrap();
-        record(&log).finish(Outcome::new(Side::Internal, "", "first"));
-        record(&log).finish(Outcome::new(Side::Internal, "", "second"));
+        record(&log).finish(Outcome::new(Side::Internal, Flags::NONE, "first"));
+        record(&log).finish(Outcome::new(Side::Internal, Flags::NONE, "second"));
         drop(record(&log));
         let details: Vec<_> = log.snapshot().iter().map(|entry| entry.outcome.details.to_string()).collect();
         assert_eq!(details, ["second", "aborted"]);

@@ -1,8 +1,10 @@
 //! What the proxy tells about itself: counters under Envoy's names, and one record per connection.
 
 pub mod access_log;
+mod flags;
 pub mod record;
 pub mod stats;
 
 pub use access_log::AccessLog;
-pub use record::{Bytes, ConnRecord, Entry, Outcome, Side};
+pub use flags::Flags;
+pub use record::{Bytes, ConnRecord, Entry, LogType, Origin, Outcome, Side, Upstream};

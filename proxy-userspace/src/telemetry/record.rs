@@ -10,9 +10,10 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::AccessLog;
+use super::{AccessLog, Flags};
 use crate::clock::{self, Start};
 use crate::net::Direction;
+use crate::net::facts::Facts;
 
 /// Who ended a connection, or caused its failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -46,17 +47,28 @@ pub struct Bytes {
 /// How a connection ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// Envoy's response flags, comma-separated; empty where none applies.
-    pub flags: &'static str,
+    pub flags: Flags,
+    /// In our own words: who ended it and how.
     pub details: Cow<'static, str>,
     pub side: Side,
     /// Envoy's `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
     pub upstream_failure: Option<String>,
+    /// Envoy's `%RESPONSE_CODE_DETAILS%`.
+    pub response_code_details: Option<Cow<'static, str>>,
+    /// Envoy's `%CONNECTION_TERMINATION_DETAILS%`.
+    pub termination_details: Option<Cow<'static, str>>,
 }
 
 impl Outcome {
-    pub fn new(side: Side, flags: &'static str, details: impl Into<Cow<'static, str>>) -> Self {
-        Self { flags, details: details.into(), side, upstream_failure: None }
+    pub fn new(side: Side, flags: Flags, details: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            flags,
+            details: details.into(),
+            side,
+            upstream_failure: None,
+            response_code_details: None,
+            termination_details: None,
+        }
     }
 }
 
@@ -70,20 +82,19 @@ pub struct ConnRecord {
 }
 
 impl ConnRecord {
-    pub fn new(log: AccessLog, workload: Arc<str>, direction: Direction, remote: SocketAddr) -> Self {
+    pub fn new(log: AccessLog, origin: Origin, facts: Facts) -> Self {
         let start = Start::new();
         let entry = Entry {
             start: start.wall,
-            workload,
-            direction,
-            downstream_remote: remote,
+            origin,
+            facts,
             original_dst: None,
-            upstream_cluster: None,
-            upstream_host: None,
-            upstream_local: None,
+            filter_chain: None,
+            upstream: Upstream::default(),
             bytes: Bytes::default(),
             duration: Duration::ZERO,
-            outcome: Outcome::new(Side::Internal, "", "aborted"),
+            log_type: LogType::TcpConnectionEnd,
+            outcome: Outcome::new(Side::Internal, Flags::NONE, "aborted"),
         };
         Self { entry, start, log: Some(log) }
     }
@@ -103,21 +114,56 @@ impl Drop for ConnRecord {
     }
 }
 
-/// A finished connection.
+/// Where a connection came in.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// Counts from 1: Envoy's `%CONNECTION_ID%`.
+    pub connection_id: u64,
+    /// The intercepted workload; none on a listener of the daemon's own.
+    pub workload: Option<Arc<str>>,
+    pub direction: Direction,
+    /// The name of the listener that serves it, after a hand-off.
+    pub listener: Arc<str>,
+}
+
+/// What became of it upstream.
+#[derive(Clone, Debug, Default)]
+pub struct Upstream {
+    pub cluster: Option<Arc<str>>,
+    /// The endpoint that was chosen last.
+    pub host: Option<SocketAddr>,
+    /// Its name, where it was resolved from one.
+    pub hostname: Option<Arc<str>>,
+    pub local: Option<SocketAddr>,
+    /// `%UPSTREAM_REQUEST_ATTEMPT_COUNT%`.
+    pub attempts: u32,
+    /// From the first attempt to the connection.
+    pub connected_after: Option<Duration>,
+}
+
+/// Why a line is written: Envoy's `%ACCESS_LOG_TYPE%`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogType {
+    TcpUpstreamConnected,
+    TcpPeriodic,
+    TcpConnectionStart,
+    TcpConnectionEnd,
+    NotSet,
+}
+
+/// A connection, finished or as it stands.
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub start: SystemTime,
-    pub workload: Arc<str>,
-    pub direction: Direction,
-    pub downstream_remote: SocketAddr,
-    /// Where the client was going. Its own view of the connection, so also Envoy's
-    /// `%DOWNSTREAM_LOCAL_ADDRESS%`.
+    pub origin: Origin,
+    pub facts: Facts,
+    /// Where the client was going, whatever a PROXY header says.
     pub original_dst: Option<SocketAddr>,
-    pub upstream_cluster: Option<&'static str>,
-    pub upstream_host: Option<SocketAddr>,
-    pub upstream_local: Option<SocketAddr>,
+    pub filter_chain: Option<Arc<str>>,
+    pub upstream: Upstream,
     pub bytes: Bytes,
     pub duration: Duration,
+    pub log_type: LogType,
     pub outcome: Outcome,
 }
 
@@ -127,20 +173,20 @@ impl Entry {
         let outcome = &self.outcome;
         serde_json::to_string(&Line {
             start_time: clock::rfc3339(self.start),
-            workload: &self.workload,
-            direction: self.direction,
-            listener: self.direction.listener(),
+            workload: self.origin.workload.as_deref(),
+            direction: self.origin.direction,
+            listener: &self.origin.listener,
             protocol: "TCP",
-            downstream_remote_address: self.downstream_remote,
+            downstream_remote_address: self.facts.remote,
             downstream_local_address: self.original_dst,
             original_dst: self.original_dst,
-            upstream_host: self.upstream_host,
-            upstream_local_address: self.upstream_local,
-            upstream_cluster: self.upstream_cluster,
+            upstream_host: self.upstream.host,
+            upstream_local_address: self.upstream.local,
+            upstream_cluster: self.upstream.cluster.as_deref(),
             bytes_received: self.bytes.downstream_rx,
             bytes_sent: self.bytes.downstream_tx,
             duration: u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX),
-            response_flags: self.flags(),
+            response_flags: self.outcome.flags.to_string(),
             connection_termination_details: &outcome.details,
             // Envoy's logs have no space in it either.
             upstream_transport_failure_reason: outcome
@@ -150,17 +196,12 @@ impl Entry {
             termination_source: outcome.side,
         })
     }
-
-    /// The response flags as Envoy shows them: `-` where none applies.
-    pub fn flags(&self) -> &'static str {
-        if self.outcome.flags.is_empty() { "-" } else { self.outcome.flags }
-    }
 }
 
 #[derive(Serialize)]
 struct Line<'a> {
     start_time: String,
-    workload: &'a str,
+    workload: Option<&'a str>,
     direction: Direction,
     listener: &'a str,
     protocol: &'a str,
@@ -173,7 +214,7 @@ struct Line<'a> {
     bytes_received: u64,
     bytes_sent: u64,
     duration: u64,
-    response_flags: &'a str,
+    response_flags: String,
     connection_termination_details: &'a str,
     upstream_transport_failure_reason: Option<String>,
     termination_source: Side,

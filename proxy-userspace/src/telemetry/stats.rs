@@ -1,18 +1,53 @@
-//! Counters and gauges under Envoy's names.
+//! Counters, gauges and histograms under Envoy's names.
 //!
-//! [`Stats`] is the registry of one proxy. Names are resolved once, into the bundles below; the data path then
-//! only adds to atomics. A gauge has no `inc`: it is held by a [`GaugeGuard`], so it cannot drift.
+//! [`Stats`] is the registry of one proxy. Metrics come in blocks, such as all of `cluster.<name>.`: a block is one
+//! allocation that its owner updates without looking anything up, and its names exist only while they are
+//! rendered. The registry forgets a block with its last owner, as Envoy does a scope.
+//!
+//! A gauge that counts living things has no `inc`: it is held by a [`Held`], so it cannot drift.
 
+mod blocks;
+mod histogram;
+
+use std::any::{Any, TypeId};
 use std::collections::BTreeMap;
-use std::fmt::Write;
-use std::net::SocketAddr;
+use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-/// All counters and gauges of one proxy, by name.
-#[derive(Debug, Default)]
+pub use self::blocks::{ClusterStats, ListenerStats, OwnStats, TcpStats};
+pub use self::histogram::Histogram;
+
+/// All metrics of one proxy.
+#[derive(Default)]
 pub struct Stats {
-    metrics: Mutex<BTreeMap<String, Arc<AtomicU64>>>,
+    singles: Mutex<BTreeMap<String, Single>>,
+    blocks: Mutex<BTreeMap<(Arc<str>, TypeId), Entry>>,
+}
+
+struct Entry {
+    block: Weak<dyn Block>,
+    /// The same allocation by its own type.
+    typed: Weak<dyn Any + Send + Sync>,
+}
+
+#[derive(Clone)]
+enum Single {
+    Counter(Arc<Counter>),
+    Gauge(Arc<Gauge>),
+}
+
+/// Metrics that live and die together. Implemented by [`stats_block!`].
+pub trait Block: Any + Send + Sync {
+    /// Calls `visit` with the name behind the prefix and the metric, in the order of declaration.
+    fn visit(&self, visit: &mut dyn FnMut(&'static str, Metric<'_>));
+}
+
+#[derive(Clone, Copy)]
+pub enum Metric<'a> {
+    Counter(&'a Counter),
+    Gauge(&'a Gauge),
+    Histogram(&'a Histogram),
 }
 
 impl Stats {
@@ -20,43 +55,113 @@ impl Stats {
         Self::default()
     }
 
-    /// The counter of that name, made where it is not yet known.
-    pub fn counter(&self, name: impl Into<String>) -> Counter {
-        Counter(self.metric(name.into()))
+    /// The block under a prefix without its dot, such as `cluster.web`; made where nobody owns it.
+    pub fn block<B: Block + Default>(&self, prefix: impl Into<Arc<str>>) -> Arc<B> {
+        let mut blocks = lock(&self.blocks);
+        let key = (prefix.into(), TypeId::of::<B>());
+        let known = blocks.get(&key).and_then(|entry| entry.typed.upgrade());
+        if let Some(block) = known.and_then(|any| any.downcast::<B>().ok()) {
+            return block;
+        }
+        let block = Arc::new(B::default());
+        let (as_block, as_any): (Arc<dyn Block>, Arc<dyn Any + Send + Sync>) = (block.clone(), block.clone());
+        blocks.insert(key, Entry { block: Arc::downgrade(&as_block), typed: Arc::downgrade(&as_any) });
+        block
     }
 
-    /// The gauge of that name, made where it is not yet known.
-    pub fn gauge(&self, name: impl Into<String>) -> Gauge {
-        Gauge(self.metric(name.into()))
+    /// The counter of that full name, made where it is not yet known; never forgotten.
+    pub fn counter(&self, name: impl Into<String>) -> Arc<Counter> {
+        let mut singles = lock(&self.singles);
+        match singles.entry(name.into()).or_insert_with(|| Single::Counter(Arc::default())) {
+            Single::Counter(counter) => counter.clone(),
+            // Two kinds under one name are a mistake in this program; neither may stop it.
+            Single::Gauge(_) => Arc::default(),
+        }
     }
 
-    /// The value under a name, if anything has registered it.
+    /// The gauge of that full name, made where it is not yet known; never forgotten.
+    pub fn gauge(&self, name: impl Into<String>) -> Arc<Gauge> {
+        let mut singles = lock(&self.singles);
+        match singles.entry(name.into()).or_insert_with(|| Single::Gauge(Arc::default())) {
+            Single::Gauge(gauge) => gauge.clone(),
+            Single::Counter(_) => Arc::default(),
+        }
+    }
+
+    /// Calls `visit` with every full name and metric. Not sorted. No lock is held meanwhile.
+    pub fn visit(&self, visit: &mut dyn FnMut(&str, Metric<'_>)) {
+        for (name, single) in lock(&self.singles).clone() {
+            match &single {
+                Single::Counter(counter) => visit(&name, Metric::Counter(counter)),
+                Single::Gauge(gauge) => visit(&name, Metric::Gauge(gauge)),
+            }
+        }
+        let mut full = String::new();
+        for (prefix, block) in self.live_blocks() {
+            block.visit(&mut |name, metric| {
+                full.clear();
+                // Writing to a String cannot fail.
+                let _ = write!(full, "{prefix}.{name}");
+                visit(&full, metric);
+            });
+        }
+    }
+
+    /// The value of a counter or gauge, if it is there.
     pub fn value(&self, name: &str) -> Option<u64> {
-        self.lock().get(name).map(|metric| metric.load(Ordering::Relaxed))
+        let mut found = None;
+        self.visit(&mut |full, metric| {
+            if full == name {
+                found = match metric {
+                    Metric::Counter(counter) => Some(counter.value()),
+                    Metric::Gauge(gauge) => Some(gauge.value()),
+                    Metric::Histogram(_) => None,
+                };
+            }
+        });
+        found
     }
 
     /// Envoy's `/stats`: `name: value`, one a line, sorted by name.
     pub fn render_text(&self) -> String {
-        let mut text = String::new();
-        for (name, metric) in self.lock().iter() {
-            // Writing to a String cannot fail.
-            let _ = writeln!(text, "{name}: {}", metric.load(Ordering::Relaxed));
-        }
-        text
+        let mut lines = Vec::new();
+        self.visit(&mut |name, metric| match metric {
+            Metric::Counter(counter) => lines.push(format!("{name}: {}\n", counter.value())),
+            Metric::Gauge(gauge) => lines.push(format!("{name}: {}\n", gauge.value())),
+            Metric::Histogram(_) => {}
+        });
+        lines.sort();
+        lines.concat()
     }
 
-    fn metric(&self, name: String) -> Arc<AtomicU64> {
-        self.lock().entry(name).or_default().clone()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<AtomicU64>>> {
-        self.metrics.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The blocks that have an owner; the others are forgotten.
+    fn live_blocks(&self) -> Vec<(Arc<str>, Arc<dyn Block>)> {
+        let mut blocks = lock(&self.blocks);
+        let mut live = Vec::with_capacity(blocks.len());
+        blocks.retain(|(prefix, _), entry| match entry.block.upgrade() {
+            Some(block) => {
+                live.push((prefix.clone(), block));
+                true
+            }
+            None => false,
+        });
+        live
     }
 }
 
-/// Only goes up.
-#[derive(Clone, Debug)]
-pub struct Counter(Arc<AtomicU64>);
+impl fmt::Debug for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stats").finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Only goes up, but for `/reset_counters`.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
 
 impl Counter {
     pub fn inc(&self) {
@@ -70,18 +175,19 @@ impl Counter {
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
+
+    pub fn reset(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
 }
 
-/// How many of something there are now.
-#[derive(Clone, Debug)]
-pub struct Gauge(Arc<AtomicU64>);
+/// How much of something there is now: held by [`Held`] where it counts living things, set where it is measured.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
 
 impl Gauge {
-    /// Counts one more, until the guard is dropped.
-    #[must_use = "the gauge goes back down when the guard is dropped"]
-    pub fn hold(&self) -> GaugeGuard {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        GaugeGuard(self.0.clone())
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
     }
 
     pub fn value(&self) -> u64 {
@@ -89,103 +195,70 @@ impl Gauge {
     }
 }
 
-/// One unit of a gauge.
-#[derive(Debug)]
-pub struct GaugeGuard(Arc<AtomicU64>);
+/// One unit of a gauge of a block, until it is dropped.
+#[must_use = "the gauge goes back down when this is dropped"]
+pub struct Held<B> {
+    block: Arc<B>,
+    gauge: fn(&B) -> &Gauge,
+}
 
-impl Drop for GaugeGuard {
+impl<B> Held<B> {
+    /// `Held::new(&stats, |s| &s.upstream_cx_active)`.
+    pub fn new(block: &Arc<B>, gauge: fn(&B) -> &Gauge) -> Self {
+        gauge(block).0.fetch_add(1, Ordering::Relaxed);
+        Self { block: block.clone(), gauge }
+    }
+}
+
+impl Held<Gauge> {
+    /// Of a gauge that stands alone.
+    pub fn single(gauge: &Arc<Gauge>) -> Self {
+        Self::new(gauge, |gauge| gauge)
+    }
+}
+
+impl<B> Drop for Held<B> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        (self.gauge)(&self.block).0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// `listener.<address>.`: shared by the listeners of all workloads that bind the same address.
-#[derive(Clone, Debug)]
-pub struct ListenerStats {
-    pub cx_total: Counter,
-    pub cx_active: Gauge,
-    pub cx_destroy: Counter,
+impl<B> fmt::Debug for Held<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Held")
+    }
 }
 
-impl ListenerStats {
-    pub fn new(stats: &Stats, address: SocketAddr) -> Self {
-        // Envoy has no colon in a stat name.
-        let prefix = format!("listener.{}", address.to_string().replace(':', "_"));
-        Self {
-            cx_total: stats.counter(format!("{prefix}.downstream_cx_total")),
-            cx_active: stats.gauge(format!("{prefix}.downstream_cx_active")),
-            cx_destroy: stats.counter(format!("{prefix}.downstream_cx_destroy")),
+/// Declares a block: a struct of metrics whose fields are Envoy's names behind the prefix.
+///
+/// `counter cx_total = "manager.cx_total"` gives a field another name than the metric.
+macro_rules! stats_block {
+    ($(#[$meta:meta])* pub struct $name:ident { $($(#[$doc:meta])* $kind:ident $field:ident $(= $as:literal)?;)* }) => {
+        $(#[$meta])*
+        #[derive(Debug, Default)]
+        pub struct $name {
+            $($(#[$doc])* pub $field: $crate::telemetry::stats::stats_block!(@type $kind),)*
         }
-    }
-}
 
-/// `tcp.<prefix>.`
-#[derive(Clone, Debug)]
-pub struct TcpStats {
-    pub cx_total: Counter,
-    pub rx_bytes: Counter,
-    pub tx_bytes: Counter,
-    pub idle_timeout: Counter,
-}
-
-impl TcpStats {
-    pub fn new(stats: &Stats, prefix: &str) -> Self {
-        Self {
-            cx_total: stats.counter(format!("tcp.{prefix}.downstream_cx_total")),
-            rx_bytes: stats.counter(format!("tcp.{prefix}.downstream_cx_rx_bytes_total")),
-            tx_bytes: stats.counter(format!("tcp.{prefix}.downstream_cx_tx_bytes_total")),
-            idle_timeout: stats.counter(format!("tcp.{prefix}.idle_timeout")),
+        impl $crate::telemetry::stats::Block for $name {
+            fn visit(&self, visit: &mut dyn FnMut(&'static str, $crate::telemetry::stats::Metric<'_>)) {
+                $(visit(
+                    $crate::telemetry::stats::stats_block!(@name $field $($as)?),
+                    $crate::telemetry::stats::stats_block!(@metric $kind, &self.$field),
+                );)*
+            }
         }
-    }
+    };
+    (@type counter) => { $crate::telemetry::stats::Counter };
+    (@type gauge) => { $crate::telemetry::stats::Gauge };
+    (@type histogram) => { $crate::telemetry::stats::Histogram };
+    (@metric counter, $value:expr) => { $crate::telemetry::stats::Metric::Counter($value) };
+    (@metric gauge, $value:expr) => { $crate::telemetry::stats::Metric::Gauge($value) };
+    (@metric histogram, $value:expr) => { $crate::telemetry::stats::Metric::Histogram($value) };
+    (@name $field:ident) => { stringify!($field) };
+    (@name $field:ident $as:literal) => { $as };
 }
-
-/// `cluster.<name>.`
-#[derive(Clone, Debug)]
-pub struct ClusterStats {
-    pub cx_total: Counter,
-    pub cx_active: Gauge,
-    pub cx_destroy: Counter,
-    pub connect_fail: Counter,
-    pub connect_timeout: Counter,
-    pub none_healthy: Counter,
-    pub rx_bytes: Counter,
-    pub tx_bytes: Counter,
-}
-
-impl ClusterStats {
-    pub fn new(stats: &Stats, name: &str) -> Self {
-        Self {
-            cx_total: stats.counter(format!("cluster.{name}.upstream_cx_total")),
-            cx_active: stats.gauge(format!("cluster.{name}.upstream_cx_active")),
-            cx_destroy: stats.counter(format!("cluster.{name}.upstream_cx_destroy")),
-            connect_fail: stats.counter(format!("cluster.{name}.upstream_cx_connect_fail")),
-            connect_timeout: stats.counter(format!("cluster.{name}.upstream_cx_connect_timeout")),
-            none_healthy: stats.counter(format!("cluster.{name}.upstream_cx_none_healthy")),
-            rx_bytes: stats.counter(format!("cluster.{name}.upstream_cx_rx_bytes_total")),
-            tx_bytes: stats.counter(format!("cluster.{name}.upstream_cx_tx_bytes_total")),
-        }
-    }
-}
-
-/// What Envoy has no name for.
-#[derive(Clone, Debug)]
-pub struct OwnStats {
-    pub destination_is_listener: Counter,
-    pub destination_is_admin: Counter,
-    pub accept_errors: Counter,
-    pub accept_exhausted: Counter,
-}
-
-impl OwnStats {
-    pub fn new(stats: &Stats) -> Self {
-        Self {
-            destination_is_listener: stats.counter("shunt.original_destination_is_listener"),
-            destination_is_admin: stats.counter("shunt.original_destination_is_admin"),
-            accept_errors: stats.counter("shunt.accept_errors"),
-            accept_exhausted: stats.counter("shunt.accept_exhausted"),
-        }
-    }
-}
+pub(crate) use stats_block;
 
 #[cfg(test)]
 mod tests {
@@ -194,16 +267,28 @@ mod tests {
     #[test]
     fn rendered_sorted_and_by_envoys_names() {
         let stats = Stats::new();
-        let listener = ListenerStats::new(&stats, "127.0.0.1:15001".parse().unwrap());
-        ListenerStats::new(&stats, "[::1]:15006".parse().unwrap());
-        listener.cx_total.add(2);
-        let held = listener.cx_active.hold();
+        let listener = ListenerStats::of(&stats, "127.0.0.1:15001".parse().unwrap());
+        let _other = ListenerStats::of(&stats, "[::1]:15006".parse().unwrap());
+        listener.downstream_cx_total.add(2);
+        let held = Held::new(&listener, |s| &s.downstream_cx_active);
         let text = stats.render_text();
         assert!(text.contains("listener.127.0.0.1_15001.downstream_cx_active: 1\n"), "{text}");
         assert!(text.contains("listener.127.0.0.1_15001.downstream_cx_total: 2\n"), "{text}");
         assert!(text.contains("listener.[__1]_15006.downstream_cx_total: 0\n"), "{text}");
         assert!(text.lines().is_sorted());
         drop(held);
-        assert_eq!(listener.cx_active.value(), 0);
+        assert_eq!(listener.downstream_cx_active.value(), 0);
+    }
+
+    #[test]
+    fn a_block_is_shared_by_its_owners_and_forgotten_with_the_last() {
+        let stats = Stats::new();
+        let one = stats.block::<TcpStats>("tcp.a");
+        stats.block::<TcpStats>("tcp.a").downstream_cx_total.inc();
+        assert_eq!(one.downstream_cx_total.value(), 1);
+        assert_eq!(stats.value("tcp.a.downstream_cx_total"), Some(1));
+        drop(one);
+        assert_eq!(stats.value("tcp.a.downstream_cx_total"), None);
+        assert_eq!(stats.block::<TcpStats>("tcp.a").downstream_cx_total.value(), 0);
     }
 }

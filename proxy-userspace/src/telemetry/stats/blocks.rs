@@ -1,0 +1,161 @@
+//! The blocks of the data path.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::{Stats, stats_block};
+
+stats_block! {
+    /// `listener.<address or stat_prefix>.`: shared by the listeners of all workloads that bind the same address.
+    pub struct ListenerStats {
+        counter downstream_cx_total;
+        gauge downstream_cx_active;
+        counter downstream_cx_destroy;
+        counter downstream_cx_overflow;
+        counter downstream_cx_transport_socket_connect_timeout;
+        counter downstream_pre_cx_timeout;
+        gauge downstream_pre_cx_active;
+        counter downstream_global_cx_overflow;
+        counter downstream_listener_filter_remote_close;
+        counter downstream_listener_filter_error;
+        counter no_filter_chain_match;
+        histogram downstream_cx_length_ms;
+    }
+}
+
+stats_block! {
+    /// `tcp.<stat_prefix>.`
+    pub struct TcpStats {
+        counter downstream_cx_total;
+        counter downstream_cx_no_route;
+        counter downstream_cx_tx_bytes_total;
+        gauge downstream_cx_tx_bytes_buffered;
+        counter downstream_cx_rx_bytes_total;
+        gauge downstream_cx_rx_bytes_buffered;
+        counter downstream_flow_control_paused_reading_total;
+        counter downstream_flow_control_resumed_reading_total;
+        counter idle_timeout;
+        counter max_downstream_connection_duration;
+        counter upstream_flush_total;
+        gauge upstream_flush_active;
+    }
+}
+
+stats_block! {
+    /// `cluster.<name>.`
+    pub struct ClusterStats {
+        counter upstream_cx_total;
+        gauge upstream_cx_active;
+        counter upstream_cx_connect_fail;
+        counter upstream_cx_connect_timeout;
+        counter upstream_cx_connect_attempts_exceeded;
+        counter upstream_cx_overflow;
+        histogram upstream_cx_connect_ms;
+        histogram upstream_cx_length_ms;
+        counter upstream_cx_destroy;
+        counter upstream_cx_destroy_local;
+        counter upstream_cx_destroy_remote;
+        counter upstream_cx_destroy_with_active_rq;
+        counter upstream_cx_idle_timeout;
+        counter upstream_cx_none_healthy;
+        counter upstream_cx_rx_bytes_total;
+        gauge upstream_cx_rx_bytes_buffered;
+        counter upstream_cx_tx_bytes_total;
+        gauge upstream_cx_tx_bytes_buffered;
+        counter upstream_cx_pool_overflow;
+        counter upstream_rq_total;
+        gauge upstream_rq_active;
+        counter upstream_rq_pending_total;
+        gauge upstream_rq_pending_active;
+        counter upstream_rq_pending_overflow;
+        counter upstream_rq_pending_failure_eject;
+        counter upstream_rq_cancelled;
+        counter upstream_flow_control_paused_reading_total;
+        counter upstream_flow_control_resumed_reading_total;
+        counter upstream_flow_control_backed_up_total;
+        counter upstream_flow_control_drained_total;
+        counter bind_errors;
+        counter original_dst_host_invalid;
+        counter assignment_stale;
+        counter assignment_timeout_received;
+        counter assignment_use_cached;
+        counter membership_change;
+        gauge membership_total;
+        gauge membership_healthy;
+        gauge membership_degraded;
+        gauge membership_excluded;
+        gauge max_host_weight;
+        gauge version;
+        counter update_attempt;
+        counter update_success;
+        counter update_failure;
+        counter update_empty;
+        counter update_no_rebuild;
+        counter update_rejected;
+        gauge update_time;
+        counter lb_healthy_panic;
+        counter lb_local_cluster_not_ok;
+        counter lb_recalculate_zone_structures;
+        counter lb_zone_cluster_too_small;
+        counter lb_zone_no_capacity_left;
+        counter lb_zone_number_differs;
+        counter lb_zone_routing_all_directly;
+        counter lb_zone_routing_cross_zone;
+        counter lb_zone_routing_sampled;
+        gauge lb_subsets_active;
+        counter lb_subsets_created;
+        counter lb_subsets_fallback;
+        counter lb_subsets_fallback_panic;
+        counter lb_subsets_removed;
+        counter lb_subsets_selected;
+        counter retry_or_shadow_abandoned;
+        gauge circuit_breakers_default_cx_open = "circuit_breakers.default.cx_open";
+        gauge circuit_breakers_default_cx_pool_open = "circuit_breakers.default.cx_pool_open";
+        gauge circuit_breakers_default_rq_open = "circuit_breakers.default.rq_open";
+        gauge circuit_breakers_default_rq_pending_open = "circuit_breakers.default.rq_pending_open";
+        gauge circuit_breakers_default_rq_retry_open = "circuit_breakers.default.rq_retry_open";
+        gauge circuit_breakers_high_cx_open = "circuit_breakers.high.cx_open";
+        gauge circuit_breakers_high_cx_pool_open = "circuit_breakers.high.cx_pool_open";
+        gauge circuit_breakers_high_rq_open = "circuit_breakers.high.rq_open";
+        gauge circuit_breakers_high_rq_pending_open = "circuit_breakers.high.rq_pending_open";
+        gauge circuit_breakers_high_rq_retry_open = "circuit_breakers.high.rq_retry_open";
+    }
+}
+
+stats_block! {
+    /// `shunt.`: what Envoy has no name for.
+    pub struct OwnStats {
+        counter original_destination_is_listener;
+        counter original_destination_is_admin;
+        counter accept_errors;
+        counter accept_exhausted;
+        gauge splice_active;
+        counter splice_total;
+    }
+}
+
+impl ListenerStats {
+    /// Of a listener without a `stat_prefix`. Envoy has no colon in a stat name.
+    pub fn of(stats: &Stats, address: SocketAddr) -> Arc<Self> {
+        stats.block(format!("listener.{}", address.to_string().replace(':', "_")))
+    }
+}
+
+impl TcpStats {
+    pub fn of(stats: &Stats, prefix: &str) -> Arc<Self> {
+        stats.block(format!("tcp.{prefix}"))
+    }
+}
+
+impl ClusterStats {
+    /// A colon of a cluster's name is an underscore in its stats.
+    pub fn of(stats: &Stats, name: &str) -> Arc<Self> {
+        stats.block(format!("cluster.{}", name.replace(':', "_")))
+    }
+}
+
+impl OwnStats {
+    pub fn of(stats: &Stats) -> Arc<Self> {
+        stats.block("shunt")
+    }
+}
