@@ -20,19 +20,20 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use nix::sys::socket::{MsgFlags, recv, send};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::time::{Sleep, sleep_until};
+use tokio::time::sleep_until;
 
 use super::splice::{Bulk, Pipe, Pipes};
-use crate::clock::{self, Instant};
+use super::timers::{Limits, Moved, Timers};
+use crate::clock;
+use crate::cluster::HostWatch;
 use crate::drain::Guard;
-use crate::network::tcp_proxy::Cluster;
-use crate::telemetry::{Bytes, Side};
+use crate::telemetry::stats::{ClusterStats, Counter, TcpStats};
+use crate::telemetry::{Bytes, ConnRecord, Side};
 
 /// The largest read, and so the most that waits in one direction.
 pub const CHUNK: usize = 64 * 1024;
@@ -50,8 +51,12 @@ pub enum End {
     Closed(Side),
     /// The socket of this side failed, by RST or otherwise.
     Failed { side: Side, error: io::Error },
-    /// No byte has moved for the idle timeout.
-    Idle,
+    /// No byte has moved for an idle timeout: of this side, or of both.
+    Idle(Option<Side>),
+    /// The connection has lived as long as it may.
+    MaxDuration,
+    /// The endpoint has failed its health checks, and its cluster wants its connections closed.
+    HostFailed,
     /// A drain's deadline has passed.
     Cut,
 }
@@ -64,20 +69,24 @@ pub fn is_reset(error: &io::Error) -> bool {
 /// What a relay needs beside its sockets.
 #[derive(Clone, Copy)]
 pub struct Terms<'a> {
-    pub cluster: &'a Cluster,
+    pub cluster: &'a ClusterStats,
+    pub tcp: &'a TcpStats,
     pub pipes: &'a Pipes,
-    pub idle_timeout: Duration,
+    pub limits: &'a Limits,
     pub guard: &'a Guard,
+    /// Closes connections of an endpoint that has failed.
+    pub host: Option<&'a HostWatch>,
 }
 
-/// Relays until both sides have closed or one has failed. `bytes` is exact whenever the future is not running,
-/// also where it is dropped.
-pub async fn relay(down: &TcpStream, up: &TcpStream, bytes: &mut Bytes, terms: Terms<'_>) -> End {
-    let mut relay = Relay::new(down, up, bytes, &terms);
+/// Relays until both sides have closed, one has failed, or a limit is reached. The record's bytes are exact
+/// whenever the future is not running, also where it is dropped.
+pub async fn relay(down: &TcpStream, up: &TcpStream, record: &mut ConnRecord, terms: Terms<'_>) -> End {
+    let mut relay = Relay::new(down, up, record, &terms);
     let mut down_error = pin!(None);
     let mut up_error = pin!(None);
-    let mut sleep = pin!(sleep_until(clock::now() + terms.idle_timeout));
-    let mut idle = Idle { timeout: terms.idle_timeout, last: clock::now(), armed: false };
+    let mut timers = Timers::new(terms.limits, clock::now());
+    let mut sleep = pin!(timers.next().map(sleep_until));
+    let mut failed = pin!(terms.host.map(HostWatch::failed));
     poll_fn(|cx| {
         let polled = relay.poll(cx);
         let moved = relay.account();
@@ -92,8 +101,15 @@ pub async fn relay(down: &TcpStream, up: &TcpStream, bytes: &mut Bytes, terms: T
         if poll_watch(up_error.as_mut(), relay.to_down.is_blind(), watch, cx).is_ready() {
             return Poll::Ready(died(up, Side::Upstream));
         }
-        if idle.poll(sleep.as_mut(), moved, cx).is_ready() {
-            return Poll::Ready(End::Idle);
+        if let Some(sleep) = sleep.as_mut().as_pin_mut()
+            && let Poll::Ready(end) = timers.poll(sleep, moved, cx, || relay.record.periodic())
+        {
+            return Poll::Ready(end);
+        }
+        if let Some(failed) = failed.as_mut().as_pin_mut()
+            && failed.poll(cx).is_ready()
+        {
+            return Poll::Ready(End::HostFailed);
         }
         terms.guard.poll_cut(cx).map(|()| End::Cut)
     })
@@ -108,21 +124,22 @@ struct Relay<'a> {
     to_down: Flow,
     /// Who said FIN first.
     first: Option<Side>,
-    bytes: &'a mut Bytes,
-    cluster: &'a Cluster,
-    pipes: &'a Pipes,
+    record: &'a mut ConnRecord,
+    terms: Terms<'a>,
 }
 
 impl<'a> Relay<'a> {
-    fn new(down: &'a TcpStream, up: &'a TcpStream, bytes: &'a mut Bytes, terms: &Terms<'a>) -> Self {
+    fn new(down: &'a TcpStream, up: &'a TcpStream, record: &'a mut ConnRecord, terms: &Terms<'a>) -> Self {
         let (to_up, to_down) = (Flow::default(), Flow::default());
-        Self { down, up, to_up, to_down, first: None, bytes, cluster: terms.cluster, pipes: terms.pipes }
+        Self { down, up, to_up, to_down, first: None, record, terms: *terms }
     }
 
     /// Moves what can be moved now.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         SCRATCH.with_borrow_mut(|scratch| {
-            let means = &mut Means { pipes: self.pipes, scratch };
+            let most = self.terms.limits.buffer.clamp(1, CHUNK);
+            let scratch = scratch.get_mut(..most).unwrap_or_default();
+            let means = &mut Means { pipes: self.terms.pipes, scratch };
             let to_up = self.to_up.poll(cx, (self.down, self.up), true, means);
             // What a failing upstream said last is already here, and still goes to the client. But its end is
             // then no FIN: the caller resets.
@@ -148,30 +165,31 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Adds what moved since the last time to the record and to the stats; says whether anything did.
-    fn account(&mut self) -> bool {
+    /// Adds what moved since the last time to the record and to the stats; says on which side anything did.
+    fn account(&mut self) -> Moved {
         let now = Bytes {
             downstream_rx: self.to_up.rx,
             upstream_tx: self.to_up.tx,
             upstream_rx: self.to_down.rx,
             downstream_tx: self.to_down.tx,
         };
-        if now == *self.bytes {
-            return false;
-        }
-        let Cluster { stats, tcp, .. } = self.cluster;
-        for (counter, now, before) in [
-            (&tcp.downstream_cx_rx_bytes_total, now.downstream_rx, self.bytes.downstream_rx),
-            (&tcp.downstream_cx_tx_bytes_total, now.downstream_tx, self.bytes.downstream_tx),
-            (&stats.upstream_cx_rx_bytes_total, now.upstream_rx, self.bytes.upstream_rx),
-            (&stats.upstream_cx_tx_bytes_total, now.upstream_tx, self.bytes.upstream_tx),
-        ] {
+        let before = std::mem::replace(&mut self.record.entry.bytes, now);
+        let Terms { cluster, tcp, .. } = self.terms;
+        let mut add = |counter: &Counter, now: u64, before: u64| {
             if now != before {
                 counter.add(now - before);
             }
-        }
-        *self.bytes = now;
-        true
+            now != before
+        };
+        let downstream = [
+            add(&tcp.downstream_cx_rx_bytes_total, now.downstream_rx, before.downstream_rx),
+            add(&tcp.downstream_cx_tx_bytes_total, now.downstream_tx, before.downstream_tx),
+        ];
+        let upstream = [
+            add(&cluster.upstream_cx_rx_bytes_total, now.upstream_rx, before.upstream_rx),
+            add(&cluster.upstream_cx_tx_bytes_total, now.upstream_tx, before.upstream_tx),
+        ];
+        Moved { downstream: downstream.contains(&true), upstream: upstream.contains(&true) }
     }
 }
 
@@ -319,34 +337,6 @@ impl Flow {
     /// Whether the source is not being read, so that its failure would go unseen.
     fn is_blind(&self) -> bool {
         self.eof || self.is_held()
-    }
-}
-
-/// Ends a relay in which no byte moves.
-struct Idle {
-    timeout: Duration,
-    last: Instant,
-    /// Whether the timer has been polled, and so will wake the task.
-    armed: bool,
-}
-
-impl Idle {
-    /// The timer is not moved at each byte, only when it fires too early.
-    fn poll(&mut self, mut sleep: Pin<&mut Sleep>, moved: bool, cx: &mut Context<'_>) -> Poll<()> {
-        if moved {
-            self.last = clock::now();
-            if self.armed && self.last < sleep.deadline() {
-                return Poll::Pending;
-            }
-        }
-        self.armed = true;
-        loop {
-            ready!(sleep.as_mut().poll(cx));
-            if clock::now() >= self.last + self.timeout {
-                return Poll::Ready(());
-            }
-            sleep.as_mut().reset(self.last + self.timeout);
-        }
     }
 }
 

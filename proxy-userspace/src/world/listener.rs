@@ -1,0 +1,83 @@
+//! A listener as it runs: its filters, its chains and how one of them is found.
+
+use std::io;
+use std::sync::Arc;
+
+use proxy_config::model::network_filter::{NetworkFilter, NetworkFilterConfig};
+use proxy_config::model::{self, Address};
+
+use super::Parts;
+use crate::listener::chain_match::ChainMatch;
+use crate::listener::filters::Filters;
+use crate::net::facts::Facts;
+use crate::network::tcp_proxy::TcpProxy;
+use crate::network::{Filter, gate};
+use crate::telemetry::access_log::Logger;
+use crate::telemetry::stats::ListenerStats;
+
+pub struct Listener {
+    pub model: Arc<model::Listener>,
+    pub stats: Arc<ListenerStats>,
+    pub filters: Filters,
+    pub access_log: Arc<[Logger]>,
+    matcher: ChainMatch,
+    chains: Vec<Chain>,
+    default: Option<Chain>,
+}
+
+/// A filter chain.
+pub struct Chain {
+    pub name: Arc<str>,
+    pub filters: Vec<Filter>,
+}
+
+impl Listener {
+    pub fn new(model: Arc<model::Listener>, parts: &Parts<'_>) -> io::Result<Self> {
+        let stats = &parts.cluster.stats;
+        let chain = |chain: &model::FilterChain| Chain::new(chain, parts);
+        Ok(Self {
+            stats: stats.block(format!("listener.{}", stat_name(&model))),
+            filters: Filters::new(&model, stats),
+            access_log: parts.loggers(&model.access_log)?,
+            matcher: ChainMatch::new(&model.filter_chains),
+            chains: model.filter_chains.iter().map(chain).collect::<io::Result<_>>()?,
+            default: model.default_filter_chain.as_ref().map(chain).transpose()?,
+            model,
+        })
+    }
+
+    /// The chain that serves a connection.
+    pub fn chain(&self, facts: &Facts) -> Option<&Chain> {
+        let found = self.matcher.find(facts).and_then(|index| self.chains.get(index));
+        found.or(self.default.as_ref())
+    }
+}
+
+impl Chain {
+    fn new(model: &model::FilterChain, parts: &Parts<'_>) -> io::Result<Self> {
+        let filters = model.filters.iter().map(|filter| build(filter, parts));
+        Ok(Self { name: model.name.clone(), filters: filters.collect::<io::Result<_>>()? })
+    }
+}
+
+fn build(config: &NetworkFilterConfig, parts: &Parts<'_>) -> io::Result<Filter> {
+    let stats = parts.cluster.stats.as_ref();
+    Ok(match &config.filter {
+        NetworkFilter::TcpProxy(model) => {
+            let access_log = parts.loggers(&model.access_log)?;
+            Filter::TcpProxy(Arc::new(TcpProxy::new(model.as_ref().clone(), access_log, stats)))
+        }
+        _ => todo!(),
+    })
+}
+
+/// Envoy's: the prefix that was asked for, else the address without colons.
+fn stat_name(model: &model::Listener) -> String {
+    match (&model.stat_prefix, model.addresses.first().map(|first| &first.address)) {
+        (Some(prefix), _) => prefix.replace(':', "_"),
+        (None, Some(Address::Ip(address))) => address.to_string().replace(':', "_"),
+        (None, Some(Address::Pipe { path, .. })) => path.display().to_string().replace(':', "_"),
+        (None, Some(Address::Host(host))) => format!("{}_{}", host.host, host.port),
+        (None, None) => model.name.replace(':', "_"),
+    }
+}
