@@ -16,6 +16,7 @@ pub mod drain;
 pub mod ebpf;
 mod enrolment;
 mod kernel_log;
+pub mod listener;
 pub mod logging;
 pub mod net;
 pub mod network;

@@ -81,8 +81,8 @@ async fn resolve(
     };
     record.entry.filter_chain = Some(chain.name.clone());
     let (place, shared, listener) = (ctx.place.as_ref(), ctx.place.shared.as_ref(), listener.as_ref());
-    let conn = Conn { stream, place, shared, snapshot, listener, record, guard, accepted, cluster: None };
-    network::run(conn, chain).await
+    let conn = Conn { stream, place, shared, snapshot, listener, record, guard, accepted, cluster: None, gates: None };
+    network::run(conn, &chain.filters).await
 }
 
 /// Runs a listener's filters; what fails there never becomes a connection of the listener's.

@@ -32,6 +32,7 @@ use super::timers::{Limits, Moved, Timers};
 use crate::clock;
 use crate::cluster::HostWatch;
 use crate::drain::Guard;
+use crate::network::{Close, Gates, Verdict};
 use crate::telemetry::stats::{ClusterStats, Counter, TcpStats};
 use crate::telemetry::{Bytes, ConnRecord, Side};
 
@@ -53,6 +54,8 @@ pub enum End {
     Failed { side: Side, error: io::Error },
     /// No byte has moved for an idle timeout: of this side, or of both.
     Idle(Option<Side>),
+    /// A gatekeeper has refused the client's first bytes.
+    Refused(Close),
     /// The connection has lived as long as it may.
     MaxDuration,
     /// The endpoint has failed its health checks, and its cluster wants its connections closed.
@@ -74,6 +77,8 @@ pub struct Terms<'a> {
     pub pipes: &'a Pipes,
     pub limits: &'a Limits,
     pub guard: &'a Guard,
+    /// Asked before the client's first byte is read.
+    pub gates: Option<&'a Gates>,
     /// Closes connections of an endpoint that has failed.
     pub host: Option<&'a HostWatch>,
 }
@@ -88,6 +93,9 @@ pub async fn relay(down: &TcpStream, up: &TcpStream, record: &mut ConnRecord, te
     let mut sleep = pin!(timers.next().map(sleep_until));
     let mut failed = pin!(terms.host.map(HostWatch::failed));
     poll_fn(|cx| {
+        if let Poll::Ready(Verdict::Close(close)) = relay.poll_gates(cx) {
+            return Poll::Ready(End::Refused(close));
+        }
         let polled = relay.poll(cx);
         let moved = relay.account();
         if polled.is_ready() {
@@ -134,13 +142,37 @@ impl<'a> Relay<'a> {
         Self { down, up, to_up, to_down, first: None, record, terms: *terms }
     }
 
+    /// Asks the gatekeepers once the client's first bytes have come. Pending keeps those bytes where they are.
+    fn poll_gates(&mut self, cx: &mut Context<'_>) -> Poll<Verdict> {
+        let Some(gates) = self.terms.gates else { return Poll::Ready(Verdict::Continue) };
+        // A failed socket is readable; the relay finds out.
+        let _ = ready!(self.down.poll_read_ready(cx));
+        match peek(self.down) {
+            Err(error) if is_again(&error) => {
+                // The readiness was stale, and is cleared now: ask to be woken.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Ok(0) | Err(_) => {}
+            Ok(_) => {
+                self.terms.gates = None;
+                return Poll::Ready(gates.on_first_byte(&mut self.record.entry.facts));
+            }
+        }
+        self.terms.gates = None;
+        Poll::Ready(Verdict::Continue)
+    }
+
     /// Moves what can be moved now.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         SCRATCH.with_borrow_mut(|scratch| {
             let most = self.terms.limits.buffer.clamp(1, CHUNK);
             let scratch = scratch.get_mut(..most).unwrap_or_default();
             let means = &mut Means { pipes: self.terms.pipes, scratch };
-            let to_up = self.to_up.poll(cx, (self.down, self.up), true, means);
+            let to_up = match self.terms.gates {
+                None => self.to_up.poll(cx, (self.down, self.up), true, means),
+                Some(_) => Poll::Pending,
+            };
             // What a failing upstream said last is already here, and still goes to the client. But its end is
             // then no FIN: the caller resets.
             let healthy = !matches!(to_up, Poll::Ready(Err(_)));
@@ -373,6 +405,10 @@ fn shutdown(stream: &TcpStream) -> io::Result<()> {
 fn read(stream: &TcpStream, buf: &mut [u8]) -> io::Result<usize> {
     let len = buf.len();
     once(stream, Interest::READABLE, len, || Ok(recv(stream.as_raw_fd(), buf, MsgFlags::empty())?))
+}
+
+fn peek(stream: &TcpStream) -> io::Result<usize> {
+    stream.try_io(Interest::READABLE, || Ok(recv(stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK)?))
 }
 
 fn write(stream: &TcpStream, data: &[u8]) -> io::Result<usize> {

@@ -107,6 +107,7 @@ async fn carry(conn: &mut Conn<'_>, proxy: &TcpProxy, up: &Upstream, deadline: O
         pipes: &conn.shared.pipes,
         limits: &limits,
         guard: conn.guard,
+        gates: conn.gates,
         host: watch.as_ref(),
     };
     let stream = up.connected.stream();
@@ -119,7 +120,10 @@ async fn carry(conn: &mut Conn<'_>, proxy: &TcpProxy, up: &Upstream, deadline: O
         reset_on_close(stream);
     }
     up.closed(&end);
-    outcome(&end, proxy)
+    match end {
+        End::Refused(close) => super::refuse(close, conn.guard).await,
+        end => outcome(end, proxy),
+    }
 }
 
 /// An upstream connection and what is held for it.

@@ -11,7 +11,7 @@ use crate::listener::chain_match::ChainMatch;
 use crate::listener::filters::Filters;
 use crate::net::facts::Facts;
 use crate::network::tcp_proxy::TcpProxy;
-use crate::network::{Filter, gate};
+use crate::network::{self, Gates, Last};
 use crate::telemetry::access_log::Logger;
 use crate::telemetry::stats::ListenerStats;
 
@@ -28,16 +28,17 @@ pub struct Listener {
 /// A filter chain.
 pub struct Chain {
     pub name: Arc<str>,
-    pub filters: Vec<Filter>,
+    pub filters: network::Filters,
 }
 
 impl Listener {
     pub fn new(model: Arc<model::Listener>, parts: &Parts<'_>) -> io::Result<Self> {
         let stats = &parts.cluster.stats;
         let chain = |chain: &model::FilterChain| Chain::new(chain, parts);
+        let own: Arc<ListenerStats> = stats.block(format!("listener.{}", stat_name(&model)));
         Ok(Self {
-            stats: stats.block(format!("listener.{}", stat_name(&model))),
-            filters: Filters::new(&model, stats),
+            filters: Filters::new(&model, stats, own.clone()),
+            stats: own,
             access_log: parts.loggers(&model.access_log)?,
             matcher: ChainMatch::new(&model.filter_chains),
             chains: model.filter_chains.iter().map(chain).collect::<io::Result<_>>()?,
@@ -55,19 +56,31 @@ impl Listener {
 
 impl Chain {
     fn new(model: &model::FilterChain, parts: &Parts<'_>) -> io::Result<Self> {
-        let filters = model.filters.iter().map(|filter| build(filter, parts));
-        Ok(Self { name: model.name.clone(), filters: filters.collect::<io::Result<_>>()? })
+        let gates = Gates::new(&model.filters, &parts.cluster.stats, parts.buckets);
+        let last = match model.filters.last() {
+            Some(last) => last_filter(last, parts)?,
+            None => Last::Nothing,
+        };
+        Ok(Self { name: model.name.clone(), filters: network::Filters { gates, last } })
     }
 }
 
-fn build(config: &NetworkFilterConfig, parts: &Parts<'_>) -> io::Result<Filter> {
-    let stats = parts.cluster.stats.as_ref();
+fn last_filter(config: &NetworkFilterConfig, parts: &Parts<'_>) -> io::Result<Last> {
     Ok(match &config.filter {
         NetworkFilter::TcpProxy(model) => {
             let access_log = parts.loggers(&model.access_log)?;
-            Filter::TcpProxy(Arc::new(TcpProxy::new(model.as_ref().clone(), access_log, stats)))
+            let stats = parts.cluster.stats.as_ref();
+            Last::TcpProxy(Box::new(TcpProxy::new(model.as_ref().clone(), access_log, stats)))
         }
-        _ => todo!(),
+        NetworkFilter::DirectResponse(body) => Last::DirectResponse(body.clone()),
+        NetworkFilter::Echo => Last::Echo,
+        // A chain must end with one of those above, or it has not been lowered.
+        NetworkFilter::Rbac(_)
+        | NetworkFilter::SniCluster
+        | NetworkFilter::ConnectionLimit(_)
+        | NetworkFilter::LocalRateLimit(_)
+        | NetworkFilter::MetadataExchange
+        | NetworkFilter::IstioStats => Last::Nothing,
     })
 }
 

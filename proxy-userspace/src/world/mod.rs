@@ -3,6 +3,7 @@
 //! A connection takes the snapshot that it finds and keeps it to its end. What captured workloads run on without
 //! a configuration of their own is built here too, from the same models: see [`builtin`].
 
+pub mod bind;
 pub mod builtin;
 mod listener;
 
@@ -18,7 +19,8 @@ pub use self::listener::{Chain, Listener};
 use crate::cluster::{Cluster, Env};
 use crate::listener::select::Handoff;
 use crate::net::Direction;
-use crate::telemetry::access_log::Sinks;
+use crate::network::local_ratelimit::Buckets;
+use crate::telemetry::access_log::{Logger, Sinks};
 
 /// A running configuration. Its parts change as a whole.
 pub struct World {
@@ -38,6 +40,13 @@ pub struct Snapshot {
 pub struct Parts<'a> {
     pub cluster: &'a Env,
     pub sinks: &'a Sinks,
+    pub buckets: &'a Buckets,
+}
+
+impl Parts<'_> {
+    fn loggers(&self, models: &[model::AccessLog]) -> std::io::Result<Arc<[Logger]>> {
+        models.iter().map(|model| Logger::new(model, self.sinks, &self.cluster.stats)).collect()
+    }
 }
 
 impl World {
