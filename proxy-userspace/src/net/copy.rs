@@ -24,13 +24,13 @@ use std::task::{Context, Poll, ready};
 use nix::sys::socket::{MsgFlags, recv, send};
 use socket2::SockRef;
 use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tokio::time::sleep_until;
 
+use super::socket::Socket;
 use super::splice::{Bulk, Pipe, Pipes};
 use super::timers::{Limits, Moved, Timers};
 use crate::clock;
-use crate::cluster::HostWatch;
+use crate::cluster::Host;
 use crate::drain::Guard;
 use crate::network::{Close, Gates, Verdict};
 use crate::telemetry::stats::{ClusterStats, Counter, TcpStats};
@@ -80,18 +80,18 @@ pub struct Terms<'a> {
     /// Asked before the client's first byte is read.
     pub gates: Option<&'a Gates>,
     /// Closes connections of an endpoint that has failed.
-    pub host: Option<&'a HostWatch>,
+    pub host: Option<&'a Host>,
 }
 
 /// Relays until both sides have closed, one has failed, or a limit is reached. The record's bytes are exact
 /// whenever the future is not running, also where it is dropped.
-pub async fn relay(down: &TcpStream, up: &TcpStream, record: &mut ConnRecord, terms: Terms<'_>) -> End {
+pub async fn relay(down: Socket<'_>, up: Socket<'_>, record: &mut ConnRecord, terms: Terms<'_>) -> End {
     let mut relay = Relay::new(down, up, record, &terms);
     let mut down_error = pin!(None);
     let mut up_error = pin!(None);
     let mut timers = Timers::new(terms.limits, clock::now());
     let mut sleep = pin!(timers.next().map(sleep_until));
-    let mut failed = pin!(terms.host.map(HostWatch::failed));
+    let mut failed = pin!(terms.host.map(Host::closing));
     poll_fn(|cx| {
         if let Poll::Ready(Verdict::Close(close)) = relay.poll_gates(cx) {
             return Poll::Ready(End::Refused(close));
@@ -126,8 +126,8 @@ pub async fn relay(down: &TcpStream, up: &TcpStream, record: &mut ConnRecord, te
 
 /// Both directions, and what they have moved.
 struct Relay<'a> {
-    down: &'a TcpStream,
-    up: &'a TcpStream,
+    down: Socket<'a>,
+    up: Socket<'a>,
     to_up: Flow,
     to_down: Flow,
     /// Who said FIN first.
@@ -137,7 +137,7 @@ struct Relay<'a> {
 }
 
 impl<'a> Relay<'a> {
-    fn new(down: &'a TcpStream, up: &'a TcpStream, record: &'a mut ConnRecord, terms: &Terms<'a>) -> Self {
+    fn new(down: Socket<'a>, up: Socket<'a>, record: &'a mut ConnRecord, terms: &Terms<'a>) -> Self {
         let (to_up, to_down) = (Flow::default(), Flow::default());
         Self { down, up, to_up, to_down, first: None, record, terms: *terms }
     }
@@ -260,7 +260,7 @@ impl Flow {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        (from, to): (&TcpStream, &TcpStream),
+        (from, to): (Socket<'_>, Socket<'_>),
         pass_fin: bool,
         means: &mut Means<'_>,
     ) -> Poll<Result<(), Broken>> {
@@ -285,7 +285,7 @@ impl Flow {
     }
 
     /// Writes out what is held.
-    fn poll_flush(&mut self, cx: &mut Context<'_>, to: &TcpStream) -> Poll<io::Result<()>> {
+    fn poll_flush(&mut self, cx: &mut Context<'_>, to: Socket<'_>) -> Poll<io::Result<()>> {
         while self.is_held() {
             ready!(to.poll_write_ready(cx))?;
             self.push(to)?;
@@ -301,8 +301,8 @@ impl Flow {
     fn poll_move(
         &mut self,
         cx: &mut Context<'_>,
-        from: &TcpStream,
-        to: &TcpStream,
+        from: Socket<'_>,
+        to: Socket<'_>,
         means: &mut Means<'_>,
     ) -> Poll<Result<(), Broken>> {
         ready!(from.poll_read_ready(cx)).map_err(Broken::Source)?;
@@ -328,7 +328,7 @@ impl Flow {
     }
 
     /// Into the pipe, or else into `scratch`.
-    fn pull(&mut self, from: &TcpStream, scratch: &mut [u8]) -> io::Result<usize> {
+    fn pull(&mut self, from: Socket<'_>, scratch: &mut [u8]) -> io::Result<usize> {
         match &mut self.pipe {
             // A short count may as well be a full pipe: only EAGAIN says that the socket is empty.
             Some(pipe) => from.try_io(Interest::READABLE, || pipe.fill(from)),
@@ -337,7 +337,7 @@ impl Flow {
     }
 
     /// One write of what is held.
-    fn push(&mut self, to: &TcpStream) -> io::Result<()> {
+    fn push(&mut self, to: Socket<'_>) -> io::Result<()> {
         // Copied bytes come first: they were read before the pipe was there.
         let result = match (self.held.get(self.written..), &mut self.pipe) {
             (Some(data), _) if !data.is_empty() => write(to, data),
@@ -392,26 +392,26 @@ fn poll_watch<F: Future>(
     }
 }
 
-fn died(stream: &TcpStream, side: Side) -> End {
+fn died(stream: Socket<'_>, side: Side) -> End {
     let error = stream.take_error().unwrap_or_else(Some);
     // A write may have taken the error from the socket; only a reset is told twice.
     End::Failed { side, error: error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()) }
 }
 
-fn shutdown(stream: &TcpStream) -> io::Result<()> {
-    SockRef::from(stream).shutdown(std::net::Shutdown::Write)
+fn shutdown(stream: Socket<'_>) -> io::Result<()> {
+    SockRef::from(&stream).shutdown(std::net::Shutdown::Write)
 }
 
-fn read(stream: &TcpStream, buf: &mut [u8]) -> io::Result<usize> {
+fn read(stream: Socket<'_>, buf: &mut [u8]) -> io::Result<usize> {
     let len = buf.len();
     once(stream, Interest::READABLE, len, || Ok(recv(stream.as_raw_fd(), buf, MsgFlags::empty())?))
 }
 
-fn peek(stream: &TcpStream) -> io::Result<usize> {
+fn peek(stream: Socket<'_>) -> io::Result<usize> {
     stream.try_io(Interest::READABLE, || Ok(recv(stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK)?))
 }
 
-fn write(stream: &TcpStream, data: &[u8]) -> io::Result<usize> {
+fn write(stream: Socket<'_>, data: &[u8]) -> io::Result<usize> {
     once(stream, Interest::WRITABLE, data.len(), || {
         Ok(send(stream.as_raw_fd(), data, MsgFlags::MSG_NOSIGNAL)?)
     })
@@ -420,7 +420,7 @@ fn write(stream: &TcpStream, data: &[u8]) -> io::Result<usize> {
 /// One system call on a ready socket. A short count means that it is ready no longer, and is remembered as such:
 /// epoll is edge-triggered here, and whatever changes after the call is a new edge.
 fn once(
-    stream: &TcpStream,
+    stream: Socket<'_>,
     interest: Interest,
     len: usize,
     call: impl FnOnce() -> io::Result<usize>,

@@ -1,11 +1,9 @@
 //! The TCP proxy: picks the cluster and the endpoint, connects, relays.
 
 use std::borrow::Cow;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::errno::Errno;
 use proxy_config::model::cluster::Discovery;
 use proxy_config::model::network_filter::{self as model, HashPolicy};
 use rand::RngExt as _;
@@ -15,13 +13,14 @@ use xxhash_rust::xxh64::xxh64;
 
 use super::Conn;
 use crate::clock::{self, Instant};
-use crate::cluster::connect::{self, ConnectError, Connected, Source};
-use crate::cluster::{Cluster, Event, Host, NoHost, Permit, Want};
+use crate::cluster::{address_text, self, Cluster, ConnectError, Host, Io, NoHost, Source, SourceAddress, Want};
 use crate::net::conn::{canonical, reset_on_close};
+use crate::cluster::connect::errno_text;
 use crate::net::copy::{self, End, Terms};
+use crate::net::socket::Socket;
 use crate::net::timers::Limits;
 use crate::telemetry::access_log::Logger;
-use crate::telemetry::stats::{Held, Stats, TcpStats};
+use crate::telemetry::stats::{Stats, TcpStats};
 use crate::telemetry::{Flags, LogType, Outcome, Side};
 
 /// The filter, as it runs.
@@ -100,7 +99,9 @@ async fn carry(conn: &mut Conn<'_>, proxy: &TcpProxy, up: &Upstream, deadline: O
         flush_every: model.access_log_flush_interval,
         buffer: conn.listener.model.per_connection_buffer_limit_bytes as usize,
     };
-    let watch = cluster.model.close_connections_on_host_health_failure.then(|| up.host.watch());
+    let model = &cluster.model;
+    let closes = model.close_connections_on_host_health_failure
+        || model.common_lb.close_connections_on_host_set_change;
     let terms = Terms {
         cluster: &cluster.stats,
         tcp: &proxy.stats,
@@ -108,16 +109,16 @@ async fn carry(conn: &mut Conn<'_>, proxy: &TcpProxy, up: &Upstream, deadline: O
         limits: &limits,
         guard: conn.guard,
         gates: conn.gates,
-        host: watch.as_ref(),
+        host: closes.then_some(up.host.as_ref()),
     };
-    let stream = up.connected.stream();
-    let end = copy::relay(conn.stream, stream, conn.record, terms).await;
+    let stream = up.socket();
+    let end = copy::relay(Socket::Tcp(conn.stream), stream, conn.record, terms).await;
     // No one may take a broken stream for a complete one. The socket that failed is dead already.
     if matches!(end, End::Failed { side: Side::Upstream, .. } | End::Cut | End::HostFailed) {
         reset_on_close(conn.stream);
     }
     if matches!(end, End::Failed { side: Side::Downstream, .. } | End::Cut) {
-        reset_on_close(stream);
+        stream.reset_on_close();
     }
     up.closed(&end);
     match end {
@@ -130,21 +131,33 @@ async fn carry(conn: &mut Conn<'_>, proxy: &TcpProxy, up: &Upstream, deadline: O
 struct Upstream {
     cluster: Arc<Cluster>,
     host: Arc<Host>,
-    connected: Connected,
+    inner: cluster::Upstream,
     attempts: u32,
     since: Instant,
     took: Duration,
-    _permit: Permit,
-    _active: (Held<crate::telemetry::stats::ClusterStats>, crate::cluster::Active),
 }
 
 impl Upstream {
+    fn socket(&self) -> Socket<'_> {
+        match &self.inner.connected.io {
+            Io::Tcp(stream) => Socket::Tcp(stream),
+            Io::Unix(stream) => Socket::Unix(stream),
+        }
+    }
+
+    fn local(&self) -> Option<std::net::SocketAddr> {
+        match &self.inner.connected.io {
+            Io::Tcp(stream) => stream.local_addr().ok().map(canonical),
+            Io::Unix(_) => None,
+        }
+    }
+
     fn tell(&self, conn: &mut Conn<'_>) {
         let upstream = &mut conn.record.entry.upstream;
         upstream.cluster = Some(self.cluster.model.name.clone());
         upstream.host = self.host.socket_address();
         upstream.hostname = Some(self.host.hostname.clone()).filter(|name| !name.is_empty());
-        upstream.local = self.connected.stream().local_addr().ok().map(canonical);
+        upstream.local = self.local();
         upstream.attempts = self.attempts;
         upstream.connected_after = Some(self.took);
     }
@@ -156,7 +169,12 @@ impl Upstream {
             End::Failed { side: Side::Upstream, .. } | End::Closed(Side::Upstream) => {
                 stats.upstream_cx_destroy_remote.inc();
             }
-            End::Closed(_) | End::Failed { .. } | End::MaxDuration | End::HostFailed | End::Cut => {
+            End::Closed(_)
+            | End::Failed { .. }
+            | End::Refused(_)
+            | End::MaxDuration
+            | End::HostFailed
+            | End::Cut => {
                 stats.upstream_cx_destroy_local.inc();
             }
             End::Idle(_) => {
@@ -180,7 +198,6 @@ struct Failure {
 enum Why {
     NoCluster,
     NoHost(NoHost),
-    Overflow,
     Connect(ConnectError),
     DownstreamReset,
     MaxDuration,
@@ -194,19 +211,20 @@ impl Why {
                 proxy.stats.downstream_cx_no_route.inc();
                 (Side::Internal, Flags::NC, "cluster_not_found".into())
             }
-            Self::NoHost(NoHost::Dropped) => (Side::Upstream, Flags::UH | Flags::DO, "drop_overload".into()),
             Self::NoHost(_) => (Side::Upstream, Flags::UH, "no_healthy_upstream".into()),
-            Self::Overflow => (Side::Upstream, Flags::UO, "upstream_overflow".into()),
-            Self::Connect(error) => (Side::Upstream, Flags::UF | Flags::URX, error.details().into()),
+            Self::Connect(ConnectError::Overflow(_)) => {
+                (Side::Upstream, Flags::UO, "upstream_overflow".into())
+            }
+            Self::Connect(error) => (Side::Upstream, Flags::UF | Flags::URX, details(error)),
             Self::DownstreamReset => (Side::Downstream, Flags::NONE, "downstream_reset".into()),
             Self::MaxDuration => return max_duration(proxy),
             Self::Drained => (Side::Internal, Flags::NONE, "drain_timeout".into()),
         };
         let upstream_failure = match self {
+            Self::Connect(ConnectError::Overflow(_)) => None,
             Self::Connect(error) => Some(error.to_string()),
             Self::NoCluster
             | Self::NoHost(_)
-            | Self::Overflow
             | Self::DownstreamReset
             | Self::MaxDuration
             | Self::Drained => None,
@@ -251,7 +269,8 @@ async fn connect(conn: &Conn<'_>, proxy: &TcpProxy) -> Result<Upstream, Failure>
         failure.attempts = attempt;
         match connect_once(conn, cluster, &want, (since, attempt), &mut failure.host).await {
             Ok(upstream) => return Ok(upstream),
-            // Trying again helps against a failing endpoint, not against none.
+            // Trying again helps against a failing endpoint, not against none or too many.
+            Err(why @ Why::Connect(ConnectError::Overflow(_))) => return Err(Failure { why, ..failure }),
             Err(why @ Why::Connect(_)) => failure.why = why,
             Err(why) => return Err(Failure { why, ..failure }),
         }
@@ -274,23 +293,16 @@ async fn connect_once(
     *tried = host.socket_address();
     if tried.is_some_and(|to| conn.forbids(to)) {
         conn.shared.own.original_destination_is_admin.inc();
-        return Err(Why::NoHost(NoHost::Empty));
+        return Err(Why::NoHost(NoHost::NoHealthy));
     }
-    let permit = cluster.admit(&host).map_err(|_| Why::Overflow)?;
-    cluster.stats.upstream_cx_total.inc();
-    let _active = cluster.active(&host);
     let start = clock::now();
-    match connect::tcp(cluster, &host, conn.dial(), source(conn)).await {
-        Ok(connected) => {
-            let now = clock::now();
-            cluster.report(&host, Event::Connected(now - start));
-            let (cluster, took) = (cluster.clone(), now - since);
-            Ok(Upstream { cluster, host, connected, attempts, since: start, took, _permit: permit, _active })
+    match cluster.connect(&host, conn.dial(), &source(conn)).await {
+        Ok(inner) => {
+            let (cluster, took) = (cluster.clone(), clock::now() - since);
+            Ok(Upstream { cluster, host, inner, attempts, since: start, took })
         }
         Err(error) => {
-            log::debug!("{}: {}: {error}", cluster.model.name, host.address_text());
-            let timeout = matches!(error, ConnectError::Timeout);
-            cluster.report(&host, if timeout { Event::ConnectTimeout } else { Event::ConnectFailed });
+            log::debug!("{}: {}: {error}", cluster.model.name, address_text(&host.address));
             Err(Why::Connect(error))
         }
     }
@@ -314,16 +326,35 @@ fn want<'a>(
         hash,
         metadata_match: picked.metadata_match.of("envoy.lb"),
         original_dst: (original && facts.local_restored).then_some(facts.local),
-        tried: &[],
+        ..Want::default()
     }
 }
 
-/// Where upstream connections come from, beside the cluster's own wishes.
+/// original_src: the client's own address, which needs the policy routing that its mark is for.
 fn source(conn: &Conn<'_>) -> Source {
     let facts = &conn.record.entry.facts;
-    match facts.extra.as_ref().and_then(|extra| extra.original_src) {
-        Some(original) => Source::Client { address: facts.remote, original },
-        None => Source::Any,
+    let Some(original) = facts.extra.as_ref().and_then(|extra| extra.original_src) else {
+        return Source::Cluster;
+    };
+    let mut address = facts.remote;
+    if !original.bind_port {
+        address.set_port(0);
+    }
+    let mark = Some(original.mark).filter(|mark| *mark != 0);
+    Source::Address(SourceAddress { address, freebind: false, transparent: true, mark })
+}
+
+fn details(error: &ConnectError) -> Cow<'static, str> {
+    match error {
+        ConnectError::Timeout => "upstream_connect_timeout".into(),
+        ConnectError::Immediate { step, source } => {
+            format!("upstream_{step}_failed: {}", errno_text(source)).into()
+        }
+        ConnectError::Delayed { source } if source.kind() == std::io::ErrorKind::ConnectionRefused => {
+            "upstream_connect_refused".into()
+        }
+        ConnectError::Delayed { source } => format!("upstream_connect_failed: {}", errno_text(source)).into(),
+        ConnectError::Overflow(_) => "upstream_overflow".into(),
     }
 }
 
@@ -358,12 +389,8 @@ fn outcome(end: &End, proxy: &TcpProxy) -> Outcome {
             Outcome::new(Side::Internal, Flags::NONE, details)
         }
         End::MaxDuration => max_duration(proxy),
+        End::Refused(close) => Outcome::new(Side::Internal, close.flags, close.details.clone()),
         End::HostFailed => Outcome::new(Side::Internal, Flags::NONE, "upstream_host_failed"),
         End::Cut => Outcome::new(Side::Internal, Flags::NONE, "drain_timeout"),
     }
-}
-
-/// The text of the error alone: `Connection refused`, without Rust's `(os error 111)`.
-fn errno_text(error: &io::Error) -> String {
-    error.raw_os_error().map_or_else(|| error.to_string(), |errno| Errno::from_raw(errno).desc().to_owned())
 }
