@@ -215,4 +215,9 @@ macro_rules! lower {
 }
 pub(crate) use lower;
 
-mod core;
+pub mod core;
+pub mod extension;
+pub mod registry;
+mod value;
+
+pub use registry::messages;
