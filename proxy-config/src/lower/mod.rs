@@ -215,7 +215,9 @@ macro_rules! lower {
 }
 pub(crate) use lower;
 
+pub mod cluster;
 pub mod core;
+pub mod endpoint;
 pub mod extension;
 pub mod registry;
 mod value;

@@ -14,7 +14,7 @@ pub struct Message {
 
 /// Of all files of this module. A test compares it with the `lower!` tables in their source.
 pub fn messages() -> impl Iterator<Item = Message> {
-    [super::core::MESSAGES].into_iter().flatten().copied()
+    [super::core::MESSAGES].iter().chain(super::cluster::ALL_MESSAGES).copied().flatten().copied()
 }
 
 /// Declares the `MESSAGES` of a file.
