@@ -14,3 +14,4 @@ pub mod load;
 pub mod lower;
 pub mod model;
 pub mod policy;
+pub mod proto;
