@@ -10,6 +10,9 @@
 
 #![expect(deprecated, reason = "deprecated fields are fields: the tables name them too")]
 
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
 use crate::diagnostic::{Diagnostic, Path, Segment, Severity};
 
 /// Where lowering stands, and what it has found.
@@ -108,6 +111,22 @@ impl Cx {
         }
     }
 
+    /// Lowers each message of a map, in the order of its keys; those that fail are left out, and have said why.
+    pub fn map<M: Lower>(
+        &mut self,
+        name: &'static str,
+        messages: HashMap<String, M>,
+    ) -> BTreeMap<Arc<str>, M::Model> {
+        let ordered: BTreeMap<_, _> = messages.into_iter().collect();
+        self.field(name, |cx| {
+            let lowered = ordered.into_iter().filter_map(|(key, message)| {
+                let model = cx.within(Segment::Key(key.clone()), |cx| message.lower(cx))?;
+                Some((key.into(), model))
+            });
+            lowered.collect()
+        })
+    }
+
     /// Lowers each message of a list; those that fail are left out, and have said why.
     pub fn list<M: Lower>(&mut self, name: &'static str, messages: Vec<M>) -> Vec<M::Model> {
         self.field(name, |cx| {
@@ -153,7 +172,7 @@ impl<T> IsSet for Vec<T> {
     }
 }
 
-impl<K, V> IsSet for std::collections::HashMap<K, V> {
+impl<K, V> IsSet for HashMap<K, V> {
     fn is_set(&self) -> bool {
         !self.is_empty()
     }
@@ -215,4 +234,11 @@ macro_rules! lower {
 }
 pub(crate) use lower;
 
-mod core;
+pub mod cluster;
+pub mod core;
+pub mod endpoint;
+pub mod extension;
+pub mod registry;
+mod value;
+
+pub use registry::messages;
