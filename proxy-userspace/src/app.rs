@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use proxy_config::endpoints::{self, Endpoints};
 use proxy_config::enrol::Workload;
 use proxy_config::load::Loaded;
 use tokio::runtime::Handle;
 
-use crate::cluster::Env;
+use crate::cluster::{EndpointUpdate, Env};
 use crate::control::{self, Control};
 use crate::drain::Drain;
 use crate::ebpf::{self, Kernel, Pins};
@@ -154,7 +155,7 @@ fn serve(bound: Vec<bind::Bound>, shared: &Arc<Shared>, admin: Vec<SocketAddr>, 
     let (place, watch) = (Arc::new(Place::own(admin, shared.clone())), drain.watch());
     let tasks = shared.tasks.clone();
     shared.tasks.spawn("listeners", async move {
-        for cluster in world.snapshot().clusters() {
+        for cluster in world.snapshot().clusters().filter(|cluster| cluster.model.wait_for_warm_on_init) {
             cluster.warmed().await;
         }
         log::info!("all clusters are warm: accepting on {} sockets", bound.len());
@@ -267,13 +268,22 @@ fn shared(config: &Config) -> Result<Arc<Shared>> {
     };
     let log = AccessLog::start(sink, RING, &stats)?;
     let tasks = Tasks::new(&stats);
-    let endpoints = Arc::new(|text: &str| endpoints(text));
+    let endpoints = Arc::new(read_endpoints);
     let env = Env::new(stats.clone(), tasks, Arc::new(net::HostDial), endpoints);
     let (sinks, buckets) = (Sinks::new(&stats), Buckets::default());
     let parts = Parts { cluster: &env, sinks: &sinks, buckets: &buckets };
     let world = config.bootstrap.as_ref().map(|loaded| world(loaded, &parts)).transpose()?;
     let shared = Shared::new(log, Options::default(), world, &parts)?;
     Ok(Arc::new(shared))
+}
+
+/// Reads an EDS file for the clusters.
+fn read_endpoints(text: &str) -> Result<EndpointUpdate, String> {
+    let read = endpoints::endpoints(text).map_err(|found| Endpoints::problems(&found))?;
+    for warning in &read.warnings {
+        log::warn!("endpoints: {warning}");
+    }
+    Ok(EndpointUpdate { version: read.version, assignments: read.assignments })
 }
 
 fn world(loaded: &Loaded, parts: &Parts<'_>) -> Result<Arc<World>> {

@@ -92,14 +92,15 @@ async fn inspect(
     listener: &Listener,
     record: &mut ConnRecord,
 ) -> Result<(), Outcome> {
-    if listener.filters.is_empty() {
+    if listener.model.listener_filters.is_empty() && !listener.model.use_original_dst {
         return Ok(());
     }
     let _inspecting = Held::new(&listener.stats, |s| &s.downstream_pre_cx_active);
     let facts = &mut record.entry.facts;
     let inspected = listener.filters.run(stream, facts, ctx.original_dst.as_ref()).await;
     if let Err(failure) = inspected {
-        return Err(failure.outcome(stream, &listener.stats));
+        log::debug!("{}: {failure}", ctx.describe());
+        return Err(Outcome::new(Side::Internal, Flags::NONE, format!("listener_filter: {failure}")));
     }
     // A PROXY header may name any destination.
     if facts.local_restored && ctx.place.is_admin(facts.local) {

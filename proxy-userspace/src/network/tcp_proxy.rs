@@ -123,7 +123,7 @@ async fn carry(conn: &mut Conn<'_>, proxy: &TcpProxy, up: &Upstream, deadline: O
     up.closed(&end);
     match end {
         End::Refused(close) => super::refuse(close, conn.guard).await,
-        end => outcome(end, proxy),
+        end => outcome(&end, proxy),
     }
 }
 

@@ -33,6 +33,22 @@ pub fn open(path: &str) -> io::Result<Sink> {
     Ok(Box::new(file))
 }
 
+#[derive(Debug)]
+pub struct Sinks;
+impl Sinks {
+    pub fn new(_: &Stats) -> Self {
+        Self
+    }
+}
+#[derive(Debug)]
+pub struct Logger;
+impl Logger {
+    pub fn new(_: &proxy_config::model::AccessLog, _: &Sinks, _: &Stats) -> io::Result<Self> {
+        Ok(Self)
+    }
+    pub fn log(&self, _: &Entry) {}
+}
+
 /// A handle; clones write to the same log.
 #[derive(Clone, Debug)]
 pub struct AccessLog {

@@ -17,7 +17,6 @@ use crate::sys::sock;
 const BACKLOG: i32 = 65_535;
 
 /// A socket that listens, and accepts nothing yet.
-#[derive(Debug)]
 pub struct Bound {
     pub listener: Arc<Listener>,
     pub socket: TcpListener,
