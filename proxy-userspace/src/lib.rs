@@ -11,6 +11,7 @@ pub mod app;
 pub mod cgroup;
 pub mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod control;
 pub mod drain;
 pub mod ebpf;

@@ -38,6 +38,16 @@ pub fn set_bind_address_no_port(socket: &impl AsFd) -> io::Result<()> {
     setsockopt(socket, sockopt::IpBindAddressNoPort, &true).map_err(io::Error::from)
 }
 
+/// Any option, as `socket_options` of the configuration name it. The kernel judges the numbers.
+pub fn set_option(socket: &impl AsFd, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
+    let len =
+        libc::socklen_t::try_from(value.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: `value` is valid for `len` bytes, and the kernel only reads it.
+    let status = unsafe { libc::setsockopt(fd, level, name, value.as_ptr().cast(), len) };
+    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 fn original_dst_at(socket: &impl AsFd, level: libc::c_int) -> io::Result<Option<SocketAddr>> {
     let mut storage = MaybeUninit::<libc::sockaddr_storage>::zeroed();
     // No more than the answer needs: the kernel copies up to 32 bytes for a `cgroup/getsockopt` program without
