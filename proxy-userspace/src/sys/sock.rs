@@ -38,6 +38,18 @@ pub fn set_bind_address_no_port(socket: &impl AsFd) -> io::Result<()> {
     setsockopt(socket, sockopt::IpBindAddressNoPort, &true).map_err(io::Error::from)
 }
 
+/// The socket is readable only with that many bytes, or at its end. Setting it signals readiness anew where it is
+/// reached.
+pub fn set_receive_low_water(socket: &impl AsFd, bytes: usize) -> io::Result<()> {
+    let value = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    let len = size_of::<libc::c_int>() as libc::socklen_t;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: `value` is valid for `len` bytes for the whole call, and the kernel only reads it.
+    let status =
+        unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, (&raw const value).cast(), len) };
+    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 fn original_dst_at(socket: &impl AsFd, level: libc::c_int) -> io::Result<Option<SocketAddr>> {
     let mut storage = MaybeUninit::<libc::sockaddr_storage>::zeroed();
     // No more than the answer needs: the kernel copies up to 32 bytes for a `cgroup/getsockopt` program without
