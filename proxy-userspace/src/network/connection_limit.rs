@@ -49,12 +49,15 @@ impl ConnectionLimit {
             return (Some(place), Verdict::Continue);
         }
         self.stats.limited_connections.inc();
+        let delay = self.config.delay.filter(|delay| !delay.is_zero());
         let close = Close {
             flags: Flags::NONE,
             details: Cow::Borrowed("over_connection_limit"),
             response_code_details: None,
             termination_details: None,
-            delay: self.config.delay.filter(|delay| !delay.is_zero()),
+            delay,
+            // Envoy reads while it waits, and else has not yet begun to.
+            drain: delay.is_some(),
         };
         (Some(place), Verdict::Close(close))
     }

@@ -36,8 +36,8 @@ pub enum Verdict {
     Close(Close),
 }
 
-/// How a gatekeeper closes. Envoy closes the socket at once (`NoFlush`, no linger): the client sees FIN, or RST
-/// where bytes of it are unread.
+/// How a gatekeeper closes: Envoy closes the socket at once, so that the client sees FIN, or RST where bytes of it
+/// are unread. What of the client's was read by then counts as received.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Close {
     pub flags: Flags,
@@ -47,8 +47,10 @@ pub struct Close {
     pub response_code_details: Option<Cow<'static, str>>,
     /// `%CONNECTION_TERMINATION_DETAILS%`.
     pub termination_details: Option<Cow<'static, str>>,
-    /// Hold the connection open this long first, reading nothing of it.
+    /// Hold the connection open this long first.
     pub delay: Option<Duration>,
+    /// The client's bytes that have come are read and thrown away before the close.
+    pub drain: bool,
 }
 
 /// What gatekeepers keep of a connection while it lives.
@@ -98,8 +100,8 @@ impl Gates {
         self.has_rbac
     }
 
-    /// Asks each that judges by data, once, when the client's first bytes have come and before they go anywhere. A
-    /// client that ends without a byte is asked nothing.
+    /// Asks each that judges by data, once, when the client's first bytes or its FIN have come, and before they go
+    /// anywhere.
     pub fn on_first_byte(&self, facts: &mut Facts) -> Verdict {
         for gate in &self.gates {
             if let Gate::Rbac(rbac) = gate {

@@ -54,6 +54,7 @@ impl LocalRateLimit {
             response_code_details: None,
             termination_details: None,
             delay: None,
+            drain: false,
         })
     }
 }

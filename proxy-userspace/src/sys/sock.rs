@@ -61,6 +61,14 @@ pub fn set_transparent(socket: &impl AsFd, v6: bool) -> io::Result<()> {
     set_option(socket, level, name, &1_i32.to_ne_bytes())
 }
 
+/// The socket is readable only with that many bytes, or at its end. Setting it signals readiness anew where it is
+/// reached.
+pub fn set_receive_low_water(socket: &impl AsFd, bytes: usize) -> io::Result<()> {
+    let value = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    set_option(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, &value.to_ne_bytes())
+}
+}
+
 fn original_dst_at(socket: &impl AsFd, level: libc::c_int) -> io::Result<Option<SocketAddr>> {
     let mut storage = MaybeUninit::<libc::sockaddr_storage>::zeroed();
     // No more than the answer needs: the kernel copies up to 32 bytes for a `cgroup/getsockopt` program without
