@@ -5,7 +5,7 @@ use prost::Message as _;
 
 use crate::decode::any;
 use crate::decode::{Resource, resources};
-use crate::diagnostic::{Diagnostic, Path, Segment, Severity};
+use crate::diagnostic::{Diagnostic, Segment, Severity};
 use crate::load::Options;
 use crate::lower::{Cx, Lower};
 use crate::model::LoadAssignment;
@@ -30,7 +30,11 @@ pub fn endpoints(text: &str) -> Result<Endpoints, Vec<Diagnostic>> {
     let (errors, mut warnings): (Vec<_>, Vec<_>) =
         cx.diagnostics.into_iter().partition(|found| found.severity == Severity::Error);
     warnings.extend(response.warnings);
-    if errors.is_empty() { Ok(Endpoints { version: response.version_info, assignments, warnings }) } else { Err(errors) }
+    if errors.is_empty() {
+        Ok(Endpoints { version: response.version_info, assignments, warnings })
+    } else {
+        Err(errors)
+    }
 }
 
 fn assignment(resource: &Resource, cx: &mut Cx) -> Option<LoadAssignment> {

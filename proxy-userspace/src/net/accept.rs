@@ -128,7 +128,16 @@ mod tests {
         let (of_task, watch) = (ctx.clone(), drain.watch());
         let tasks = ctx.place.shared.tasks.clone();
         tasks.spawn("listener", async move { accept(&failing, &of_task, watch).await });
-        while ctx.place.shared.builtin.listener(ctx.direction, OutboundPolicy::AllowAny).stats.downstream_cx_total.value() == 0 {
+        while ctx
+            .place
+            .shared
+            .builtin
+            .listener(ctx.direction, crate::net::OutboundPolicy::AllowAny)
+            .stats
+            .downstream_cx_total
+            .value()
+            == 0
+        {
             sleep(Duration::from_millis(1)).await;
         }
         assert!(start.elapsed() >= 3 * BACKOFF);

@@ -81,7 +81,18 @@ async fn resolve(
     };
     record.entry.filter_chain = Some(chain.name.clone());
     let (place, shared, listener) = (ctx.place.as_ref(), ctx.place.shared.as_ref(), listener.as_ref());
-    let conn = Conn { stream, place, shared, snapshot, listener, record, guard, accepted, cluster: None, gates: None };
+    let conn = Conn {
+        stream,
+        place,
+        shared,
+        snapshot,
+        listener,
+        record,
+        guard,
+        accepted,
+        cluster: None,
+        gates: None,
+    };
     network::run(conn, &chain.filters).await
 }
 

@@ -207,7 +207,7 @@ impl<'a> Relay<'a> {
         };
         let before = std::mem::replace(&mut self.record.entry.bytes, now);
         let Terms { cluster, tcp, .. } = self.terms;
-        let mut add = |counter: &Counter, now: u64, before: u64| {
+        let add = |counter: &Counter, now: u64, before: u64| {
             if now != before {
                 counter.add(now - before);
             }

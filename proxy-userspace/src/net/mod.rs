@@ -248,7 +248,9 @@ impl Place {
             let (ip, admin_ip) = (to.ip(), admin.ip().to_canonical());
             // Connecting to the unspecified address reaches loopback.
             to.port() == admin.port()
-                && (ip == admin_ip || admin_ip.is_unspecified() || ip.is_unspecified() && admin_ip.is_loopback())
+                && (ip == admin_ip
+                    || admin_ip.is_unspecified()
+                    || ip.is_unspecified() && admin_ip.is_loopback())
         })
     }
 }
@@ -292,7 +294,9 @@ impl ListenerContext {
     pub(crate) fn describe(&self) -> String {
         match (&self.listener, &self.place.workload) {
             (Some(listener), _) => format!("listener {} on {}", listener.model.name, self.local),
-            (None, Some(workload)) => format!("{} of {workload} on {}", self.direction.listener(), self.local),
+            (None, Some(workload)) => {
+                format!("{} of {workload} on {}", self.direction.listener(), self.local)
+            }
             (None, None) => format!("listener on {}", self.local),
         }
     }

@@ -11,8 +11,8 @@ use crate::clock;
 use crate::cluster::Env;
 use crate::drain::Drain;
 use crate::network::local_ratelimit::Buckets;
-use crate::telemetry::access_log::Sinks;
 use crate::telemetry::Entry;
+use crate::telemetry::access_log::Sinks;
 
 /// Longer than anything takes on a loaded machine.
 pub(crate) const LONG: Duration = Duration::from_secs(30);

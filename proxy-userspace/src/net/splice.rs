@@ -8,9 +8,9 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
+use super::socket::Socket;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::unistd::pipe2;
-use super::socket::Socket;
 
 use std::sync::Arc;
 

@@ -66,7 +66,7 @@ pub(crate) struct Conn<'a> {
 pub(crate) async fn run(mut conn: Conn<'_>, filters: &Filters) -> Outcome {
     let (entered, verdict) = filters.gates.on_new_connection(&conn.record.entry.facts);
     if let Verdict::Close(close) = verdict {
-        return refuse(close, conn.guard).await;
+        return refuse(conn.stream, close, conn.guard).await;
     }
     conn.cluster = entered.cluster.clone();
     conn.gates = filters.gates.needs_first_byte().then_some(&filters.gates);
@@ -81,7 +81,7 @@ pub(crate) async fn run(mut conn: Conn<'_>, filters: &Filters) -> Outcome {
         }
         Last::Echo => {
             if let Some(close) = conn.first_byte().await {
-                return refuse(close, conn.guard).await;
+                return refuse(conn.stream, close, conn.guard).await;
             }
             let bytes = &mut conn.record.entry.bytes;
             let echoed = until_cut(conn.guard, echo::run(conn.stream, bytes)).await;
@@ -92,15 +92,29 @@ pub(crate) async fn run(mut conn: Conn<'_>, filters: &Filters) -> Outcome {
 }
 
 /// What a gatekeeper's refusal becomes in the log, after its delay. The caller closes the socket.
-pub(crate) async fn refuse(close: Close, guard: &Guard) -> Outcome {
+pub(crate) async fn refuse(stream: &TcpStream, close: Close, guard: &Guard) -> Outcome {
     if let Some(delay) = close.delay {
         tokio::select! {
             () = sleep(delay) => {}
             () = guard.cut() => {}
         }
     }
-    let Close { flags, details, response_code_details, termination_details, delay: _ } = close;
+    let Close { flags, details, response_code_details, termination_details, delay: _, drain } = close;
+    if drain {
+        discard(stream);
+    }
     Outcome { response_code_details, termination_details, ..Outcome::new(Side::Internal, flags, details) }
+}
+
+/// Reads away what has come, so that the close is an end and not a reset; a peer that keeps sending gets one.
+fn discard(stream: &TcpStream) {
+    let mut scratch = [0; 4096];
+    for _ in 0..64 {
+        match stream.try_read(&mut scratch) {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+    }
 }
 
 /// `None`: the drain's deadline came first.

@@ -13,9 +13,11 @@ use xxhash_rust::xxh64::xxh64;
 
 use super::Conn;
 use crate::clock::{self, Instant};
-use crate::cluster::{address_text, self, Cluster, ConnectError, Host, Io, NoHost, Source, SourceAddress, Want};
-use crate::net::conn::{canonical, reset_on_close};
 use crate::cluster::connect::errno_text;
+use crate::cluster::{
+    self, Cluster, ConnectError, Host, Io, NoHost, Source, SourceAddress, Want, address_text,
+};
+use crate::net::conn::{canonical, reset_on_close};
 use crate::net::copy::{self, End, Terms};
 use crate::net::socket::Socket;
 use crate::net::timers::Limits;
@@ -122,7 +124,7 @@ async fn carry(conn: &mut Conn<'_>, proxy: &TcpProxy, up: &Upstream, deadline: O
     }
     up.closed(&end);
     match end {
-        End::Refused(close) => super::refuse(close, conn.guard).await,
+        End::Refused(close) => super::refuse(conn.stream, close, conn.guard).await,
         end => outcome(&end, proxy),
     }
 }
@@ -223,11 +225,9 @@ impl Why {
         let upstream_failure = match self {
             Self::Connect(ConnectError::Overflow(_)) => None,
             Self::Connect(error) => Some(error.to_string()),
-            Self::NoCluster
-            | Self::NoHost(_)
-            | Self::DownstreamReset
-            | Self::MaxDuration
-            | Self::Drained => None,
+            Self::NoCluster | Self::NoHost(_) | Self::DownstreamReset | Self::MaxDuration | Self::Drained => {
+                None
+            }
         };
         Outcome { upstream_failure, ..Outcome::new(side, flags, details) }
     }
@@ -362,7 +362,8 @@ async fn back_off(proxy: &TcpProxy, attempt: u32) {
     let Some(backoff) = proxy.model.backoff else { return };
     // Envoy's jittered exponential: anything up to base * (2^n - 1), within the maximum.
     let base = backoff.base.saturating_mul(2_u32.saturating_pow(attempt).saturating_sub(1)).min(backoff.max);
-    tokio::time::sleep(base.mul_f64(rand::rng().random_range(0.0..1.0))).await;
+    let part = rand::rng().random_range(0.0..1.0);
+    tokio::time::sleep(base.mul_f64(part)).await;
 }
 
 fn max_duration(proxy: &TcpProxy) -> Outcome {

@@ -67,7 +67,6 @@ pub fn set_receive_low_water(socket: &impl AsFd, bytes: usize) -> io::Result<()>
     let value = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
     set_option(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, &value.to_ne_bytes())
 }
-}
 
 fn original_dst_at(socket: &impl AsFd, level: libc::c_int) -> io::Result<Option<SocketAddr>> {
     let mut storage = MaybeUninit::<libc::sockaddr_storage>::zeroed();

@@ -119,7 +119,11 @@ fn virtual_listener(direction: Direction, filter_chains: Vec<model::FilterChain>
 fn chain(cluster: &str, filter_chain_match: ChainMatch, options: &Options) -> model::FilterChain {
     let proxy = TcpProxy {
         stat_prefix: cluster.into(),
-        clusters: vec![WeightedCluster { name: cluster.into(), weight: 1, metadata_match: Metadata::default() }],
+        clusters: vec![WeightedCluster {
+            name: cluster.into(),
+            weight: 1,
+            metadata_match: Metadata::default(),
+        }],
         idle_timeout: Some(options.idle_timeout),
         downstream_idle_timeout: None,
         upstream_idle_timeout: None,

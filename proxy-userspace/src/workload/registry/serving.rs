@@ -10,7 +10,7 @@ use proxy_config::policy::OutboundTrafficPolicy;
 use super::{Phase, Registry, Running};
 use crate::clock;
 use crate::drain::Drain;
-use crate::net::{self, Direction, ListenerContext, OutboundPolicy, Traffic, Place};
+use crate::net::{self, Direction, ListenerContext, OutboundPolicy, Place, Traffic};
 use crate::sys::netns::Netns;
 use crate::workload::listeners::{Listening, open};
 use crate::workload::{Dialer, Error, Installed};
