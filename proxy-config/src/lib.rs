@@ -10,6 +10,7 @@
 pub mod decode;
 pub mod diagnostic;
 pub mod enrol;
+pub mod format;
 pub mod load;
 pub mod lower;
 pub mod model;
