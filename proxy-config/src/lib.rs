@@ -9,6 +9,7 @@
 
 pub mod decode;
 pub mod diagnostic;
+pub mod dump;
 pub mod enrol;
 pub mod format;
 pub mod load;

@@ -243,7 +243,9 @@ pub(crate) const fn field_name(name: &'static str) -> &'static str {
 
 mod access_log;
 mod bootstrap;
+pub mod cluster;
 pub mod core;
+pub mod endpoint;
 pub mod extension;
 mod filter_chain;
 mod listener;

@@ -26,6 +26,7 @@ pub fn messages() -> impl Iterator<Item = Message> {
         super::rbac::MESSAGES,
     ]
     .into_iter()
+    .chain(super::cluster::ALL_MESSAGES.iter().copied())
     .flatten()
     .copied()
 }

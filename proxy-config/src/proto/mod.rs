@@ -9,6 +9,9 @@ pub const DESCRIPTORS: [&[u8]; 2] =
 #[path = "generated/mod.rs"]
 pub mod pb;
 
+pub(crate) mod schema;
+pub(crate) mod wire;
+
 /// For tests that go through all fields of a message.
 #[cfg(test)]
 pub(crate) fn pool() -> &'static prost_reflect::DescriptorPool {
