@@ -255,6 +255,8 @@ mod network_filter;
 mod rbac;
 mod refused;
 pub mod registry;
+#[cfg(test)]
+mod reflection;
 mod value;
 
 pub use registry::messages;
