@@ -12,6 +12,7 @@ pub mod diagnostic;
 pub mod dump;
 pub mod endpoints;
 pub mod enrol;
+pub mod format;
 pub mod load;
 pub mod lower;
 pub mod model;

@@ -5,13 +5,11 @@ use envoy_types::pb::envoy::config::rbac::v3 as pb;
 use envoy_types::pb::envoy::config::route::v3::HeaderMatcher;
 use envoy_types::pb::envoy::extensions::filters::network::rbac::v3 as ext;
 
+use super::Cx;
 use super::listener_filter::all;
 use super::registry::registry;
-use super::Cx;
 use crate::model::matcher::MetadataMatcher;
-use crate::model::network_filter::{
-    Permission, Principal, Rbac, RbacAction, RbacPolicy, RbacRules,
-};
+use crate::model::network_filter::{Permission, Principal, Rbac, RbacAction, RbacPolicy, RbacRules};
 
 registry! {
     ext::Rbac, pb::Rbac, pb::Policy, pb::Permission, pb::permission::Set, pb::Principal, pb::principal::Set,
@@ -146,7 +144,10 @@ fn header_never_matches(cx: &mut Cx, header: &HeaderMatcher) -> bool {
     use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
     let absence = matches!(header.header_match_specifier, Some(HeaderMatchSpecifier::PresentMatch(false)));
     if header.invert_match || header.treat_missing_header_as_empty || absence {
-        cx.reject("header", "a matcher that is satisfied by a missing header is not implemented for connections");
+        cx.reject(
+            "header",
+            "a matcher that is satisfied by a missing header is not implemented for connections",
+        );
         return false;
     }
     cx.warn("header", NEVER);
@@ -160,7 +161,10 @@ fn port_range(cx: &mut Cx, range: &envoy_types::pb::envoy::r#type::v3::Int32Rang
             Some(Permission::DestinationPortRange(start, end))
         }
         (Ok(_) | Err(_), Ok(_) | Err(_)) => {
-            cx.reject("destination_port_range", "must be from a start of 0 or more to an end of at most 65536, after it");
+            cx.reject(
+                "destination_port_range",
+                "must be from a start of 0 or more to an end of at most 65536, after it",
+            );
             None
         }
     }
