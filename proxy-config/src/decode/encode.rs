@@ -59,16 +59,23 @@ impl<'d> Encoder<'d> {
         self
     }
 
-    /// The encoded message, the problems, and what was set aside.
-    pub(crate) fn finish(self) -> (Vec<u8>, Problems, Vec<(&'static str, Id)>) {
-        (self.out, self.problems, self.detached)
+    /// The problems, and what was set aside.
+    pub(crate) fn finish(self) -> (Problems, Vec<(&'static str, Id)>) {
+        (self.problems, self.detached)
+    }
+
+    pub(crate) fn take_problems(&mut self) -> Problems {
+        std::mem::take(&mut self.problems)
     }
 
     /// Encodes the message at `id`, which stands at `path`, and takes the result.
     pub(crate) fn encode(&mut self, message: &'static Message, id: Id, path: Path) -> Vec<u8> {
         self.base = path;
         self.message(message, id);
-        std::mem::take(&mut self.out)
+        // A copy is as long as it needs to be, and the buffer serves again.
+        let encoded = self.out.as_slice().to_vec();
+        self.out.clear();
+        encoded
     }
 
     /// Appends the content of a message.

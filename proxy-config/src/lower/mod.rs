@@ -238,6 +238,7 @@ pub mod cluster;
 pub mod core;
 pub mod endpoint;
 pub mod extension;
+mod pending;
 pub mod registry;
 mod value;
 
