@@ -180,18 +180,15 @@ impl<'d> Encoder<'d> {
 
     /// Appends one value; a default only where `explicit`.
     fn single(&mut self, number: u32, kind: &'static Kind, id: Id, explicit: bool) {
-        match kind {
-            Kind::Message(message) => match message.get() {
+        if let Kind::Message(message) = kind {
+            match message.get() {
                 Some(message) => self.delimited(number, |encoder| encoder.message(message, id)),
                 None => self.error(id, "a type without a descriptor"),
-            },
-            _ => {
-                if let Some(value) = self.scalar(kind, id)
-                    && (explicit || !value.is_default())
-                {
-                    wire::put(&mut self.out, number, value.as_wire());
-                }
             }
+        } else if let Some(value) = self.scalar(kind, id)
+            && (explicit || !value.is_default())
+        {
+            wire::put(&mut self.out, number, value.as_wire());
         }
     }
 
@@ -279,11 +276,8 @@ impl<'d> Encoder<'d> {
 
 /// A null is "not given", but for the type that can say it.
 fn takes_null(field: &Field) -> bool {
-    match &field.kind {
-        Kind::Message(message) => {
-            !field.repeated && message.get().is_some_and(|message| message.special == Special::Value)
-        }
-        Kind::Enum(kind) => kind.get().is_some_and(|kind| kind.name == "google.protobuf.NullValue"),
-        _ => false,
+    if let Kind::Message(message) = &field.kind {
+        return !field.repeated && message.get().is_some_and(|message| message.special == Special::Value);
     }
+    matches!(&field.kind, Kind::Enum(kind) if kind.get().is_some_and(|kind| kind.name == "google.protobuf.NullValue"))
 }
