@@ -108,7 +108,8 @@ async fn inspect(
     }
     let _inspecting = Held::new(&listener.stats, |s| &s.downstream_pre_cx_active);
     let facts = &mut record.entry.facts;
-    let inspected = listener.filters.run(stream, facts, ctx.original_dst.as_ref()).await;
+    // Boxed here and where connections are made: what lasts for moments is not kept room for while they idle.
+    let inspected = Box::pin(listener.filters.run(stream, facts, ctx.original_dst.as_ref())).await;
     if let Err(failure) = inspected {
         log::debug!("{}: {failure}", ctx.describe());
         return Err(Outcome::new(Side::Internal, Flags::NONE, format!("listener_filter: {failure}")));

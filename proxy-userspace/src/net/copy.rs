@@ -91,7 +91,7 @@ pub async fn relay(down: Socket<'_>, up: Socket<'_>, record: &mut ConnRecord, te
     let mut up_error = pin!(None);
     let mut timers = Timers::new(terms.limits, clock::now());
     let mut sleep = pin!(timers.next().map(sleep_until));
-    let mut failed = pin!(terms.host.map(Host::closing));
+    let mut failed = terms.host.map(|host| Box::pin(host.closing()));
     poll_fn(|cx| {
         if let Poll::Ready(Verdict::Close(close)) = relay.poll_gates(cx) {
             return Poll::Ready(End::Refused(close));
@@ -114,8 +114,8 @@ pub async fn relay(down: Socket<'_>, up: Socket<'_>, record: &mut ConnRecord, te
         {
             return Poll::Ready(end);
         }
-        if let Some(failed) = failed.as_mut().as_pin_mut()
-            && failed.poll(cx).is_ready()
+        if let Some(failed) = &mut failed
+            && failed.as_mut().poll(cx).is_ready()
         {
             return Poll::Ready(End::HostFailed);
         }

@@ -74,7 +74,7 @@ pub(crate) async fn run(conn: &mut Conn<'_>, proxy: &TcpProxy) -> Outcome {
         conn.record.interim(LogType::TcpConnectionStart);
     }
     let deadline = proxy.deadline(conn.accepted);
-    let upstream = match while_wanted(connect(conn, proxy), conn, deadline).await {
+    let upstream = match Box::pin(while_wanted(connect(conn, proxy), conn, deadline)).await {
         Ok(upstream) => upstream,
         Err(failure) => {
             conn.record.entry.upstream.attempts = failure.attempts;
