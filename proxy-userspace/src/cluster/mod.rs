@@ -13,6 +13,10 @@ mod lb;
 mod members;
 mod outlier;
 mod random;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::net::SocketAddr;
