@@ -134,10 +134,12 @@ fn source_type_comes_before_source_ports() {
     }
 }
 
+type Rank<'a> = &'a dyn Fn(&Criteria) -> Option<usize>;
+
 /// What Envoy's documentation says: criteria in order, each keeps the chains with its most specific matching
 /// value.
 fn reference(chains: &[Criteria], facts: &Facts) -> Option<usize> {
-    let rank: [&dyn Fn(&Criteria) -> Option<usize>; 9] = [
+    let ranks: [Rank<'_>; 9] = [
         &|c| match c.destination_port {
             None => Some(0),
             Some(port) => (port == facts.local.port()).then_some(1),
@@ -168,7 +170,7 @@ fn reference(chains: &[Criteria], facts: &Facts) -> Option<usize> {
         &|c| best(&c.source_ports, |port| (*port == facts.remote.port()).then_some(1)),
     ];
     let mut left: Vec<usize> = (0..chains.len()).collect();
-    for rank in rank {
+    for rank in ranks {
         let most = left.iter().filter_map(|i| rank(&chains[*i])).max()?;
         // A less specific value of the same chain is in another branch.
         left.retain(|i| rank(&chains[*i]) == Some(most));

@@ -56,7 +56,7 @@ pub fn inspect(buf: &[u8], max: usize) -> Peek<Inspected, Refusal> {
     match records(buf) {
         Peek::NeedMore(_) if buf.len() >= max => Peek::Refuse(Refusal::TooLarge),
         Peek::NeedMore(total) => Peek::NeedMore(total.min(max)),
-        other => other,
+        other @ (Peek::Done(_) | Peek::Refuse(_)) => other,
     }
 }
 
