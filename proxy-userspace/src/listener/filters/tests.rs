@@ -284,7 +284,7 @@ async fn counted<T>(future: impl Future<Output = T>, polls: &mut usize) -> T {
     let mut future = std::pin::pin!(future);
     let woken = Arc::new(Woken::default());
     std::future::poll_fn(|cx| {
-        if let Some(first) = woken.outer.lock().unwrap().replace(cx.waker().clone()) {
+        if woken.outer.lock().unwrap().replace(cx.waker().clone()).is_some() {
             drop(first);
             if !woken.flag.swap(false, Ordering::Relaxed) {
                 return Poll::Pending;
