@@ -285,7 +285,6 @@ async fn counted<T>(future: impl Future<Output = T>, polls: &mut usize) -> T {
     let woken = Arc::new(Woken::default());
     std::future::poll_fn(|cx| {
         if woken.outer.lock().unwrap().replace(cx.waker().clone()).is_some() {
-            drop(first);
             if !woken.flag.swap(false, Ordering::Relaxed) {
                 return Poll::Pending;
             }
