@@ -5,6 +5,7 @@
 
 use super::problem::Problems;
 use crate::diagnostic::{Path, Position, Segment};
+use crate::proto::schema::{self, Special};
 
 /// A parsed text.
 #[derive(Debug)]
@@ -183,11 +184,8 @@ impl<'t> Document<'t> {
     fn inside_any(&self, pairs: Pairs<'_>) -> Option<Id> {
         let url = self.scalar(pairs.value("@type")?)?;
         let (_, name) = url.rsplit_once('/')?;
-        let special = crate::proto::schema::message(name)?.special;
-        match special {
-            crate::proto::schema::Special::No => None,
-            _ => pairs.value("value"),
-        }
+        let special = schema::message(name)?.special;
+        if special == Special::No { None } else { pairs.value("value") }
     }
 
     fn node(&self, id: Id) -> Node {

@@ -59,16 +59,23 @@ impl<'d> Encoder<'d> {
         self
     }
 
-    /// The encoded message, the problems, and what was set aside.
-    pub(crate) fn finish(self) -> (Vec<u8>, Problems, Vec<(&'static str, Id)>) {
-        (self.out, self.problems, self.detached)
+    /// The problems, and what was set aside.
+    pub(crate) fn finish(self) -> (Problems, Vec<(&'static str, Id)>) {
+        (self.problems, self.detached)
+    }
+
+    pub(crate) fn take_problems(&mut self) -> Problems {
+        std::mem::take(&mut self.problems)
     }
 
     /// Encodes the message at `id`, which stands at `path`, and takes the result.
     pub(crate) fn encode(&mut self, message: &'static Message, id: Id, path: Path) -> Vec<u8> {
         self.base = path;
         self.message(message, id);
-        std::mem::take(&mut self.out)
+        // A copy is as long as it needs to be, and the buffer serves again.
+        let encoded = self.out.as_slice().to_vec();
+        self.out.clear();
+        encoded
     }
 
     /// Appends the content of a message.
@@ -173,18 +180,15 @@ impl<'d> Encoder<'d> {
 
     /// Appends one value; a default only where `explicit`.
     fn single(&mut self, number: u32, kind: &'static Kind, id: Id, explicit: bool) {
-        match kind {
-            Kind::Message(message) => match message.get() {
+        if let Kind::Message(message) = kind {
+            match message.get() {
                 Some(message) => self.delimited(number, |encoder| encoder.message(message, id)),
                 None => self.error(id, "a type without a descriptor"),
-            },
-            _ => {
-                if let Some(value) = self.scalar(kind, id)
-                    && (explicit || !value.is_default())
-                {
-                    wire::put(&mut self.out, number, value.as_wire());
-                }
             }
+        } else if let Some(value) = self.scalar(kind, id)
+            && (explicit || !value.is_default())
+        {
+            wire::put(&mut self.out, number, value.as_wire());
         }
     }
 
@@ -272,11 +276,8 @@ impl<'d> Encoder<'d> {
 
 /// A null is "not given", but for the type that can say it.
 fn takes_null(field: &Field) -> bool {
-    match &field.kind {
-        Kind::Message(message) => {
-            !field.repeated && message.get().is_some_and(|message| message.special == Special::Value)
-        }
-        Kind::Enum(kind) => kind.get().is_some_and(|kind| kind.name == "google.protobuf.NullValue"),
-        _ => false,
+    if let Kind::Message(message) = &field.kind {
+        return !field.repeated && message.get().is_some_and(|message| message.special == Special::Value);
     }
+    matches!(&field.kind, Kind::Enum(kind) if kind.get().is_some_and(|kind| kind.name == "google.protobuf.NullValue"))
 }

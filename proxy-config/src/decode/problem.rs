@@ -66,11 +66,6 @@ impl Problems {
         !self.errors.diagnostics.is_empty()
     }
 
-    /// How many errors there are.
-    pub(crate) fn errors(&self) -> usize {
-        self.errors.diagnostics.len() + self.errors.left_off
-    }
-
     /// The errors and the warnings, each in the order of the text.
     pub(crate) fn finish(self) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
         (self.errors.finish(Severity::Error, "errors"), self.warnings.finish(Severity::Warning, "warnings"))

@@ -54,7 +54,7 @@ pub fn resources(text: &str, options: Options) -> Result<Resources, Vec<Diagnost
                 None
             }
         };
-        problems.extend(encoder.finish().1);
+        problems.extend(encoder.finish().0);
         bytes
     });
     let (errors, warnings) = problems.finish();

@@ -136,12 +136,7 @@ impl<'d> Encoder<'d> {
             Content::Quoted(text) => scalar::whole_number(text),
             Content::Sequence(_) | Content::Mapping(_) => None,
         };
-        let (least, most) = match kind {
-            Kind::Uint32 | Kind::Fixed32 => (0, u32::MAX.into()),
-            Kind::Uint64 | Kind::Fixed64 => (0, u64::MAX.into()),
-            Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => (i64::MIN.into(), i64::MAX.into()),
-            _ => (i32::MIN.into(), i32::MAX.into()),
-        };
+        let (least, most) = kind.range();
         let number = number.filter(|number: &i128| (least..=most).contains(number));
         number.or_else(|| self.expected(id, &format!("an integer from {least} to {most}")))
     }

@@ -116,6 +116,9 @@ fn ten_thousand_chains_are_compared_quickly() {
     };
     assert_eq!(lower(&chains), Vec::<String>::new());
     chains.push(chain(1234));
-    assert_eq!(lower(&chains), ["error at filter_chains[10000].filter_chain_match: overlaps with that of \
-        filter_chains[1234]: a connection could take either"]);
+    assert_eq!(
+        lower(&chains),
+        ["error at filter_chains[10000].filter_chain_match: overlaps with that of \
+        filter_chains[1234]: a connection could take either"]
+    );
 }
