@@ -11,6 +11,7 @@ pub mod decode;
 pub mod diagnostic;
 pub mod dump;
 pub mod enrol;
+pub mod format;
 pub mod load;
 pub mod lower;
 pub mod model;

@@ -55,7 +55,7 @@ lower! { "envoy.config.cluster.v3.Cluster" Cluster => model::Cluster, cx;
         wait_for_warm_on_init, outlier_detection, cleanup_interval, upstream_bind_config, lb_subset_config,
         common_lb_config, transport_socket, metadata, upstream_connection_options,
         close_connections_on_host_health_failure, ignore_health_on_host_removal, filters, load_balancing_policy,
-        cluster_discovery_type, lb_config, protocol_selection, http_protocol_options, http2_protocol_options,
+        cluster_discovery_type, lb_config, protocol_selection, http_protocol_options, http2_protocol_options, preconnect_policy,
     }
     reject {
         transport_socket_matcher: "is not implemented: use transport_socket_matches",
@@ -72,7 +72,6 @@ lower! { "envoy.config.cluster.v3.Cluster" Cluster => model::Cluster, cx;
         track_timeout_budgets: HTTP,
         upstream_config: HTTP,
         track_cluster_stats: "is not implemented: neither HTTP's stats nor stats per endpoint are kept",
-        preconnect_policy: "connections are made when they are needed",
         connection_pool_per_downstream_connection: "TCP connections are never shared between downstream connections",
         queuing_policies: HTTP,
     }
@@ -81,6 +80,7 @@ lower! { "envoy.config.cluster.v3.Cluster" Cluster => model::Cluster, cx;
         http_only::protocols(cx, protocol_selection, http_protocol_options.is_some(), http2_protocol_options.is_some());
         http_only::extension_options(cx, typed_extension_protocol_options);
         http_only::filters(cx, filters);
+        http_only::preconnect(cx, preconnect_policy);
         let common = common_lb_config.and_then(|config| cx.lower("common_lb_config", config)).unwrap_or_default();
         let (original_dst_lb_config, lb_config) = match lb_config {
             Some(LbConfig::OriginalDstLbConfig(config)) => (Some(config), None),
@@ -147,9 +147,10 @@ lower! { "envoy.config.cluster.v3.Cluster" Cluster => model::Cluster, cx;
         };
         let (discovery, balancing) = (discovery?, balancing?);
         original_dst_fits(cx, &rest.name, &discovery, &balancing.lb, lb_policy, has_list);
-        let whole = model::Cluster { discovery, load_assignment: assignment, ..balanced(rest, balancing) };
-        hashing_fits(cx, &whole, declared);
-        Some(whole)
+        let cluster = model::Cluster { discovery, load_assignment: assignment, ..rest };
+        let subset = balancing.subset.as_deref().filter(|_| !has_list);
+        common_fits(cx, &cluster, subset, declared);
+        Some(balanced(cluster, balancing))
     }
 }
 
@@ -197,15 +198,20 @@ fn original_dst_fits(
     }
 }
 
-/// As Envoy has it: the names of hosts are hashed in STRICT_DNS clusters only.
-fn hashing_fits(cx: &mut Cx, cluster: &model::Cluster, declared: Option<DiscoveryType>) {
+/// As Envoy has it: names of hosts are hashed in STRICT_DNS clusters only, unless `load_balancing_policy` says so.
+fn common_fits(
+    cx: &mut Cx,
+    cluster: &model::Cluster,
+    subset: Option<&model::Subset>,
+    declared: Option<DiscoveryType>,
+) {
     let strict = matches!(cluster.discovery, model::Discovery::StrictDns(_));
     if cluster.common_lb.use_hostname_for_hashing && !strict {
-        let name = declared.map_or("this type", |kind| kind.as_str_name());
+        let name = declared.map_or("another type", |kind| kind.as_str_name());
         cx.reject("common_lb_config", format!("use_hostname_for_hashing needs STRICT_DNS: this is {name}"));
     }
     let weighted = cluster.common_lb.locality == model::LocalityLb::Weighted;
-    if cluster.subset.as_ref().is_some_and(|subset| subset.locality_weight_aware) && !weighted {
+    if subset.is_some_and(|subset| subset.locality_weight_aware) && !weighted {
         cx.reject("lb_subset_config", "locality_weight_aware needs a locality_weighted_lb_config");
     }
 }
@@ -284,3 +290,8 @@ lower! { "envoy.config.cluster.v3.UpstreamConnectionOptions"
         Some(tcp_keepalive.and_then(|keepalive| cx.lower("tcp_keepalive", keepalive)))
     }
 }
+
+#[cfg(test)]
+pub(crate) mod samples;
+#[cfg(test)]
+mod tests;

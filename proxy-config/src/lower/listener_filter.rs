@@ -11,8 +11,8 @@ use super::registry::registry;
 use super::value::number;
 use super::{Cx, Lower, extension};
 use crate::model::listener_filter::{
-    ListenerFilter, ListenerFilterConfig, LocalRateLimit, OriginalSrc, PassThroughTlvs, Predicate, ProxyProtocol,
-    TlsInspector, TlvRule, TokenBucket,
+    ListenerFilter, ListenerFilterConfig, LocalRateLimit, OriginalSrc, PassThroughTlvs, Predicate,
+    ProxyProtocol, TlsInspector, TlvRule, TokenBucket,
 };
 
 registry! {
@@ -23,9 +23,6 @@ registry! {
     ext::proxy_protocol::v3::proxy_protocol::KeyValuePair, ProxyProtocolPassThroughTlVs,
     ext::original_src::v3::OriginalSrc, ext::local_ratelimit::v3::LocalRateLimit,
 }
-
-/// Envoy refuses buckets that are filled more often.
-const LEAST_FILL_INTERVAL: Duration = Duration::from_millis(50);
 
 lower! { "envoy.config.listener.v3.ListenerFilter" pb::ListenerFilter => ListenerFilterConfig, cx;
     read { name, filter_disabled, config_type }
@@ -159,6 +156,9 @@ lower! { "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol"
         if disallowed.iter().any(Result::is_err) {
             cx.reject("disallowed_versions", "V1 and V2 are the versions");
         }
+        if disallowed.contains(&Ok(Version::V1)) && disallowed.contains(&Ok(Version::V2)) {
+            cx.reject("disallowed_versions", "all versions of the protocol are disallowed");
+        }
         let pass_through_tlvs = pass_through_tlvs.and_then(|tlvs| cx.lower("pass_through_tlvs", tlvs));
         Some(ListenerFilter::ProxyProtocol(ProxyProtocol {
             rules: cx.list("rules", rules).into_iter().flatten().collect(),
@@ -254,12 +254,11 @@ lower! { "envoy.type.v3.TokenBucket" pb_type::TokenBucket => TokenBucket, cx;
         if fill_interval.is_none() {
             cx.reject("fill_interval", "is required");
         }
-        let fill_interval = cx.duration_from("fill_interval", fill_interval, LEAST_FILL_INTERVAL);
+        let fill_interval = cx.duration_from("fill_interval", fill_interval, Duration::from_nanos(1));
         let tokens_per_fill = number(tokens_per_fill).unwrap_or(1);
         let tokens_per_fill = cx.ranged("tokens_per_fill", tokens_per_fill, 1..=u32::MAX);
-        let max_tokens = cx.ranged("max_tokens", max_tokens, 1..=u32::MAX);
         Some(TokenBucket {
-            max_tokens: max_tokens?,
+            max_tokens,
             tokens_per_fill: tokens_per_fill?,
             fill_interval: fill_interval?,
         })

@@ -2,7 +2,6 @@
 
 use envoy_types::pb::envoy::r#type::matcher::v3 as pb;
 
-use super::Cx;
 use super::registry::registry;
 use crate::model::matcher::{
     DoubleMatcher, MetadataMatcher, Regex, StringMatcher, StringPattern, ValueMatcher,

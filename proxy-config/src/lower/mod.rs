@@ -219,27 +219,46 @@ macro_rules! lower {
             type Model = $model;
             const NAME: &'static str = $name;
             const FIELDS: &'static [(&'static str, $crate::lower::Status)] = &[
-                $((stringify!($r), $crate::lower::Status::Read),)*
-                $($((stringify!($x), $crate::lower::Status::Reject($xw)),)*)?
-                $($((stringify!($w), $crate::lower::Status::Warn($ww)),)*)?
+                $(($crate::lower::field_name(stringify!($r)), $crate::lower::Status::Read),)*
+                $($(($crate::lower::field_name(stringify!($x)), $crate::lower::Status::Reject($xw)),)*)?
+                $($(($crate::lower::field_name(stringify!($w)), $crate::lower::Status::Warn($ww)),)*)?
             ];
             fn lower(self, $cx: &mut $crate::lower::Cx) -> Option<$model> {
                 let Self { $($r,)* $($($x,)*)? $($($w,)*)? } = self;
-                $($(if $crate::lower::IsSet::is_set(&$x) { $cx.reject(stringify!($x), $xw); })*)?
-                $($(if $crate::lower::IsSet::is_set(&$w) { $cx.warn(stringify!($w), $ww); })*)?
+                $($(if $crate::lower::IsSet::is_set(&$x) { $cx.reject($crate::lower::field_name(stringify!($x)), $xw); })*)?
+                $($(if $crate::lower::IsSet::is_set(&$w) { $cx.warn($crate::lower::field_name(stringify!($w)), $ww); })*)?
                 $body
             }
         }
     };
 }
-pub(crate) use lower;
 
+/// A field's name as protobuf has it: without Rust's mark of a keyword.
+pub(crate) const fn field_name(name: &'static str) -> &'static str {
+    match name.as_bytes() {
+        [b'r', b'#', ..] => name.split_at(2).1,
+        _ => name,
+    }
+}
+
+mod access_log;
+mod bootstrap;
 pub mod cluster;
 pub mod core;
+mod docs;
 pub mod endpoint;
 pub mod extension;
-mod pending;
+mod filter_chain;
+mod listener;
+mod listener_filter;
+mod matcher;
+mod network_filter;
+mod rbac;
+#[cfg(test)]
+mod reflection;
+mod refused;
 pub mod registry;
 mod value;
 
+pub use docs::markdown;
 pub use registry::messages;

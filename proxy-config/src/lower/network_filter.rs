@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::extensions::filters::network as ext;
 use envoy_types::pb::envoy::r#type::v3 as pb_type;
 use ext::tcp_proxy::v3::tcp_proxy as tcp;
 
-use super::core::metadata;
+use super::core::metadata as metadata_of;
 use super::registry::registry;
 use super::{Cx, extension};
 use crate::model::Metadata;
@@ -26,6 +26,8 @@ registry! {
 }
 
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Envoy refuses a bucket that is filled more often.
+const LEAST_FILL_INTERVAL: Duration = Duration::from_millis(50);
 const MILLISECOND: Duration = Duration::from_millis(1);
 
 lower! { "envoy.config.listener.v3.Filter" pb::Filter => NetworkFilterConfig, cx;
@@ -72,7 +74,7 @@ lower! { "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" ext::tcp_proxy
             Some(UpstreamConnectMode::Immediate) | None => {}
         }
         let stat_prefix = cx.name("stat_prefix", stat_prefix);
-        let outer = metadata(cx, "metadata_match", metadata_match);
+        let outer = metadata_of(cx, "metadata_match", metadata_match);
         let clusters = clusters(cx, cluster_specifier, &outer);
         let flush = match access_log_options {
             Some(options) => {
@@ -171,7 +173,7 @@ lower! { "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster
     {
         let name = cx.name("name", name);
         let weight = cx.ranged("weight", weight, 1..=u32::MAX);
-        let metadata_match = metadata(cx, "metadata_match", metadata_match);
+        let metadata_match = metadata_of(cx, "metadata_match", metadata_match);
         Some(WeightedCluster { name: name?, weight: weight?, metadata_match })
     }
 }
@@ -279,6 +281,9 @@ lower! { "envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit"
     {
         let stat_prefix = cx.name("stat_prefix", stat_prefix);
         let token_bucket = cx.required("token_bucket", token_bucket);
+        if token_bucket.as_ref().is_some_and(|bucket| bucket.fill_interval < LEAST_FILL_INTERVAL) {
+            cx.field("token_bucket", |cx| cx.reject("fill_interval", "must be at least 50ms"));
+        }
         let runtime_enabled = enabled(cx, runtime_enabled);
         Some(NetworkFilter::LocalRateLimit(LocalRateLimit {
             stat_prefix: stat_prefix?,

@@ -14,7 +14,21 @@ pub struct Message {
 
 /// Of all files of this module. A test compares it with the `lower!` tables in their source.
 pub fn messages() -> impl Iterator<Item = Message> {
-    [super::core::MESSAGES].iter().chain(super::cluster::ALL_MESSAGES).copied().flatten().copied()
+    [
+        super::access_log::MESSAGES,
+        super::bootstrap::MESSAGES,
+        super::core::MESSAGES,
+        super::filter_chain::MESSAGES,
+        super::listener::MESSAGES,
+        super::listener_filter::MESSAGES,
+        super::matcher::MESSAGES,
+        super::network_filter::MESSAGES,
+        super::rbac::MESSAGES,
+    ]
+    .into_iter()
+    .chain(super::cluster::ALL_MESSAGES.iter().copied())
+    .flatten()
+    .copied()
 }
 
 /// Declares the `MESSAGES` of a file.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use envoy_types::pb::envoy::config::cluster::v3::Filter;
-use envoy_types::pb::envoy::config::cluster::v3::cluster::ClusterProtocolSelection;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::{ClusterProtocolSelection, PreconnectPolicy};
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::tcp::v3::TcpProtocolOptions;
 use envoy_types::pb::google::protobuf::Any;
@@ -70,6 +70,23 @@ fn extension_option(cx: &mut Cx, name: &str, any: &Any) {
         Ok(false) => cx.reject("upstream_protocol_options", "is required"),
         Err(why) => cx.reject_here(format!("cannot be decoded: {why}")),
     }
+}
+
+/// A TCP connection is made when it is needed; what Envoy refuses stays refused.
+pub fn preconnect(cx: &mut Cx, policy: Option<PreconnectPolicy>) {
+    let Some(policy) = policy else { return };
+    let PreconnectPolicy { per_upstream_preconnect_ratio, predictive_preconnect_ratio, .. } = policy;
+    cx.warn("preconnect_policy", "connections are made when they are needed");
+    cx.field("preconnect_policy", |cx| {
+        for (name, ratio) in [
+            ("per_upstream_preconnect_ratio", per_upstream_preconnect_ratio),
+            ("predictive_preconnect_ratio", predictive_preconnect_ratio),
+        ] {
+            if let Some(ratio) = ratio {
+                cx.ranged(name, ratio.value, 1.0..=3.0);
+            }
+        }
+    });
 }
 
 /// Network filters on the way upstream: istio's peer metadata exchange is known and does nothing here.

@@ -6,6 +6,7 @@ use envoy_types::pb::google::protobuf::Any;
 
 use super::common_lb::Hashing;
 use super::lb::{Balancing, maglev, pick, ring, usable_bias};
+use crate::diagnostic::Segment;
 use crate::lower::Cx;
 use crate::lower::extension::Extension;
 use crate::lower::registry::registry;
@@ -58,7 +59,7 @@ pub fn lower(cx: &mut Cx, name: &str, any: Option<Any>, depth: usize) -> Tried {
 fn wrr_locality(cx: &mut Cx, extension: &Extension, depth: usize) -> Option<Balancing> {
     let child = extension.lower::<pb::wrr_locality::v3::WrrLocality>(cx)?;
     let picked = cx.field("typed_config", |cx| {
-        cx.field("endpoint_picking_policy", |cx| {
+        at_child(cx, "WrrLocality", "endpoint_picking_policy", |cx| {
             let picked = pick(cx, child, depth + 1)?;
             if picked.lb == model::LbPolicy::ClusterProvided || picked.subset.is_some() {
                 cx.reject_here(
@@ -75,7 +76,7 @@ fn wrr_locality(cx: &mut Cx, extension: &Extension, depth: usize) -> Option<Bala
 fn subset(cx: &mut Cx, extension: &Extension, depth: usize) -> Option<Balancing> {
     let (subset, child) = extension.lower::<pb::subset::v3::Subset>(cx)?;
     let picked = cx.field("typed_config", |cx| {
-        cx.field("subset_lb_policy", |cx| {
+        at_child(cx, "Subset", "subset_lb_policy", |cx| {
             let picked = pick(cx, child, depth + 1)?;
             if picked.lb == model::LbPolicy::ClusterProvided || picked.subset.is_some() {
                 cx.reject_here(
@@ -87,6 +88,10 @@ fn subset(cx: &mut Cx, extension: &Extension, depth: usize) -> Option<Balancing>
         })
     })?;
     Some(Balancing { subset, ..picked })
+}
+
+fn at_child<T>(cx: &mut Cx, kind: &str, field: &'static str, f: impl FnOnce(&mut Cx) -> T) -> T {
+    cx.within(Segment::Type(kind.to_owned()), |cx| cx.field(field, f))
 }
 
 lower! { "envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality"
