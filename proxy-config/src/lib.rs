@@ -9,8 +9,11 @@
 
 pub mod decode;
 pub mod diagnostic;
+pub mod dump;
 pub mod enrol;
+pub mod format;
 pub mod load;
 pub mod lower;
 pub mod model;
 pub mod policy;
+pub mod proto;

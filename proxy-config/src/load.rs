@@ -1,6 +1,6 @@
 //! The way in: a bootstrap as text becomes a [`model::Bootstrap`] or a list of everything that is wrong with it.
 
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Severity};
 use crate::model;
 
 /// How strictly a file is read.
@@ -10,6 +10,13 @@ pub struct Options {
     pub strict: bool,
     /// `--allow-unknown-static-fields`: a field that Envoy's descriptors do not have is a warning.
     pub allow_unknown_fields: bool,
+}
+
+impl Options {
+    /// What an unknown field is.
+    pub(crate) fn unknown_fields(self) -> Severity {
+        if self.allow_unknown_fields { Severity::Warning } else { Severity::Error }
+    }
 }
 
 /// A configuration that can be run.
