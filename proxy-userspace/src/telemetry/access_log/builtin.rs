@@ -1,4 +1,4 @@
-//! The access log: a bounded queue in front of one writing thread, and a ring of the latest records.
+//! The built-in access log: a bounded queue in front of one writing thread, and a ring of the latest records.
 //!
 //! The data path never waits for it: a line that finds the queue full is counted and dropped, and the writer
 //! says how many were lost once it is through.
@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::record::Entry;
-use super::stats::{Counter, Stats};
+use crate::telemetry::record::Entry;
+use crate::telemetry::stats::{Counter, Stats};
 
 /// Lines that may wait for the writer.
 const QUEUE: usize = 8_192;
@@ -81,7 +81,7 @@ impl AccessLog {
         queue.try_send(Message::Flush(done)).is_ok() && flushed.recv_timeout(deadline).is_ok()
     }
 
-    pub(super) fn push(&self, entry: Entry) {
+    pub(in crate::telemetry) fn push(&self, entry: Entry) {
         let entry = Arc::new(entry);
         if let Some(queue) = &self.shared.queue {
             match queue.try_send(Message::Line(entry.clone())) {
