@@ -424,6 +424,6 @@ lower! { "envoy.config.core.v3.TransportSocket" pb::TransportSocket => Transport
 }
 
 /// Metadata that may be absent.
-pub(super) fn metadata_of(cx: &mut Cx, field: &'static str, metadata: Option<pb::Metadata>) -> Metadata {
+pub(super) fn metadata(cx: &mut Cx, field: &'static str, metadata: Option<pb::Metadata>) -> Metadata {
     metadata.and_then(|metadata| cx.lower(field, metadata)).unwrap_or_default()
 }

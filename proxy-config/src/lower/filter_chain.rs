@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::listener::v3 as pb;
 
-use super::core::metadata_of;
+use super::core::metadata as metadata_of;
 use super::registry::registry;
 use super::value::flag;
 use super::{Cx, Lower};

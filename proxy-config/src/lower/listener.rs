@@ -7,7 +7,7 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::listener::v3 as pb;
 
-use super::core::metadata_of;
+use super::core::metadata as metadata_of;
 use super::registry::registry;
 use super::value::{flag, number};
 use super::{Cx, filter_chain};

@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::extensions::filters::network as ext;
 use envoy_types::pb::envoy::r#type::v3 as pb_type;
 use ext::tcp_proxy::v3::tcp_proxy as tcp;
 
-use super::core::metadata_of;
+use super::core::metadata as metadata_of;
 use super::registry::registry;
 use super::{Cx, extension};
 use crate::model::Metadata;
