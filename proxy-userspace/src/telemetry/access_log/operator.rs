@@ -187,7 +187,7 @@ fn is_known(name: &str) -> bool {
 }
 
 fn hostname() -> String {
-    nix::unistd::gethostname().map_or_else(|_| "-".to_owned(), |name| name.to_string_lossy().into_owned())
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "-".to_owned(), |s| s.trim().to_owned())
 }
 
 fn masked(ip: IpAddr, prefix: Option<u8>) -> String {
