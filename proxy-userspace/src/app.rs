@@ -15,7 +15,8 @@ use crate::net::{Options, Shared};
 use crate::telemetry::stats::Stats;
 use crate::telemetry::{AccessLog, access_log};
 use crate::workload::{Origin, Registry, Settings, StateFile};
-use crate::{admin, cgroup, enrolment};
+use crate::admin::{self, Admin};
+use crate::{cgroup, enrolment};
 
 /// Which cgroup the daemon, as the proxy, is known by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +75,7 @@ pub struct Bound {
     pub shared: Arc<Shared>,
     pub admin_socket: PathBuf,
     pub admin_address: Option<SocketAddr>,
+    _admin: Admin,
     pins: Pins,
     thread: std::thread::JoinHandle<()>,
     home: Home,
@@ -116,18 +118,19 @@ pub async fn start(config: Config) -> Result<Bound> {
     if let Some(result) = control.drop_unwanted().await {
         result?;
     }
-    let context = Arc::new(admin::Context { control: control.clone(), shared: shared.clone(), cgroup2 });
+    let view = Arc::new(admin::Plain::new());
+    let context = admin::Context { control: control.clone(), shared: shared.clone(), cgroup2, view };
+    let admin = Admin::start(Arc::new(context)).context("admin thread")?;
     let admin_socket = config.run_dir.join("admin.sock");
-    let served = admin::serve_unix(&admin_socket, context.clone()).await;
-    served.with_context(|| format!("admin socket {}", admin_socket.display()))?;
+    admin.unix(&admin_socket).with_context(|| format!("admin socket {}", admin_socket.display()))?;
     let admin_address = match config.admin_address {
         Some(address) => {
-            let bound = admin::serve_tcp(address, context).await;
+            let bound = admin.tcp(address, admin::Access::ReadOnly);
             Some(bound.with_context(|| format!("admin address {address}"))?)
         }
         None => None,
     };
-    Ok(Bound { control, shared, admin_socket, admin_address, pins, thread, home })
+    Ok(Bound { control, shared, admin_socket, admin_address, _admin: admin, pins, thread, home })
 }
 
 impl Bound {
