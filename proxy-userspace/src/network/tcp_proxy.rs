@@ -125,7 +125,7 @@ async fn carry(conn: &mut Conn<'_>, proxy: &TcpProxy, up: &Upstream, deadline: O
     up.closed(&end);
     match end {
         End::Refused(close) => {
-            super::refuse(conn.stream, close, &mut conn.record.entry.bytes, conn.guard).await
+            Box::pin(super::refuse(conn.stream, close, &mut conn.record.entry.bytes, conn.guard)).await
         }
         end => outcome(&end, proxy),
     }
