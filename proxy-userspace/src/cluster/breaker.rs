@@ -12,7 +12,7 @@ use crate::telemetry::stats::{ClusterStats, Gauge, Held, Stats, stats_block};
 
 stats_block! {
     /// `cluster.<name>.circuit_breakers.default.`, where `track_remaining` is set.
-    pub struct RemainingStats {
+    pub(super) struct RemainingStats {
         gauge remaining_cx;
         gauge remaining_cx_pools;
         gauge remaining_pending;

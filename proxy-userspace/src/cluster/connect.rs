@@ -80,7 +80,7 @@ pub async fn tcp(
 ) -> Result<Connected, ConnectError> {
     let start = clock::now();
     let limit = cluster.model.connect_timeout;
-    let io = match timeout(limit, open(cluster, &host.address, dial, source)).await {
+    let io = match timeout(limit, open(cluster, &host.address(), dial, source)).await {
         Ok(io) => io?,
         Err(_) => return Err(ConnectError::Timeout),
     };

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use proxy_config::model::address::Address;
 use proxy_config::model::endpoint::{EndpointHealthCheck, HealthStatus, Locality};
 use proxy_config::model::metadata::{Metadata, Value};
@@ -18,10 +18,13 @@ use crate::clock::Instant;
 use crate::telemetry::stats::{Counter, Gauge};
 
 pub struct Host {
-    pub address: Address,
     pub hostname: Arc<str>,
     pub locality: Arc<Locality>,
     pub stats: HostStats,
+    /// What the host is known by: its address, or its name in LOGICAL_DNS.
+    key: Address,
+    /// Where a host of LOGICAL_DNS is now.
+    moved: ArcSwapOption<SocketAddr>,
     metadata: ArcSwap<Metadata>,
     weight: AtomicU32,
     priority: AtomicU32,
@@ -59,6 +62,8 @@ pub(super) struct Extra {
 #[derive(Clone)]
 pub(super) struct Spec {
     pub(super) address: Address,
+    /// Where that is now, in LOGICAL_DNS.
+    pub(super) at: Option<SocketAddr>,
     pub(super) hostname: Arc<str>,
     pub(super) locality: Arc<Locality>,
     pub(super) priority: u32,
@@ -123,7 +128,8 @@ pub enum Health {
 impl Host {
     pub(super) fn new(spec: Spec, extra: Option<Box<Extra>>, transport: u32) -> Self {
         Self {
-            address: spec.address,
+            key: spec.address,
+            moved: ArcSwapOption::from(spec.at.map(Arc::new)),
             hostname: spec.hostname,
             locality: spec.locality,
             stats: HostStats::default(),
@@ -136,11 +142,30 @@ impl Host {
         }
     }
 
+    /// Where to connect to now.
+    pub fn address(&self) -> Address {
+        self.moved.load().as_deref().map_or_else(|| self.key.clone(), |moved| Address::Ip(*moved))
+    }
+
     pub fn socket_address(&self) -> Option<SocketAddr> {
-        match &self.address {
+        match &self.key {
             Address::Ip(address) => Some(*address),
-            Address::Host(_) | Address::Pipe { .. } => None,
+            Address::Host(_) => self.moved.load().as_deref().copied(),
+            Address::Pipe { .. } => None,
         }
+    }
+
+    pub(super) fn key(&self) -> &Address {
+        &self.key
+    }
+
+    /// Says whether it was elsewhere before.
+    pub(super) fn move_to(&self, at: Option<SocketAddr>) -> bool {
+        let elsewhere = self.moved.load().as_deref() != at.as_ref();
+        if elsewhere {
+            self.moved.store(at.map(Arc::new));
+        }
+        elsewhere
     }
 
     pub fn metadata(&self) -> Arc<Metadata> {
@@ -288,7 +313,7 @@ impl Extra {
 
 impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Host({} {})", address_text(&self.address), self.health_flags())
+        write!(f, "Host({} {})", address_text(&self.address()), self.health_flags())
     }
 }
 

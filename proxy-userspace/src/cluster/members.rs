@@ -2,7 +2,7 @@
 //!
 //! Hosts are known by their address: one that is named again keeps its stats, its health and its connections.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
 
 use proxy_config::model;
@@ -33,6 +33,8 @@ const MAX_PRIORITY: u32 = 128;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     Rebuilt,
+    /// Only the address behind a name: LOGICAL_DNS.
+    Moved,
     Nothing,
 }
 
@@ -58,12 +60,15 @@ impl Cluster {
         let levels: Vec<_> = levels.into_iter().map(|level| level.members(weighted)).collect();
         let changed = merge.changed || removed > 0 || !before.same_shape(&levels, policy);
         if !changed {
-            return Change::Nothing;
+            return if merge.moved { Change::Moved } else { Change::Nothing };
         }
         let now = clock::now();
         let after = LbState::build(self, levels, policy, now);
         self.count_changes(&before, &after);
         self.publish(&before, after);
+        if let Some(active) = &self.active {
+            active.hosts_changed();
+        }
         Change::Rebuilt
     }
 
@@ -78,6 +83,9 @@ impl Cluster {
             self.count_changes(&before, &after);
         }
         self.publish(&before, after);
+        if let Some(active) = self.active.as_ref().filter(|_| dropped) {
+            active.hosts_changed();
+        }
     }
 
     fn publish(&self, before: &LbState, after: LbState) {
@@ -96,6 +104,14 @@ impl Cluster {
         self.stats.membership_degraded.set(degraded);
         self.stats.membership_excluded.set(excluded);
         after.count_subsets(before, &self.stats);
+        if let Some(active) = &self.active {
+            if let Some(health) = &active.health {
+                health.recount(after.hosts());
+            }
+            if let Some(outlier) = &active.outlier {
+                outlier.recount(after.hosts());
+            }
+        }
         self.lb.store(Arc::new(after));
     }
 
@@ -164,19 +180,20 @@ fn drop_pending(levels: &mut [Members]) -> bool {
 struct Merge<'a> {
     cluster: &'a Cluster,
     old: HashMap<Address, Arc<Host>>,
-    seen: HashMap<Address, ()>,
+    seen: HashSet<Address>,
     changed: bool,
+    moved: bool,
 }
 
 impl<'a> Merge<'a> {
     fn new(cluster: &'a Cluster, before: &LbState) -> Self {
-        let old = before.hosts().map(|host| (host.address.clone(), host.clone())).collect();
-        Self { cluster, old, seen: HashMap::new(), changed: false }
+        let old = before.hosts().map(|host| (host.key().clone(), host.clone())).collect();
+        Self { cluster, old, seen: HashSet::new(), changed: false, moved: false }
     }
 
     /// The host of a spec; `None` for an address that was named before: the first one counts, as in Envoy.
     fn host(&mut self, spec: &Spec) -> Option<Arc<Host>> {
-        if self.dynamic() && self.seen.insert(spec.address.clone(), ()).is_some() {
+        if self.dynamic() && !self.seen.insert(spec.address.clone()) {
             return None;
         }
         let model = &self.cluster.model;
@@ -184,6 +201,7 @@ impl<'a> Merge<'a> {
         if let Some(host) = self.old.get(&spec.address).filter(|host| host.can_become(spec)).cloned() {
             self.old.remove(&spec.address);
             self.changed |= host.become_(spec, transport);
+            self.moved |= host.move_to(spec.at);
             return Some(host);
         }
         self.changed = true;
@@ -228,7 +246,7 @@ impl<'a> Merge<'a> {
         let mut removed = 0;
         for (address, host) in std::mem::take(&mut self.old) {
             let level = levels.get_mut(host.priority() as usize);
-            let taken = self.seen.contains_key(&address);
+            let taken = self.seen.contains(&address);
             match level {
                 Some(level) if keep_healthy && !taken && !failing(&host) => {
                     host.set(HealthFlag::PENDING_DYNAMIC_REMOVAL);

@@ -13,6 +13,10 @@ mod lb;
 mod members;
 mod outlier;
 mod random;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -24,7 +28,7 @@ use proxy_config::model::cluster::{Discovery, TransportSocketMatch};
 use proxy_config::model::endpoint::LoadAssignment;
 use proxy_config::model::metadata::Struct;
 use proxy_config::model::{self, TransportSocket};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 pub use self::breaker::{Overflow, Permit};
 pub use self::connect::{ConnectError, Connected, Io, Source, SourceAddress};
@@ -32,8 +36,9 @@ pub use self::host::{Health, HealthFlag, Host, HostStats, address_text};
 pub use self::random::{Random, ThreadRandom};
 
 use self::breaker::Breaker;
-use self::discovery::Warm;
-use self::discovery::dns::Resolvers;
+use self::discovery::resolver::Resolvers;
+use self::discovery::watch::Directories;
+use self::discovery::{Part, Warm};
 use self::lb::LbState;
 use self::outlier::Detector;
 use crate::net::Dial;
@@ -62,6 +67,7 @@ pub struct Env {
     pub endpoints: EndpointSource,
     pub random: Arc<dyn Random>,
     resolvers: Arc<Resolvers>,
+    directories: Arc<Directories>,
 }
 
 /// The text of an EDS file to what it says, or to the reason of its refusal.
@@ -124,6 +130,20 @@ pub struct Upstream {
     pub permit: Permit,
 }
 
+impl Active {
+    /// Discovery has answered for the first time, well or badly.
+    fn endpoints_known(&self) {
+        self.warm.done(Part::Endpoints);
+        self.hosts_changed();
+    }
+
+    fn hosts_changed(&self) {
+        if let Some(health) = &self.health {
+            health.hosts_changed();
+        }
+    }
+}
+
 struct Active {
     warm: Warm,
     outlier: Option<Detector>,
@@ -133,7 +153,15 @@ struct Active {
 
 impl Env {
     pub fn new(stats: Arc<Stats>, tasks: Tasks, dial: Arc<dyn Dial>, endpoints: EndpointSource) -> Self {
-        Self { stats, tasks, dial, endpoints, random: Arc::new(ThreadRandom), resolvers: Arc::default() }
+        Self {
+            stats,
+            tasks,
+            dial,
+            endpoints,
+            random: Arc::new(ThreadRandom),
+            resolvers: Arc::default(),
+            directories: Arc::default(),
+        }
     }
 }
 
@@ -165,10 +193,7 @@ impl Cluster {
     /// cluster's last owner.
     pub fn start(self: &Arc<Self>, env: &Env) {
         let Some(active) = &self.active else { return };
-        let mut tasks = Vec::new();
-        if let Some(task) = discovery::start(self, env) {
-            tasks.push(task.abort_handle());
-        }
+        let mut tasks: Vec<_> = discovery::start(self, env).iter().map(JoinHandle::abort_handle).collect();
         if active.outlier.is_some() {
             tasks.push(outlier::start(self, env).abort_handle());
         }

@@ -18,7 +18,7 @@ use crate::telemetry::stats::{Counter, Stats, stats_block};
 
 stats_block! {
     /// `cluster.<name>.outlier_detection.`
-    pub struct OutlierStats {
+    pub(super) struct OutlierStats {
         gauge ejections_active;
         counter ejections_overflow;
         counter ejections_total;
@@ -171,8 +171,8 @@ impl Detector {
     }
 
     /// Ejected hosts that left with an update no longer count.
-    pub(super) fn recount(&self, hosts: &[Arc<Host>]) {
-        let ejected = hosts.iter().filter(|host| host.has(HealthFlag::FAILED_OUTLIER_CHECK)).count();
+    pub(super) fn recount<'a>(&self, hosts: impl Iterator<Item = &'a Arc<Host>>) {
+        let ejected = hosts.filter(|host| host.has(HealthFlag::FAILED_OUTLIER_CHECK)).count();
         self.stats.ejections_active.set(ejected as u64);
     }
 

@@ -61,34 +61,37 @@ pub(crate) struct Conn<'a> {
     pub(crate) gates: Option<&'a Gates>,
 }
 
-/// Takes a connection through its chain. All but tcp_proxy is boxed, so that its connections keep no room for it.
+/// Takes a connection through its chain. What is rare or short is boxed: see `conn::serve`.
 pub(crate) async fn run(mut conn: Conn<'_>, filters: &Filters) -> Outcome {
     let (entered, verdict) = filters.gates.on_new_connection(&conn.record.entry.facts);
     if let Verdict::Close(close) = verdict {
         return Box::pin(refuse(conn.stream, close, &mut conn.record.entry.bytes, conn.guard)).await;
     }
-    conn.cluster = entered.cluster.clone();
+    conn.cluster.clone_from(&entered.cluster);
     conn.gates = filters.gates.needs_first_byte().then_some(&filters.gates);
     match &filters.last {
         Last::TcpProxy(proxy) => tcp_proxy::run(&mut conn, proxy).await,
-        Last::DirectResponse(body) => {
-            let bytes = &mut conn.record.entry.bytes;
-            let written =
-                until_cut(conn.guard, Box::pin(direct_response::run(conn.stream, body, bytes))).await;
-            let mut outcome = ended(conn.stream, written, "direct_response");
-            outcome.response_code_details = Some(direct_response::DETAILS.into());
-            outcome
-        }
-        Last::Echo => {
-            if let Some(close) = conn.first_byte().await {
-                return Box::pin(refuse(conn.stream, close, &mut conn.record.entry.bytes, conn.guard)).await;
-            }
-            let bytes = &mut conn.record.entry.bytes;
-            let echoed = until_cut(conn.guard, Box::pin(echo::run(conn.stream, bytes))).await;
-            ended(conn.stream, echoed, "downstream_closed")
-        }
+        Last::DirectResponse(body) => Box::pin(respond(&mut conn, body)).await,
+        Last::Echo => Box::pin(echo(&mut conn)).await,
         Last::Nothing => Outcome::new(Side::Internal, Flags::NONE, "no_filters"),
     }
+}
+
+async fn respond(conn: &mut Conn<'_>, body: &[u8]) -> Outcome {
+    let bytes = &mut conn.record.entry.bytes;
+    let written = until_cut(conn.guard, direct_response::run(conn.stream, body, bytes)).await;
+    let mut outcome = ended(conn.stream, written, "direct_response");
+    outcome.response_code_details = Some(direct_response::DETAILS.into());
+    outcome
+}
+
+async fn echo(conn: &mut Conn<'_>) -> Outcome {
+    if let Some(close) = conn.first_byte().await {
+        return refuse(conn.stream, close, &mut conn.record.entry.bytes, conn.guard).await;
+    }
+    let bytes = &mut conn.record.entry.bytes;
+    let echoed = until_cut(conn.guard, echo::run(conn.stream, bytes)).await;
+    ended(conn.stream, echoed, "downstream_closed")
 }
 
 /// What a gatekeeper's refusal becomes in the log, once it is time to close. The caller closes the socket.

@@ -238,10 +238,10 @@ impl Why {
 /// Gives up connecting when the client resets, or when the connection's or a drain's time is over. A client that
 /// only sends FIN still waits for its answer.
 async fn while_wanted(
-    connect: impl Future<Output = Result<Upstream, Failure>>,
+    connect: impl Future<Output = Result<Box<Upstream>, Failure>>,
     conn: &Conn<'_>,
     deadline: Option<Instant>,
-) -> Result<Upstream, Failure> {
+) -> Result<Box<Upstream>, Failure> {
     let gone = |why| Err(Failure { cluster: None, host: None, attempts: 0, why });
     let late = async {
         match deadline {
@@ -259,7 +259,7 @@ async fn while_wanted(
 }
 
 /// Chooses and connects, as often as the filter allows.
-async fn connect(conn: &Conn<'_>, proxy: &TcpProxy) -> Result<Upstream, Failure> {
+async fn connect(conn: &Conn<'_>, proxy: &TcpProxy) -> Result<Box<Upstream>, Failure> {
     let mut failure = Failure { cluster: None, host: None, attempts: 0, why: Why::NoCluster };
     let Some(picked) = proxy.pick() else { return Err(failure) };
     let name = conn.cluster.as_ref().unwrap_or(&picked.name);
@@ -290,7 +290,7 @@ async fn connect_once(
     want: &Want<'_>,
     (since, attempts): (Instant, u32),
     tried: &mut Option<std::net::SocketAddr>,
-) -> Result<Upstream, Why> {
+) -> Result<Box<Upstream>, Why> {
     let host = cluster.choose(want).map_err(Why::NoHost)?;
     *tried = host.socket_address();
     if tried.is_some_and(|to| conn.forbids(to)) {
@@ -301,7 +301,7 @@ async fn connect_once(
     match cluster.connect(&host, conn.dial(), &source(conn)).await {
         Ok(inner) => {
             let (cluster, took) = (cluster.clone(), clock::now() - since);
-            Ok(Upstream { cluster, host, inner, attempts, since: start, took })
+            Ok(Box::new(Upstream { cluster, host, inner, attempts, since: start, took }))
         }
         Err(error) => {
             log::debug!("{}: {}: {error}", cluster.model.name, address_text(&host.address));

@@ -30,6 +30,7 @@ pub(super) fn spec(
 ) -> Spec {
     Spec {
         address: endpoint.address.clone(),
+        at: None,
         hostname: endpoint.hostname.clone(),
         locality: locality.clone(),
         priority: of.priority,

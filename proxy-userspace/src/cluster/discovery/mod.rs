@@ -1,9 +1,11 @@
 //! Where endpoints come from.
 
-pub(super) mod dns;
-pub(super) mod eds_file;
+mod dns;
+mod eds_file;
 pub(super) mod fixed;
 pub(super) mod original_dst;
+pub(super) mod resolver;
+pub(super) mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -15,14 +17,12 @@ use tokio::task::JoinHandle;
 
 use super::{Cluster, Env};
 
-/// Starts the task that keeps a cluster's endpoints current, where there is one.
-pub(super) fn start(cluster: &Arc<Cluster>, env: &Env) -> Option<JoinHandle<()>> {
-    let weak = Arc::downgrade(cluster);
+/// Starts the tasks that keep a cluster's endpoints current.
+pub(super) fn start(cluster: &Arc<Cluster>, env: &Env) -> Vec<JoinHandle<()>> {
     match &cluster.model.discovery {
-        Discovery::Static | Discovery::OriginalDst(_) => None,
-        Discovery::StrictDns(dns) => Some(dns::start_strict(weak, dns, &cluster.model, env)),
-        Discovery::LogicalDns(dns) => Some(dns::start_logical(weak, dns, &cluster.model, env)),
-        Discovery::Eds(eds) => Some(eds_file::start(weak, eds, env)),
+        Discovery::Static | Discovery::OriginalDst(_) => Vec::new(),
+        Discovery::StrictDns(dns) | Discovery::LogicalDns(dns) => dns::start(cluster, dns, env),
+        Discovery::Eds(eds) => vec![eds_file::start(cluster, eds, env)],
     }
 }
 

@@ -18,6 +18,7 @@ pub(in crate::cluster) fn host(how: &OriginalDst, to: Option<SocketAddr>) -> Res
     }
     let spec = Spec {
         address: Address::Ip(to),
+        at: None,
         hostname: "".into(),
         locality: Arc::default(),
         priority: 0,

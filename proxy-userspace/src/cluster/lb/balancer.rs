@@ -61,10 +61,6 @@ impl Balancer {
         self.levels.iter().map(|level| &level.members)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.levels.iter().all(|level| level.members.hosts.is_empty())
-    }
-
     pub(super) fn choose(&self, want: &Want<'_>, cluster: &Cluster) -> Option<Arc<Host>> {
         let hash = hashes(&cluster.model.lb).then(|| want.hash.unwrap_or_else(|| cluster.random.next()));
         let mut chosen = self.once(hash, 0, cluster)?;

@@ -135,7 +135,7 @@ fn key(host: &Host, by_hostname: bool) -> String {
     match metadata.of("envoy.lb").and_then(|lb| lb.get("hash_key")) {
         Some(Value::String(key)) if !key.is_empty() => key.clone(),
         Some(_) | None if by_hostname => host.hostname.to_string(),
-        Some(_) | None => address_text(&host.address),
+        Some(_) | None => address_text(&host.address()),
     }
 }
 
