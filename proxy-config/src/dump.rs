@@ -1,6 +1,8 @@
 //! Encoded messages as JSON, the way Envoy's `/config_dump` shows them: proto field names, every `Any` opened, and
 //! what is secret as `[redacted]`. One message at a time, so that a large configuration is never all text at once.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value as Json, json};
 
 use crate::decode::scalar::{Seconds, timestamp_text};
@@ -37,7 +39,6 @@ fn convert(message: &'static Message, bytes: &[u8], secret: bool, depth: u32) ->
         }
         Special::Duration => Ok(Json::String(seconds(bytes)?.text())),
         Special::Timestamp => Ok(Json::String(timestamp_text(seconds(bytes)?))),
-        Special::FieldMask => field_mask(bytes),
         Special::Wrapper => {
             let field = message.number(1).ok_or("a wrapper without a value")?;
             let mut given = None;
@@ -127,14 +128,12 @@ fn elements(
     }
     let mut list = Vec::new();
     while !packed.is_empty() {
-        let value = match field.kind {
-            Kind::Double | Kind::Fixed64 | Kind::Sfixed64 => {
-                Value::Fixed64(u64::from_le_bytes(take(&mut packed).ok_or("a packed list that ends early")?))
-            }
-            Kind::Float | Kind::Fixed32 | Kind::Sfixed32 => {
-                Value::Fixed32(u32::from_le_bytes(take(&mut packed).ok_or("a packed list that ends early")?))
-            }
-            _ => Value::Varint(wire::varint(&mut packed).map_err(|e| e.to_string())?),
+        let value = if matches!(field.kind, Kind::Double | Kind::Fixed64 | Kind::Sfixed64) {
+            Value::Fixed64(u64::from_le_bytes(take(&mut packed).ok_or("a packed list that ends early")?))
+        } else if matches!(field.kind, Kind::Float | Kind::Fixed32 | Kind::Sfixed32) {
+            Value::Fixed32(u32::from_le_bytes(take(&mut packed).ok_or("a packed list that ends early")?))
+        } else {
+            Value::Varint(wire::varint(&mut packed).map_err(|e| e.to_string())?)
         };
         list.push(single(field, value, secret, depth)?);
     }
@@ -209,17 +208,17 @@ fn zigzag(number: u64) -> i64 {
 }
 
 fn delimited(field: &'static Field, bytes: &[u8], secret: bool, depth: u32) -> Result<Json, String> {
-    use base64::Engine;
-    match &field.kind {
-        Kind::Message(kind) => convert(kind.get().ok_or("no descriptor")?, bytes, secret, depth + 1),
-        Kind::String if secret => Ok(json!(REDACTED)),
-        Kind::String => Ok(Json::String(String::from_utf8_lossy(bytes).into_owned())),
-        Kind::Bytes => {
-            let shown = if secret { REDACTED.as_bytes() } else { bytes };
-            Ok(Json::String(base64::engine::general_purpose::STANDARD.encode(shown)))
-        }
-        _ => Err(format!("{} is a number", field.name)),
+    if let Kind::Message(kind) = &field.kind {
+        return convert(kind.get().ok_or("no descriptor")?, bytes, secret, depth + 1);
     }
+    let shown = if secret { REDACTED.as_bytes() } else { bytes };
+    if matches!(field.kind, Kind::Bytes) {
+        return Ok(Json::String(STANDARD.encode(shown)));
+    }
+    if matches!(field.kind, Kind::String) {
+        return Ok(Json::String(String::from_utf8_lossy(shown).into_owned()));
+    }
+    Err(format!("{} is a number", field.name))
 }
 
 fn any(bytes: &[u8], secret: bool, depth: u32) -> Result<Json, String> {
@@ -236,13 +235,14 @@ fn any(bytes: &[u8], secret: bool, depth: u32) -> Result<Json, String> {
     }
     let known = crate::decode::any::type_name(url).ok().and_then(schema::message);
     let Some(message) = known else {
-        use base64::Engine;
         let shown = if secret { REDACTED.as_bytes() } else { inner };
-        return Ok(json!({"@type": url, "value": base64::engine::general_purpose::STANDARD.encode(shown)}));
+        return Ok(json!({"@type": url, "value": STANDARD.encode(shown)}));
     };
-    let mut object = match convert(message, inner, secret, depth + 1)? {
-        Json::Object(object) if !message.special.under_value() => object,
-        value => Map::from_iter([("value".to_owned(), value)]),
+    let inner = convert(message, inner, secret, depth + 1)?;
+    let mut object = if message.special.under_value() {
+        Map::from_iter([("value".to_owned(), inner)])
+    } else {
+        inner.as_object().cloned().unwrap_or_default()
     };
     object.insert("@type".to_owned(), json!(url));
     Ok(Json::Object(object))
@@ -271,25 +271,6 @@ fn seconds(bytes: &[u8]) -> Result<Seconds, String> {
     found.seconds = found.seconds.clamp(-315_576_000_000, 315_576_000_000);
     found.nanos = found.nanos.clamp(-999_999_999, 999_999_999);
     Ok(found)
-}
-
-fn field_mask(bytes: &[u8]) -> Result<Json, String> {
-    let mut paths = Vec::new();
-    for part in Fields(bytes) {
-        if let (1, Value::Bytes(path)) = part.map_err(|e| e.to_string())? {
-            let mut camel = String::new();
-            let mut upper = false;
-            for c in String::from_utf8_lossy(path).chars() {
-                match c {
-                    '_' => upper = true,
-                    c if upper => (camel.push(c.to_ascii_uppercase()), upper = false).1,
-                    c => camel.push(c),
-                }
-            }
-            paths.push(camel);
-        }
-    }
-    Ok(Json::String(paths.join(",")))
 }
 
 fn float(number: f64) -> Json {

@@ -10,6 +10,7 @@
 pub mod decode;
 pub mod diagnostic;
 pub mod dump;
+pub mod endpoints;
 pub mod enrol;
 pub mod format;
 pub mod load;

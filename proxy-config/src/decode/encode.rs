@@ -59,16 +59,24 @@ impl<'d> Encoder<'d> {
         self
     }
 
-    /// The encoded message, the problems, and what was set aside.
-    pub(crate) fn finish(self) -> (Vec<u8>, Problems, Vec<(&'static str, Id)>) {
-        (self.out, self.problems, self.detached)
+    /// The fields that were set aside, by name, with their values.
+    pub(crate) fn take_detached(&mut self) -> Vec<(&'static str, Id)> {
+        std::mem::take(&mut self.detached)
+    }
+
+    /// What has been found so far.
+    pub(crate) fn take_problems(&mut self) -> Problems {
+        std::mem::take(&mut self.problems)
     }
 
     /// Encodes the message at `id`, which stands at `path`, and takes the result.
     pub(crate) fn encode(&mut self, message: &'static Message, id: Id, path: Path) -> Vec<u8> {
         self.base = path;
         self.message(message, id);
-        std::mem::take(&mut self.out)
+        // A copy is as long as it needs to be, and the buffer serves again.
+        let encoded = self.out.as_slice().to_vec();
+        self.out.clear();
+        encoded
     }
 
     /// Appends the content of a message.
@@ -126,7 +134,9 @@ impl<'d> Encoder<'d> {
         let mut why = format!("unknown field {name:?}");
         if let Some(instead) = super::old::gone(message, name) {
             why = format!("{why}: {instead}");
-        } else if let Some(meant) = nearest(name, message.fields.iter().map(|f| f.name)) {
+        } else if !self.problems.full()
+            && let Some(meant) = nearest(name, message.fields.iter().map(|f| f.name))
+        {
             why = format!("{why} (did you mean {meant}?)");
         }
         match self.unknown_fields {
@@ -147,6 +157,10 @@ impl<'d> Encoder<'d> {
             seen.fields.push((index, key));
             return true;
         };
+        if self.document.scalar(place) == self.document.scalar(key) {
+            // The document itself has said so.
+            return false;
+        }
         let place = self.document.position(place);
         let why = if known == index {
             format!("{} is set twice, first at line {}:{}", field.name, place.line, place.column)
@@ -173,25 +187,28 @@ impl<'d> Encoder<'d> {
 
     /// Appends one value; a default only where `explicit`.
     fn single(&mut self, number: u32, kind: &'static Kind, id: Id, explicit: bool) {
-        match kind {
-            Kind::Message(message) => match message.get() {
+        if let Kind::Message(message) = kind {
+            match message.get() {
                 Some(message) => self.delimited(number, |encoder| encoder.message(message, id)),
                 None => self.error(id, "a type without a descriptor"),
-            },
-            _ => {
-                if let Some(value) = self.scalar(kind, id)
-                    && (explicit || !value.is_default())
-                {
-                    wire::put(&mut self.out, number, value.as_wire());
-                }
             }
+        } else if let Some(value) = self.scalar(kind, id)
+            && (explicit || !value.is_default())
+        {
+            wire::put(&mut self.out, number, value.as_wire());
         }
     }
 
     fn list(&mut self, field: &'static Field, id: Id) {
-        let Content::Sequence(elements) = self.document.content(id) else {
-            let found = self.document.describe(id);
-            return self.error(id, format!("expected a list, found {found}"));
+        let elements = if let Content::Sequence(elements) = self.document.content(id) {
+            elements
+        } else {
+            // As Envoy, which says nothing.
+            self.warning(
+                id,
+                format!("expected a list, found {}: taken as its one element", self.document.describe(id)),
+            );
+            std::slice::from_ref(&id)
         };
         if !field.kind.packs() {
             return self.each(elements, |encoder, element| {
@@ -272,11 +289,8 @@ impl<'d> Encoder<'d> {
 
 /// A null is "not given", but for the type that can say it.
 fn takes_null(field: &Field) -> bool {
-    match &field.kind {
-        Kind::Message(message) => {
-            !field.repeated && message.get().is_some_and(|message| message.special == Special::Value)
-        }
-        Kind::Enum(kind) => kind.get().is_some_and(|kind| kind.name == "google.protobuf.NullValue"),
-        _ => false,
+    if let Kind::Message(message) = &field.kind {
+        return !field.repeated && message.get().is_some_and(|message| message.special == Special::Value);
     }
+    matches!(&field.kind, Kind::Enum(kind) if kind.get().is_some_and(|kind| kind.name == "google.protobuf.NullValue"))
 }

@@ -28,11 +28,6 @@ impl Fatal {
     pub(crate) fn new(position: Position, why: impl Into<String>) -> Self {
         Self { position, why: why.into() }
     }
-
-    /// Of two ways to read a text, the one that came further has understood it better.
-    pub(crate) fn later(self, other: Self) -> Self {
-        if other.position > self.position { other } else { self }
-    }
 }
 
 impl From<Fatal> for Diagnostic {
@@ -62,13 +57,13 @@ impl Problems {
         self.warnings.extend(other.warnings);
     }
 
-    pub(crate) fn failed(&self) -> bool {
-        !self.errors.diagnostics.is_empty()
+    /// Whether further problems are only counted, so that no words need to be found for them.
+    pub(crate) fn full(&self) -> bool {
+        self.errors.diagnostics.len() >= KEPT || self.warnings.diagnostics.len() >= KEPT
     }
 
-    /// How many errors there are.
-    pub(crate) fn errors(&self) -> usize {
-        self.errors.diagnostics.len() + self.errors.left_off
+    pub(crate) fn failed(&self) -> bool {
+        !self.errors.diagnostics.is_empty()
     }
 
     /// The errors and the warnings, each in the order of the text.

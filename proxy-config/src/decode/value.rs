@@ -74,11 +74,11 @@ impl<'d> Encoder<'d> {
         let value = match self.document.content(id) {
             Content::Plain(text) => match Plain::of(text) {
                 Plain::Bool(value) => Some(value),
-                Plain::Null | Plain::Int(_) | Plain::Text => None,
+                Plain::Text => scalar::quoted_boolean(text),
+                Plain::Null | Plain::Int(_) => None,
             },
-            Content::Quoted("true") => Some(true),
-            Content::Quoted("false") => Some(false),
-            Content::Quoted(_) | Content::Sequence(_) | Content::Mapping(_) => None,
+            Content::Quoted(text) => scalar::quoted_boolean(text),
+            Content::Sequence(_) | Content::Mapping(_) => None,
         };
         value.map(|v| Scalar::Varint(v.into())).or_else(|| self.expected(id, "true or false"))
     }
@@ -136,12 +136,7 @@ impl<'d> Encoder<'d> {
             Content::Quoted(text) => scalar::whole_number(text),
             Content::Sequence(_) | Content::Mapping(_) => None,
         };
-        let (least, most) = match kind {
-            Kind::Uint32 | Kind::Fixed32 => (0, u32::MAX.into()),
-            Kind::Uint64 | Kind::Fixed64 => (0, u64::MAX.into()),
-            Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => (i64::MIN.into(), i64::MAX.into()),
-            _ => (i32::MIN.into(), i32::MAX.into()),
-        };
+        let (least, most) = kind.range();
         let number = number.filter(|number: &i128| (least..=most).contains(number));
         number.or_else(|| self.expected(id, &format!("an integer from {least} to {most}")))
     }

@@ -21,7 +21,7 @@ use crate::model::network_filter::Backoff;
 use crate::model::{FractionalPercent, TransportSocket};
 
 registry! {
-    pb::Address, pb::SocketAddress, pb::Pipe, pb::EnvoyInternalAddress, pb::CidrRange, pb::TcpKeepalive,
+    pb::Address, pb::SocketAddress, pb::Pipe,  pb::CidrRange, pb::TcpKeepalive,
     pb::SocketOption, pb::SocketOptionsOverride, pb::ExtraSourceAddress, pb::BindConfig, pb::Metadata,
     pb::RuntimeFractionalPercent, pb::RuntimeFeatureFlag, pb_type::FractionalPercent, pb_type::Percent,
     pb::Locality, pb::Node, pb::ConfigSource, pb::PathConfigSource, pb::WatchedDirectory, pb::BackoffStrategy,
@@ -50,8 +50,8 @@ lower! { "envoy.config.core.v3.Address" pb::Address => Address, cx;
                 Some(lowered.address)
             }
             Some(Kind::Pipe(pipe)) => cx.lower("pipe", pipe),
-            Some(Kind::EnvoyInternalAddress(internal)) => {
-                cx.lower("envoy_internal_address", internal);
+            Some(Kind::EnvoyInternalAddress(_)) => {
+                cx.reject("envoy_internal_address", "internal listeners are not implemented");
                 None
             }
             None => {
@@ -101,18 +101,6 @@ lower! { "envoy.config.core.v3.Pipe" pb::Pipe => Address, cx;
         let path = cx.non_empty("path", path);
         let mode = cx.ranged("mode", mode, 0..=511);
         Some(Address::Pipe { path: PathBuf::from(path?), mode: mode? })
-    }
-}
-
-lower! { "envoy.config.core.v3.EnvoyInternalAddress" pb::EnvoyInternalAddress => (), cx;
-    read {}
-    reject {
-        address_name_specifier: "internal listeners are not implemented",
-        endpoint_id: "internal listeners are not implemented",
-    }
-    {
-        cx.reject_here("internal listeners are not implemented");
-        None
     }
 }
 

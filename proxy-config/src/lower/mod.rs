@@ -245,6 +245,7 @@ mod access_log;
 mod bootstrap;
 pub mod cluster;
 pub mod core;
+mod docs;
 pub mod endpoint;
 pub mod extension;
 mod filter_chain;
@@ -253,8 +254,11 @@ mod listener_filter;
 mod matcher;
 mod network_filter;
 mod rbac;
+#[cfg(test)]
+mod reflection;
 mod refused;
 pub mod registry;
 mod value;
 
+pub use docs::markdown;
 pub use registry::messages;

@@ -26,7 +26,6 @@ pub(crate) enum Special {
     Any,
     Duration,
     Timestamp,
-    FieldMask,
     Struct,
     Value,
     ListValue,
@@ -90,6 +89,7 @@ pub(crate) fn message(name: &str) -> Option<&'static Message> {
 }
 
 /// The names of all messages.
+#[cfg(test)]
 pub(crate) fn message_names() -> impl Iterator<Item = &'static str> {
     SCHEMA.messages.keys().map(|name| &**name)
 }
@@ -148,7 +148,6 @@ impl Special {
             Some("Any") => Self::Any,
             Some("Duration") => Self::Duration,
             Some("Timestamp") => Self::Timestamp,
-            Some("FieldMask") => Self::FieldMask,
             Some("Struct") => Self::Struct,
             Some("Value") => Self::Value,
             Some("ListValue") => Self::ListValue,
@@ -190,10 +189,8 @@ impl Field {
 
     /// The entry type of a map.
     pub(crate) fn map(&self) -> Option<&'static Message> {
-        match &self.kind {
-            Kind::Message(entry) if self.repeated => entry.get().filter(|entry| entry.map_entry),
-            _ => None,
-        }
+        let Kind::Message(entry) = &self.kind else { return None };
+        entry.get().filter(|entry| self.repeated && entry.map_entry)
     }
 }
 
@@ -225,6 +222,17 @@ impl Kind {
             18 => Self::Sint64,
             _ => return Err(Malformed),
         })
+    }
+
+    /// The least and the most that an integer of it can be.
+    pub(crate) fn range(&self) -> (i128, i128) {
+        match self {
+            Self::Uint32 | Self::Fixed32 => (0, u32::MAX.into()),
+            Self::Uint64 | Self::Fixed64 => (0, u64::MAX.into()),
+            Self::Int64 | Self::Sint64 | Self::Sfixed64 => (i64::MIN.into(), i64::MAX.into()),
+            Self::Int32 | Self::Sint32 | Self::Sfixed32 | Self::Enum(_) => (i32::MIN.into(), i32::MAX.into()),
+            Self::Double | Self::Float | Self::Bool | Self::String | Self::Bytes | Self::Message(_) => (0, 0),
+        }
     }
 
     /// Whether lists of it are written without a key for each.

@@ -45,7 +45,8 @@ use crate::net::Shared;
 
 /// What the handlers answer from.
 pub struct Context {
-    pub control: Control,
+    /// Of the captured workloads; none without interception.
+    pub control: Option<Control>,
     pub shared: Arc<Shared>,
     /// The cgroup v2 mount, to tell which cgroup a client is in.
     pub cgroup2: PathBuf,
@@ -214,7 +215,9 @@ async fn refusal(stream: &UnixStream, context: &Context) -> Option<String> {
     if peer.uid() != 0 {
         return Some(format!("uid {}", peer.uid()));
     }
-    let Some(workloads) = context.control.list().await else { return Some("stopping".to_owned()) };
+    // Without interception there is no workload to be in.
+    let control = context.control.as_ref()?;
+    let Some(workloads) = control.list().await else { return Some("stopping".to_owned()) };
     let Some(dir) = peer.pid().and_then(|pid| cgroup::of_process(&context.cgroup2, pid)) else {
         return Some("its cgroup cannot be read".to_owned());
     };

@@ -86,7 +86,7 @@ async fn ready(context: &Context) -> Answer {
     if state != State::Live {
         return text(StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", state.name()));
     }
-    let Some(workloads) = context.control.list().await else { return stopping() };
+    let Some(workloads) = workloads(context).await else { return stopping() };
     let pending = |w: &Summary| match &w.status {
         Status::Ready => None,
         Status::Pending { reason } => Some(format!("{}: {reason}\n", w.name)),
@@ -101,7 +101,7 @@ async fn ready(context: &Context) -> Answer {
 }
 
 async fn list(context: &Context) -> Answer {
-    match context.control.list().await {
+    match workloads(context).await {
         Some(workloads) => json(StatusCode::OK, &workloads),
         None => stopping(),
     }
@@ -122,7 +122,8 @@ async fn post(request: Request<Incoming>, context: &Context) -> Answer {
             return text(StatusCode::BAD_REQUEST, lines);
         }
     };
-    match context.control.put(spec).await {
+    let Some(control) = &context.control else { return uncaptured() };
+    match control.put(spec).await {
         Some(summary) if summary.status == Status::Ready => json(StatusCode::OK, &summary),
         // Kept and tried again.
         Some(summary) => json(StatusCode::ACCEPTED, &summary),
@@ -131,11 +132,24 @@ async fn post(request: Request<Incoming>, context: &Context) -> Answer {
 }
 
 async fn delete(name: &str, context: &Context) -> Answer {
-    match context.control.remove(name.to_owned()).await {
+    let Some(control) = &context.control else { return uncaptured() };
+    match control.remove(name.to_owned()).await {
         Some(Ok(())) => text(StatusCode::OK, "OK\n"),
         Some(Err(e)) => text(StatusCode::NOT_FOUND, format!("{e}\n")),
         None => stopping(),
     }
+}
+
+/// None while the daemon stops.
+async fn workloads(context: &Context) -> Option<Vec<Summary>> {
+    match &context.control {
+        Some(control) => control.list().await,
+        None => Some(Vec::new()),
+    }
+}
+
+fn uncaptured() -> Answer {
+    text(StatusCode::NOT_FOUND, "this daemon captures no workloads\n")
 }
 
 fn stopping() -> Answer {

@@ -75,11 +75,7 @@ fn extension_option(cx: &mut Cx, name: &str, any: &Any) {
 /// A TCP connection is made when it is needed; what Envoy refuses stays refused.
 pub fn preconnect(cx: &mut Cx, policy: Option<PreconnectPolicy>) {
     let Some(policy) = policy else { return };
-    let PreconnectPolicy {
-        per_upstream_preconnect_ratio,
-        predictive_preconnect_ratio,
-        preconnect_enabled_metadata: _,
-    } = policy;
+    let PreconnectPolicy { per_upstream_preconnect_ratio, predictive_preconnect_ratio, .. } = policy;
     cx.warn("preconnect_policy", "connections are made when they are needed");
     cx.field("preconnect_policy", |cx| {
         for (name, ratio) in [

@@ -215,7 +215,7 @@ pub fn maglev(cx: &mut Cx, table_size: Option<u64>) -> Option<model::LbPolicy> {
 }
 
 fn is_prime(n: u64) -> bool {
-    n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| n % d != 0)
+    n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d))
 }
 
 /// Deeper than a subset of weighted localities of a policy nothing nests that works.

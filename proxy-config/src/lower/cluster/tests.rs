@@ -1,7 +1,7 @@
 //! Each case was shown to the real Envoy 1.40: `envoy` says what it did there, and `ours` exactly what is said here.
 
 use prost::Message as _;
-use prost_reflect::DynamicMessage;
+use prost_reflect::{Cardinality, DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor};
 use serde_json::Value;
 
 use super::*;
@@ -67,6 +67,70 @@ fn equal_metadata_is_one_allocation() {
     let [first, second] = lowered.load_assignment.localities.as_slice() else { panic!() };
     assert!(Arc::ptr_eq(&first.endpoints[0].metadata, &second.endpoints[0].metadata));
     assert!(!Arc::ptr_eq(&first.endpoints[0].metadata, &first.endpoints[1].metadata));
+}
+
+/// Something other than the default; messages are filled one level deep, so that they are not empty.
+fn another(field: &FieldDescriptor) -> prost_reflect::Value {
+    use prost_reflect::Value as V;
+    let one = |kind: Kind| match kind {
+        Kind::Message(message) => {
+            let mut value = DynamicMessage::new(message.clone());
+            if let Some(inner) =
+                message.get_field_by_name("value").or_else(|| message.get_field_by_name("seconds"))
+            {
+                value.set_field(&inner, another(&inner));
+            }
+            V::Message(value)
+        }
+        Kind::Enum(e) => V::EnumNumber(e.values().map(|v| v.number()).max().unwrap_or(1)),
+        Kind::String => V::String("changed".into()),
+        Kind::Bytes => V::Bytes("x".into()),
+        Kind::Bool => V::Bool(true),
+        Kind::Uint32 | Kind::Fixed32 => V::U32(7),
+        Kind::Uint64 | Kind::Fixed64 => V::U64(7),
+        Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => V::I32(7),
+        Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => V::I64(7),
+        Kind::Double => V::F64(7.0),
+        Kind::Float => V::F32(7.0),
+    };
+    if field.is_map() {
+        let Kind::Message(entry) = field.kind() else { panic!("a map has entries") };
+        return V::Map([(MapKey::String("k".into()), one(entry.map_entry_value_field().kind()))].into());
+    }
+    match field.cardinality() {
+        Cardinality::Repeated => V::List(vec![one(field.kind())]),
+        Cardinality::Optional | Cardinality::Required => one(field.kind()),
+    }
+}
+
+fn sample(descriptor: &MessageDescriptor) -> DynamicMessage {
+    let json =
+        samples::SAMPLES.iter().find(|(name, _)| *name == descriptor.full_name()).map_or("{}", |(_, s)| s);
+    let json: Value = serde_json::from_str(json).unwrap();
+    DynamicMessage::deserialize(descriptor.clone(), &json).unwrap()
+}
+
+#[test]
+fn each_scalar_changes_the_model_or_is_named() {
+    let mut dead = Vec::new();
+    for message in ALL_MESSAGES.iter().copied().flatten() {
+        let descriptor = crate::proto::pool().get_message_by_name(message.name).expect(message.name);
+        let base = sample(&descriptor);
+        let mut cx = Cx::default();
+        let before = (message.lower)(&base.encode_to_vec(), &mut cx);
+        assert!(!cx.failed(), "{}: {:?}", message.name, said(&cx));
+        for field in descriptor.fields().filter(|field| !matches!(field.kind(), Kind::Message(_))) {
+            let mut changed = base.clone();
+            changed.set_field(&field, another(&field));
+            let mut cx = Cx::default();
+            let after = (message.lower)(&changed.encode_to_vec(), &mut cx);
+            let named = said(&cx).iter().any(|line| line.contains(field.name()));
+            if before == after && !named {
+                dead.push(format!("{}.{}", message.name, field.name()));
+            }
+        }
+    }
+    assert!(dead.is_empty(), "{}", dead.join("\n"));
 }
 
 proptest::proptest! {

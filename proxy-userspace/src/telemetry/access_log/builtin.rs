@@ -81,8 +81,11 @@ impl AccessLog {
         queue.try_send(Message::Flush(done)).is_ok() && flushed.recv_timeout(deadline).is_ok()
     }
 
-    pub(in crate::telemetry) fn push(&self, entry: Entry) {
-        let entry = Arc::new(entry);
+    pub(in crate::telemetry) fn push(&self, entry: &Entry) {
+        if self.shared.queue.is_none() && self.shared.ring == 0 {
+            return;
+        }
+        let entry = Arc::new(entry.clone());
         if let Some(queue) = &self.shared.queue {
             match queue.try_send(Message::Line(entry.clone())) {
                 Ok(()) => {}

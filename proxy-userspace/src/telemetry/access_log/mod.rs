@@ -22,6 +22,7 @@ use proxy_config::model;
 
 use self::filter::Filter;
 use super::Entry;
+use super::stats::Stats;
 
 /// Why an `access_log` entry cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +43,11 @@ pub struct Logger {
 
 impl Logger {
     /// Compiles the format and opens the file, if no other logger has.
-    pub fn new(model: &model::AccessLog, sinks: &Sinks) -> Result<Self, Error> {
+    pub fn new(model: &model::AccessLog, sinks: &Sinks, _: &Stats) -> std::io::Result<Self> {
+        Self::compile(model, sinks).map_err(std::io::Error::other)
+    }
+
+    fn compile(model: &model::AccessLog, sinks: &Sinks) -> Result<Self, Error> {
         let format = Format::new(&model.format)?;
         let file = sinks.open(&model.sink)?;
         Ok(Self { filter: model.filter.as_ref().map(Filter::new), format, file })
