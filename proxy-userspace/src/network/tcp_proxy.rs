@@ -304,7 +304,7 @@ async fn connect_once(
             Ok(Box::new(Upstream { cluster, host, inner, attempts, since: start, took }))
         }
         Err(error) => {
-            log::debug!("{}: {}: {error}", cluster.model.name, address_text(&host.address));
+            log::debug!("{}: {}: {error}", cluster.model.name, address_text(&host.address()));
             Err(Why::Connect(error))
         }
     }
