@@ -239,3 +239,6 @@ async fn serve(
         log::debug!("admin: {e}");
     }
 }
+
+#[cfg(test)]
+mod tests;
