@@ -11,6 +11,7 @@ use proxy_config::enrol::Workload;
 use proxy_config::load::Loaded;
 use tokio::runtime::Handle;
 
+use crate::admin::{self, Admin};
 use crate::cluster::{EndpointUpdate, Env};
 use crate::control::{self, Control};
 use crate::drain::Drain;
@@ -23,7 +24,6 @@ use crate::telemetry::access_log::{self, Sinks};
 use crate::telemetry::stats::Stats;
 use crate::workload::{Origin, Registry, Settings, StateFile};
 use crate::world::{Parts, Snapshot, World, bind};
-use crate::admin::{self, Admin};
 use crate::{cgroup, enrolment};
 
 /// Which cgroup the daemon, as the proxy, is known by.

@@ -33,17 +33,66 @@ const COMPONENTS: &[(&str, &[&str])] = &[
 
 /// Envoy's other loggers: their names are taken, and have nothing to say here.
 const SILENT: &[&str] = &[
-    "assert", "aws", "backtrace", "compression", "decompression", "dubbo", "envoy_bug", "ext_authz", "ext_proc",
-    "forward_proxy", "golang", "grpc", "happy_eyeballs", "health_checker", "http2", "hystrix", "io", "json_rpc",
-    "jwt", "kafka", "key_value_store", "local_rate_limit", "lua", "matcher", "mongo", "multi_connection",
-    "notification", "oauth2", "quic", "quic_stream", "rate_limit_quota", "rds", "redis", "rocketmq", "router",
-    "secret", "stats_sinks", "tap", "testing", "thrift", "tracing", "udp", "wasm", "websocket", "dynamic_modules",
-    "basic_auth", "cache_filter", "credential_injector", "geolocation", "alternate_protocols_cache", "a2a",
-    "ai_protocol_manager", "mcp", "sse", "ip_tagging",
+    "assert",
+    "aws",
+    "backtrace",
+    "compression",
+    "decompression",
+    "dubbo",
+    "envoy_bug",
+    "ext_authz",
+    "ext_proc",
+    "forward_proxy",
+    "golang",
+    "grpc",
+    "happy_eyeballs",
+    "health_checker",
+    "http2",
+    "hystrix",
+    "io",
+    "json_rpc",
+    "jwt",
+    "kafka",
+    "key_value_store",
+    "local_rate_limit",
+    "lua",
+    "matcher",
+    "mongo",
+    "multi_connection",
+    "notification",
+    "oauth2",
+    "quic",
+    "quic_stream",
+    "rate_limit_quota",
+    "rds",
+    "redis",
+    "rocketmq",
+    "router",
+    "secret",
+    "stats_sinks",
+    "tap",
+    "testing",
+    "thrift",
+    "tracing",
+    "udp",
+    "wasm",
+    "websocket",
+    "dynamic_modules",
+    "basic_auth",
+    "cache_filter",
+    "credential_injector",
+    "geolocation",
+    "alternate_protocols_cache",
+    "a2a",
+    "ai_protocol_manager",
+    "mcp",
+    "sse",
+    "ip_tagging",
 ];
 
 /// The process has one log, as it has one standard error.
-static LEVELS: [AtomicU8; COMPONENTS.len()] = [const { AtomicU8::new(LevelFilter::Info as u8) }; COMPONENTS.len()];
+static LEVELS: [AtomicU8; COMPONENTS.len()] =
+    [const { AtomicU8::new(LevelFilter::Info as u8) }; COMPONENTS.len()];
 
 /// What a request to change levels may get wrong; Envoy's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -96,12 +145,19 @@ pub fn set<'a>(changes: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<
 
 /// `--component-log-level upstream:debug,connection:trace`.
 pub fn set_components(text: &str) -> Result<(), Error> {
-    set(text.split(',').filter(|part| !part.is_empty()).map(|part| part.split_once(':').unwrap_or((part, ""))))
+    set(text
+        .split(',')
+        .filter(|part| !part.is_empty())
+        .map(|part| part.split_once(':').unwrap_or((part, ""))))
 }
 
 /// Every component with its level, by name.
 pub fn levels() -> Vec<(&'static str, &'static str)> {
-    COMPONENTS.iter().zip(&LEVELS).map(|((name, _), slot)| (*name, level_name(slot.load(Ordering::Relaxed)))).collect()
+    COMPONENTS
+        .iter()
+        .zip(&LEVELS)
+        .map(|((name, _), slot)| (*name, level_name(slot.load(Ordering::Relaxed))))
+        .collect()
 }
 
 /// Sends everything at `level` and above to standard error. A second call changes only the level.

@@ -69,7 +69,10 @@ fn lines(cluster: &ClusterView) -> String {
         let rates = cluster.success_rates;
         line(format_args!("outlier::success_rate_average::{}", rate(rates.average)));
         line(format_args!("outlier::success_rate_ejection_threshold::{}", rate(rates.ejection_threshold)));
-        line(format_args!("outlier::local_origin_success_rate_average::{}", rate(rates.local_origin_average)));
+        line(format_args!(
+            "outlier::local_origin_success_rate_average::{}",
+            rate(rates.local_origin_average)
+        ));
         let threshold = rate(rates.local_origin_ejection_threshold);
         line(format_args!("outlier::local_origin_success_rate_ejection_threshold::{threshold}"));
     }

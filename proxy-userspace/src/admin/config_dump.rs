@@ -30,7 +30,9 @@ struct List {
 enum Source {
     Resources(Kind),
     /// Of static clusters, or of those of CDS.
-    Endpoints { dynamic: bool },
+    Endpoints {
+        dynamic: bool,
+    },
     /// What this proxy has none of.
     Nothing,
 }
@@ -41,7 +43,11 @@ const SECTIONS: &[(&str, &[List])] = &[
         &[
             list("static_clusters", "ClustersConfigDump.StaticCluster", Kind::StaticCluster),
             list("dynamic_active_clusters", "ClustersConfigDump.DynamicCluster", Kind::DynamicActiveCluster),
-            list("dynamic_warming_clusters", "ClustersConfigDump.DynamicCluster", Kind::DynamicWarmingCluster),
+            list(
+                "dynamic_warming_clusters",
+                "ClustersConfigDump.DynamicCluster",
+                Kind::DynamicWarmingCluster,
+            ),
         ],
     ),
     (
@@ -66,8 +72,11 @@ const fn list(field: &'static str, element: &'static str, kind: Kind) -> List {
 }
 
 const fn endpoints(field: &'static str, dynamic: bool) -> List {
-    let element =
-        if dynamic { "EndpointsConfigDump.DynamicEndpointConfig" } else { "EndpointsConfigDump.StaticEndpointConfig" };
+    let element = if dynamic {
+        "EndpointsConfigDump.DynamicEndpointConfig"
+    } else {
+        "EndpointsConfigDump.StaticEndpointConfig"
+    };
     List { field, element, source: Source::Endpoints { dynamic } }
 }
 
@@ -90,7 +99,9 @@ pub(super) fn answer(params: &Params, view: &Arc<dyn View>) -> Answer {
         Err(text) => {
             return refusal(
                 StatusCode::BAD_REQUEST,
-                format!("INVALID_ARGUMENT: Error while parsing name_regex from {text}: not a regular expression"),
+                format!(
+                    "INVALID_ARGUMENT: Error while parsing name_regex from {text}: not a regular expression"
+                ),
             );
         }
     };
@@ -241,8 +252,12 @@ fn element(kind: Kind, resource: &ResourceView) -> Value {
     let updated = clock::rfc3339(resource.updated);
     let (cluster, listener) = ("envoy.config.cluster.v3.Cluster", "envoy.config.listener.v3.Listener");
     match kind {
-        Kind::StaticCluster => json!({"cluster": message(cluster, &resource.raw, true), "last_updated": updated}),
-        Kind::StaticListener => json!({"listener": message(listener, &resource.raw, true), "last_updated": updated}),
+        Kind::StaticCluster => {
+            json!({"cluster": message(cluster, &resource.raw, true), "last_updated": updated})
+        }
+        Kind::StaticListener => {
+            json!({"listener": message(listener, &resource.raw, true), "last_updated": updated})
+        }
         Kind::DynamicActiveCluster | Kind::DynamicWarmingCluster => json!({
             "version_info": *resource.version,
             "cluster": message(cluster, &resource.raw, true),

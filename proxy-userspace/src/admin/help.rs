@@ -11,11 +11,19 @@ pub(super) struct Endpoint {
     params: &'static [(&'static str, &'static str)],
 }
 
-const fn get(path: &'static str, help: &'static str, params: &'static [(&'static str, &'static str)]) -> Endpoint {
+const fn get(
+    path: &'static str,
+    help: &'static str,
+    params: &'static [(&'static str, &'static str)],
+) -> Endpoint {
     Endpoint { path, help, mutates: false, params }
 }
 
-const fn post(path: &'static str, help: &'static str, params: &'static [(&'static str, &'static str)]) -> Endpoint {
+const fn post(
+    path: &'static str,
+    help: &'static str,
+    params: &'static [(&'static str, &'static str)],
+) -> Endpoint {
     Endpoint { path, help, mutates: true, params }
 }
 
@@ -75,7 +83,10 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         "/logging",
         "query/change logging levels",
         &[
-            ("paths", "Change multiple levels: <logger_name1>:<desired_level1>,<logger_name2>:<desired_level2>"),
+            (
+                "paths",
+                "Change multiple levels: <logger_name1>:<desired_level1>,<logger_name2>:<desired_level2>",
+            ),
             ("level", "Change all levels; One of (, trace, debug, info, warning, error, critical, off)"),
         ],
     ),
@@ -122,8 +133,9 @@ pub(super) fn text() -> String {
 
 /// `/`.
 pub(super) fn html() -> String {
-    let mut out = "<!DOCTYPE html>\n<html lang='en'>\n<head>\n  <title>shunt admin</title>\n</head>\n<body>\n<table>\n"
-        .to_owned();
+    let mut out =
+        "<!DOCTYPE html>\n<html lang='en'>\n<head>\n  <title>shunt admin</title>\n</head>\n<body>\n<table>\n"
+            .to_owned();
     for endpoint in ENDPOINTS {
         let path = endpoint.path.trim_start_matches('/');
         let link = if endpoint.mutates {

@@ -33,7 +33,9 @@ pub(super) async fn answer(
     let endpoint = help::find(&path);
     Ok(match (&method, path.as_str()) {
         (&Method::GET, "/workloads") => list(&context).await,
-        (&Method::POST | &Method::DELETE, path) if path.starts_with("/workloads") && access != Access::Workloads => {
+        (&Method::POST | &Method::DELETE, path)
+            if path.starts_with("/workloads") && access != Access::Workloads =>
+        {
             read_only()
         }
         (&Method::POST, "/workloads") => post(request, &context).await,

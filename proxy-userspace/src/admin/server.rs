@@ -80,7 +80,8 @@ pub(super) fn runtime(view: &dyn View) -> Answer {
                 other => other.to_string(),
             };
             let entry = entries.entry(key.clone());
-            let entry = entry.or_insert_with(|| json!({"final_value": "", "layer_values": vec![""; names.len()]}));
+            let entry =
+                entry.or_insert_with(|| json!({"final_value": "", "layer_values": vec![""; names.len()]}));
             entry["final_value"] = json!(shown);
             entry["layer_values"][at] = json!(shown);
         }
@@ -118,9 +119,8 @@ levels: trace debug info warning error critical off\u{20}
 /// Answers that do not depend on much.
 pub(super) fn small(path: &str, params: &Params, view: &dyn View, stats: &Stats) -> Option<Answer> {
     let ok = || text(StatusCode::OK, "OK\n");
-    let refused = |what: &str| {
-        text(StatusCode::NOT_IMPLEMENTED, format!("The current build does not support {what}"))
-    };
+    let refused =
+        |what: &str| text(StatusCode::NOT_IMPLEMENTED, format!("The current build does not support {what}"));
     Some(match path {
         "/certs" => pretty(&json!({"certificates": []})),
         "/contention" => text(StatusCode::OK, "Mutex contention is not traced.\n"),
@@ -148,7 +148,11 @@ pub(super) fn small(path: &str, params: &Params, view: &dyn View, stats: &Stats)
         }
         "/drain_listeners" => {
             let (inbound_only, graceful) = (params.flag("inboundonly"), params.flag("graceful"));
-            view.drain_listeners(DrainListeners { inbound_only, graceful, skip_exit: params.flag("skip_exit") });
+            view.drain_listeners(DrainListeners {
+                inbound_only,
+                graceful,
+                skip_exit: params.flag("skip_exit"),
+            });
             ok()
         }
         "/quitquitquit" => {

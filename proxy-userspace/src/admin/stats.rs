@@ -66,14 +66,19 @@ fn parse(params: &Params, view: &dyn View, prometheus: bool) -> Result<(Query, M
         Some("disjoint") => Mode::Disjoint,
         Some("detailed") => Mode::Detailed,
         Some(_) => {
-            let usage = "usage: /stats?histogram_buckets=(cumulative|disjoint|detailed|summary|prometheusnative)\n";
+            let usage =
+                "usage: /stats?histogram_buckets=(cumulative|disjoint|detailed|summary|prometheusnative)\n";
             return Err(usage.to_owned());
         }
     };
     let regex = |text: &str| Regex::new(text).map_err(|_| format!("Invalid re2 regex: {text}"));
     let filter = params.get("filter").filter(|text| !text.is_empty()).map(regex).transpose()?;
     let nothing = params.get("type") == Some("TextReadouts");
-    let matcher = if nothing { proxy_config::model::bootstrap::StatsMatcher::None } else { view.stats_config().matcher };
+    let matcher = if nothing {
+        proxy_config::model::bootstrap::StatsMatcher::None
+    } else {
+        view.stats_config().matcher
+    };
     let (used_only, invert_filter) = (params.flag("usedonly"), params.flag("invert_filter"));
     Ok((Query { filter, invert_filter, used_only, kind, matcher }, mode, format))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use hyper::body::Bytes;
-use proxy_config::model::cluster::Cluster;
+use proxy_config::model::cluster::{Cluster, Discovery};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -101,7 +101,7 @@ fn start(count: usize, access: Access) -> (Admin, SocketAddr) {
     let (sinks, buckets) = (Sinks::new(&stats), Buckets::default());
     let parts = Parts { cluster: &env, sinks: &sinks, buckets: &buckets };
     let shared = Arc::new(Shared::new(log, Options::default(), None, &parts).unwrap());
-    let cluster = builtin::clusters().into_iter().next().unwrap();
+    let cluster = builtin::cluster("a", Discovery::Static, None, &Options::default()).into();
     let view = Arc::new(Made { plain: Plain::new(), cluster, count });
     let context = Context { control: None, shared, cgroup2: PathBuf::new(), view };
     let admin = Admin::start(Arc::new(context)).unwrap();
@@ -136,7 +136,12 @@ async fn answers_as_envoy() {
         ("GET", "/stats?type=foo", 400, "invalid &type= param"),
         ("GET", "/stats?filter=task_panics", 200, "server.task_panics: 0\n"),
         ("GET", "/stats?filter=task_panics&usedonly", 200, ""),
-        ("GET", "/stats?filter=task_panics&format=json", 200, r#"{"stats":[{"name":"server.task_panics","value":0}]}"#),
+        (
+            "GET",
+            "/stats?filter=task_panics&format=json",
+            200,
+            r#"{"stats":[{"name":"server.task_panics","value":0}]}"#,
+        ),
         (
             "GET",
             "/stats/prometheus?filter=task_panics",
@@ -146,13 +151,18 @@ async fn answers_as_envoy() {
         ("GET", "/clusters", 200, "::observability_name::"),
         ("GET", "/clusters", 200, "::127.0.0.1:81::health_flags::/failed_eds_health\n"),
         ("GET", "/clusters", 200, "::127.0.0.1:81::success_rate::-1\n"),
-        ("GET", "/clusters?format=json", 200, "{\n \"cluster_statuses\": [\n  {\n"),
+        ("GET", "/clusters?format=json", 200, "{\n \"cluster_statuses\": ["),
         ("GET", "/clusters?format=json", 200, "\"eds_health_status\": \"UNHEALTHY\""),
         ("GET", "/config_dump", 200, "\"@type\": \"type.googleapis.com/envoy.admin.v3.ClustersConfigDump\""),
         ("GET", "/config_dump?resource=foo", 404, "foo not found in config dump"),
         ("GET", "/config_dump?resource=bootstrap", 400, "bootstrap is not a repeated field."),
         ("GET", "/config_dump?resource=static_clusters&mask=foo", 400, "could not be successfully used."),
-        ("GET", "/config_dump?resource=static_clusters", 200, "envoy.admin.v3.ClustersConfigDump.StaticCluster"),
+        (
+            "GET",
+            "/config_dump?resource=static_clusters",
+            200,
+            "envoy.admin.v3.ClustersConfigDump.StaticCluster",
+        ),
         ("GET", "/config_dump?resource=static_clusters&name_regex=b.*", 200, "{\n \"configs\": ["),
         ("GET", "/workloads", 200, "[]"),
         ("POST", "/workloads", 403, "unix socket only"),

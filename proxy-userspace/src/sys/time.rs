@@ -6,6 +6,10 @@ pub(crate) fn local_offset(unix: u64) -> i32 {
     // SAFETY: `tm` is plain data for which zeroes are valid, and the call writes nothing else.
     unsafe {
         let mut tm: libc::tm = std::mem::zeroed();
-        if libc::localtime_r(&seconds, &mut tm).is_null() { 0 } else { i32::try_from(tm.tm_gmtoff).unwrap_or(0) }
+        if libc::localtime_r(&seconds, &mut tm).is_null() {
+            0
+        } else {
+            i32::try_from(tm.tm_gmtoff).unwrap_or(0)
+        }
     }
 }

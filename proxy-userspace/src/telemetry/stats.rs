@@ -21,8 +21,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 pub use self::blocks::{
-    ClusterManagerStats, ClusterStats, ListenerManagerStats, ListenerStats, OwnStats, RuntimeStats, ServerStats,
-    SubscriptionStats, TcpStats,
+    ClusterManagerStats, ClusterStats, ListenerManagerStats, ListenerStats, OwnStats, RuntimeStats,
+    ServerStats, SubscriptionStats, TcpStats,
 };
 pub use self::histogram::{Bins, Histogram};
 pub use self::snapshot::{Buckets, Kind, Query, Snapshot};

@@ -10,14 +10,16 @@ use super::super::view::{ClusterView, HostView};
 pub(super) fn assignment(cluster: &ClusterView) -> Value {
     let name = match &cluster.model.discovery {
         Discovery::Eds(eds) => &eds.service_name,
-        Discovery::Static | Discovery::StrictDns(_) | Discovery::LogicalDns(_) | Discovery::OriginalDst(_) => {
-            &cluster.model.name
-        }
+        Discovery::Static
+        | Discovery::StrictDns(_)
+        | Discovery::LogicalDns(_)
+        | Discovery::OriginalDst(_) => &cluster.model.name,
     };
     let mut groups: Vec<(u32, Value, Vec<Value>)> = Vec::new();
     for host in &cluster.hosts {
         let locality = locality(host);
-        match groups.iter_mut().find(|(priority, place, _)| *priority == host.priority && *place == locality) {
+        match groups.iter_mut().find(|(priority, place, _)| *priority == host.priority && *place == locality)
+        {
             Some((_, _, hosts)) => hosts.push(endpoint(host)),
             None => groups.push((host.priority, locality, vec![endpoint(host)])),
         }

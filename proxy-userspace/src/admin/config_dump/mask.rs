@@ -19,7 +19,8 @@ impl Mask {
 
     /// A path that begins with none of `fields`.
     pub(super) fn foreign(&self, fields: &[&str]) -> Option<String> {
-        let foreign = |path: &&Vec<String>| !path.first().is_some_and(|first| fields.contains(&first.as_str()));
+        let foreign =
+            |path: &&Vec<String>| !path.first().is_some_and(|first| fields.contains(&first.as_str()));
         self.0.iter().find(foreign).map(|path| path.join("."))
     }
 
@@ -69,7 +70,10 @@ mod tests {
             ("", value.clone()),
             ("cluster.name", json!({"cluster": {"@type": "t", "name": "a"}})),
             ("cluster", json!({"cluster": {"@type": "t", "name": "a", "type": "STATIC"}})),
-            ("last_updated,cluster.type", json!({"cluster": {"@type": "t", "type": "STATIC"}, "last_updated": "now"})),
+            (
+                "last_updated,cluster.type",
+                json!({"cluster": {"@type": "t", "type": "STATIC"}, "last_updated": "now"}),
+            ),
         ] {
             assert_eq!(Mask::parse(mask).apply(value.clone()), want, "{mask}");
         }

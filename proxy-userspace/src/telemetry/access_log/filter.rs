@@ -38,7 +38,11 @@ impl Filter {
             AccessLogFilter::Or(any) => Self::Or(any.iter().map(Self::new).collect()),
             AccessLogFilter::ResponseFlag(names) if names.is_empty() => Self::AnyFlag,
             AccessLogFilter::ResponseFlag(names) => Self::Flags(
-                Flags::ALL.iter().filter(|flag| names.iter().any(|n| n == flag.1)).map(|flag| flag.0).collect(),
+                Flags::ALL
+                    .iter()
+                    .filter(|flag| names.iter().any(|n| n == flag.1))
+                    .map(|flag| flag.0)
+                    .collect(),
             ),
             AccessLogFilter::Metadata { matcher, match_if_key_not_found } => {
                 Self::Metadata { matcher: matcher.clone(), if_absent: *match_if_key_not_found }
@@ -94,7 +98,8 @@ fn metadata(entry: &Entry, matcher: &MetadataMatcher, if_absent: bool) -> bool {
         value = fields.and_then(|fields| fields.get(key));
         fields = match value {
             Some(Value::Struct(inner)) => Some(inner),
-            Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::List(_)) | None => None,
+            Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::List(_))
+            | None => None,
         };
     }
     match value {

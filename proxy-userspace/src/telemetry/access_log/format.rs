@@ -140,7 +140,10 @@ impl Node {
             JsonFormat::Text(text) => Self::Template(Template::new(text)?),
             JsonFormat::List(list) => Self::List(list.iter().map(Self::new).collect::<Result<_, _>>()?),
             JsonFormat::Object(fields) => Self::Object(
-                fields.iter().map(|(key, node)| Ok((key.clone(), Self::new(node)?))).collect::<Result<_, Error>>()?,
+                fields
+                    .iter()
+                    .map(|(key, node)| Ok((key.clone(), Self::new(node)?)))
+                    .collect::<Result<_, Error>>()?,
             ),
         })
     }
@@ -152,7 +155,9 @@ impl Node {
             Self::Fixed(Json::Null) => missing(),
             Self::Fixed(json) => Some(json.clone()),
             Self::Template(template) => template.json(entry, omit_empty).or_else(missing),
-            Self::List(list) => Some(Json::Array(list.iter().filter_map(|n| n.render(entry, omit_empty)).collect())),
+            Self::List(list) => {
+                Some(Json::Array(list.iter().filter_map(|n| n.render(entry, omit_empty)).collect()))
+            }
             Self::Object(fields) => {
                 let kept = fields.iter().filter_map(|(k, n)| Some((k.clone(), n.render(entry, omit_empty)?)));
                 let object: Map<_, _> = kept.collect();

@@ -20,9 +20,19 @@ pub(super) enum Operator {
     StartTime(TimeFormat),
     EmitTime(TimeFormat),
     /// An address without its port, perhaps masked.
-    Ip { address: fn(&Entry) -> Option<SocketAddr>, prefix: Option<u8> },
-    CommonDuration { from: Point, to: Point, unit: Unit },
-    Metadata { of: Owner, path: Vec<String> },
+    Ip {
+        address: fn(&Entry) -> Option<SocketAddr>,
+        prefix: Option<u8>,
+    },
+    CommonDuration {
+        from: Point,
+        to: Point,
+        unit: Unit,
+    },
+    Metadata {
+        of: Owner,
+        path: Vec<String>,
+    },
     Constant(String),
 }
 
@@ -151,7 +161,9 @@ impl Point {
             Self::Start => Some(Duration::ZERO),
             Self::End => Some(entry.duration),
             Self::UpstreamStart => entry.upstream.connected_after.and(entry.upstream.connect_started),
-            Self::UpstreamConnected => Some(entry.upstream.connect_started? + entry.upstream.connected_after?),
+            Self::UpstreamConnected => {
+                Some(entry.upstream.connect_started? + entry.upstream.connected_after?)
+            }
             Self::Never => None,
         }
     }
@@ -187,7 +199,8 @@ fn is_known(name: &str) -> bool {
 }
 
 fn hostname() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "-".to_owned(), |s| s.trim().to_owned())
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "-".to_owned(), |s| s.trim().to_owned())
 }
 
 fn masked(ip: IpAddr, prefix: Option<u8>) -> String {

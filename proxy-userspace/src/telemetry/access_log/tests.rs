@@ -150,7 +150,8 @@ fn every_operator_that_the_configuration_takes_is_known() {
 #[test]
 fn the_default_format() {
     let line = Format::new(&LogFormat::Default).unwrap().line(&connected());
-    let want = "[2026-11-21T14:53:30.497Z] \"- - -\" 0 - 5 7 52 - \"-\" \"-\" \"-\" \"-\" \"127.0.0.1:10020\"\n";
+    let want =
+        "[2026-11-21T14:53:30.497Z] \"- - -\" 0 - 5 7 52 - \"-\" \"-\" \"-\" \"-\" \"127.0.0.1:10020\"\n";
     assert_eq!(String::from_utf8(line).unwrap(), want);
 }
 
@@ -181,14 +182,22 @@ fn json_keeps_types_and_sorts_keys() {
         "l": ["%REQ(x)%"], "u": {"v": "%REQ(x)%"},
     });
     for (omit_empty_values, want) in [
-        (false, concat!(
-            r#"{"a":7,"e":{},"l":[null],"lit":"%","m":"x 7 y -","md":{"a":1,"b":["x",true],"n":null},"#,
-            r#""n":{"a":[1.5,true,null,52,null,{"q":null}],"b":1},"port":10020,"u":{"v":null},"z":null}"#, "\n"
-        )),
-        (true, concat!(
-            r#"{"a":7,"l":[],"lit":"%","m":"x 7 y ","md":{"a":1,"b":["x",true],"n":null},"#,
-            r#""n":{"a":[1.5,true,52],"b":1},"port":10020}"#, "\n"
-        )),
+        (
+            false,
+            concat!(
+                r#"{"a":7,"e":{},"l":[null],"lit":"%","m":"x 7 y -","md":{"a":1,"b":["x",true],"n":null},"#,
+                r#""n":{"a":[1.5,true,null,52,null,{"q":null}],"b":1},"port":10020,"u":{"v":null},"z":null}"#,
+                "\n"
+            ),
+        ),
+        (
+            true,
+            concat!(
+                r#"{"a":7,"l":[],"lit":"%","m":"x 7 y ","md":{"a":1,"b":["x",true],"n":null},"#,
+                r#""n":{"a":[1.5,true,52],"b":1},"port":10020}"#,
+                "\n"
+            ),
+        ),
     ] {
         let model = LogFormat::Json { format: json_model(&format), omit_empty_values, sort: false };
         let line = Format::new(&model).unwrap().line(&connected());
@@ -200,7 +209,8 @@ fn json_keeps_types_and_sorts_keys() {
 fn filters() {
     let duration = |op, value| AccessLogFilter::Duration(Comparison { op, value });
     let at_least = |value| duration(ComparisonOp::AtLeast, value);
-    let flags = |names: &[&str]| AccessLogFilter::ResponseFlag(names.iter().map(|n| (*n).to_owned()).collect());
+    let flags =
+        |names: &[&str]| AccessLogFilter::ResponseFlag(names.iter().map(|n| (*n).to_owned()).collect());
     let log_type = |exclude| AccessLogFilter::LogType { types: vec!["TcpConnectionEnd".into()], exclude };
     let status = AccessLogFilter::StatusCode(Comparison { op: ComparisonOp::AtLeast, value: 400 });
     for (filter, on_success, on_refusal) in [
@@ -255,6 +265,10 @@ fn loggers_of_one_path_share_a_file_and_survive_a_rotation() {
 fn a_path_that_cannot_be_opened_is_named() {
     let sinks = Sinks::new(&Stats::new());
     let sink = LogSink::File("/no/such/directory/log".into());
-    let error = Logger::new(&model::AccessLog { filter: None, sink, format: LogFormat::Default }, &sinks, &Stats::new());
+    let error = Logger::new(
+        &model::AccessLog { filter: None, sink, format: LogFormat::Default },
+        &sinks,
+        &Stats::new(),
+    );
     assert!(error.unwrap_err().to_string().contains("/no/such/directory/log"));
 }

@@ -157,7 +157,8 @@ impl Moment {
     }
 
     fn field(&self, out: &mut String, kind: char) {
-        let name = |list: &'static [&'static str], at: u64| list.get(at as usize).copied().unwrap_or_default();
+        let name =
+            |list: &'static [&'static str], at: u64| list.get(at as usize).copied().unwrap_or_default();
         let (day, month) = (name(&DAYS, self.weekday), name(&MONTHS, self.month.saturating_sub(1)));
         let hour12 = (self.hour + 11) % 12 + 1;
         match kind {
@@ -209,7 +210,10 @@ mod tests {
         let time = UNIX_EPOCH + Duration::from_nanos(1_795_272_810_497_439_000);
         for (format, want) in [
             (None, "2026-11-21T14:53:30.497Z"),
-            (Some("%s.%3f %6f %9f %1f %f %Y %% %s %Z"), "1795272810.497 497439 497439000 4 497439000 2026 % 1795272810 UTC"),
+            (
+                Some("%s.%3f %6f %9f %1f %f %Y %% %s %Z"),
+                "1795272810.497 497439 497439000 4 497439000 2026 % 1795272810 UTC",
+            ),
             (Some("%Y/%m/%dT%H:%M:%S%z"), "2026/11/21T14:53:30+0000"),
             (Some("%s_%es %E3f %E*f"), "1795272810_21s 497 497439"),
             (Some("%3f"), "497"),

@@ -57,7 +57,9 @@ pub(super) fn metadata<'a>(metadata: Option<&Metadata>, path: &[String]) -> Valu
     for key in rest {
         value = match value {
             Some(Meta::Struct(fields)) => fields.get(key),
-            Some(Meta::Null | Meta::Bool(_) | Meta::Number(_) | Meta::String(_) | Meta::List(_)) | None => None,
+            Some(Meta::Null | Meta::Bool(_) | Meta::Number(_) | Meta::String(_) | Meta::List(_)) | None => {
+                None
+            }
         };
     }
     match value {

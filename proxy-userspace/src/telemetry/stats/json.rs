@@ -75,13 +75,12 @@ impl Json {
             Mode::Summary => json!({"name": name, "values": quantiles(bins)}),
             Mode::Cumulative | Mode::Disjoint => {
                 let counts = counts(all, self.buckets.of(name), self.mode == Mode::Disjoint);
-                let bucket = |(bound, n)| json!({"upper_bound": number(bound), "interval": 0, "cumulative": n});
+                let bucket =
+                    |(bound, n)| json!({"upper_bound": number(bound), "interval": 0, "cumulative": n});
                 json!({"name": name, "buckets": counts.into_iter().map(bucket).collect::<Vec<_>>()})
             }
             Mode::Detailed => {
-                let bin = |(lower, width, n)| {
-                    json!({"lower_bound": number(lower), "width": number(width), "count": n})
-                };
+                let bin = |(lower, width, n)| json!({"lower_bound": number(lower), "width": number(width), "count": n});
                 let totals: Vec<_> = all.each().map(bin).collect();
                 json!({"name": name, "totals": totals, "intervals": [], "percentiles": quantiles(bins)})
             }

@@ -215,8 +215,16 @@ mod tests {
                 "listener.worker.downstream_cx_total",
                 "envoy.worker_id=0 envoy.listener_address=127.0.0.1_10001",
             ),
-            ("listener.foo.no_filter_chain_match", "listener.no_filter_chain_match", "envoy.listener_address=foo"),
-            ("listener.[__1]_80.downstream_cx_total", "listener.downstream_cx_total", "envoy.listener_address=[__1]_80"),
+            (
+                "listener.foo.no_filter_chain_match",
+                "listener.no_filter_chain_match",
+                "envoy.listener_address=foo",
+            ),
+            (
+                "listener.[__1]_80.downstream_cx_total",
+                "listener.downstream_cx_total",
+                "envoy.listener_address=[__1]_80",
+            ),
             ("listener.admin.downstream_cx_total", "listener.admin.downstream_cx_total", ""),
             ("server.worker_0.watchdog_miss", "server.worker.watchdog_miss", "envoy.worker_id=0"),
             (
