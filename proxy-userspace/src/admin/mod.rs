@@ -12,7 +12,6 @@ mod client;
 mod clusters;
 mod config_dump;
 mod help;
-mod plain;
 mod query;
 mod routes;
 mod server;
@@ -35,7 +34,6 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
 pub use client::{Reply, request};
-pub use plain::Plain;
 pub use server::Memory;
 pub use view::View;
 
@@ -45,7 +43,7 @@ use crate::net::Shared;
 
 /// What the handlers answer from.
 pub struct Context {
-    /// Of the captured workloads; none without interception.
+    /// The captured workloads; none without interception.
     pub control: Option<Control>,
     pub shared: Arc<Shared>,
     /// The cgroup v2 mount, to tell which cgroup a client is in.
@@ -215,9 +213,12 @@ async fn refusal(stream: &UnixStream, context: &Context) -> Option<String> {
     if peer.uid() != 0 {
         return Some(format!("uid {}", peer.uid()));
     }
-    // Without interception there is no workload to be in.
-    let control = context.control.as_ref()?;
-    let Some(workloads) = control.list().await else { return Some("stopping".to_owned()) };
+    // The checked socket is there with interception only.
+    let workloads = match &context.control {
+        Some(control) => control.list().await,
+        None => None,
+    };
+    let Some(workloads) = workloads else { return Some("stopping".to_owned()) };
     let Some(dir) = peer.pid().and_then(|pid| cgroup::of_process(&context.cgroup2, pid)) else {
         return Some("its cgroup cannot be read".to_owned());
     };
@@ -240,5 +241,7 @@ async fn serve(
     }
 }
 
+#[cfg(test)]
+mod plain;
 #[cfg(test)]
 mod tests;

@@ -88,7 +88,11 @@ async fn ready(context: &Context) -> Answer {
     if state != State::Live {
         return text(StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", state.name()));
     }
-    let Some(workloads) = workloads(context).await else { return stopping() };
+    let workloads = match &context.control {
+        Some(control) => control.list().await,
+        None => Some(Vec::new()),
+    };
+    let Some(workloads) = workloads else { return stopping() };
     let pending = |w: &Summary| match &w.status {
         Status::Ready => None,
         Status::Pending { reason } => Some(format!("{}: {reason}\n", w.name)),
@@ -103,7 +107,8 @@ async fn ready(context: &Context) -> Answer {
 }
 
 async fn list(context: &Context) -> Answer {
-    match workloads(context).await {
+    let Some(control) = &context.control else { return no_interception() };
+    match control.list().await {
         Some(workloads) => json(StatusCode::OK, &workloads),
         None => stopping(),
     }
@@ -124,7 +129,7 @@ async fn post(request: Request<Incoming>, context: &Context) -> Answer {
             return text(StatusCode::BAD_REQUEST, lines);
         }
     };
-    let Some(control) = &context.control else { return uncaptured() };
+    let Some(control) = &context.control else { return no_interception() };
     match control.put(spec).await {
         Some(summary) if summary.status == Status::Ready => json(StatusCode::OK, &summary),
         // Kept and tried again.
@@ -134,7 +139,7 @@ async fn post(request: Request<Incoming>, context: &Context) -> Answer {
 }
 
 async fn delete(name: &str, context: &Context) -> Answer {
-    let Some(control) = &context.control else { return uncaptured() };
+    let Some(control) = &context.control else { return no_interception() };
     match control.remove(name.to_owned()).await {
         Some(Ok(())) => text(StatusCode::OK, "OK\n"),
         Some(Err(e)) => text(StatusCode::NOT_FOUND, format!("{e}\n")),
@@ -142,16 +147,8 @@ async fn delete(name: &str, context: &Context) -> Answer {
     }
 }
 
-/// None while the daemon stops.
-async fn workloads(context: &Context) -> Option<Vec<Summary>> {
-    match &context.control {
-        Some(control) => control.list().await,
-        None => Some(Vec::new()),
-    }
-}
-
-fn uncaptured() -> Answer {
-    text(StatusCode::NOT_FOUND, "this daemon captures no workloads\n")
+fn no_interception() -> Answer {
+    text(StatusCode::NOT_FOUND, "this daemon captures no workloads: start it with --intercept on\n")
 }
 
 fn stopping() -> Answer {

@@ -13,7 +13,7 @@ mod time;
 mod value;
 
 pub use builtin::{AccessLog, Sink, open};
-pub use file::{FLUSH_INTERVAL, File, Sinks};
+pub use file::{File, Sinks};
 pub use format::Format;
 
 use std::sync::Arc;
@@ -22,7 +22,6 @@ use proxy_config::model;
 
 use self::filter::Filter;
 use super::Entry;
-use super::stats::Stats;
 
 /// Why an `access_log` entry cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -43,11 +42,7 @@ pub struct Logger {
 
 impl Logger {
     /// Compiles the format and opens the file, if no other logger has.
-    pub fn new(model: &model::AccessLog, sinks: &Sinks, _: &Stats) -> std::io::Result<Self> {
-        Self::compile(model, sinks).map_err(std::io::Error::other)
-    }
-
-    fn compile(model: &model::AccessLog, sinks: &Sinks) -> Result<Self, Error> {
+    pub fn new(model: &model::AccessLog, sinks: &Sinks) -> Result<Self, Error> {
         let format = Format::new(&model.format)?;
         let file = sinks.open(&model.sink)?;
         Ok(Self { filter: model.filter.as_ref().map(Filter::new), format, file })
