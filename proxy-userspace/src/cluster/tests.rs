@@ -203,6 +203,26 @@ fn hosts_survive_updates() {
     assert_eq!(cluster.stats.membership_total.value(), 1);
 }
 
+#[tokio::test]
+async fn another_set_of_hosts_closes_connections_on_wish() {
+    for wish in [false, true] {
+        let mut model = model(weighted(&[1]));
+        model.common_lb.close_connections_on_host_set_change = wish;
+        let cluster = cluster(model);
+        let host = cluster.hosts()[0].clone();
+        let closing = host.closing();
+        tokio::pin!(closing);
+        let told = tokio::time::timeout(Duration::from_millis(10), closing.as_mut()).await;
+        assert!(told.is_err());
+        let localities =
+            vec![LocalityEndpoints { endpoints: weighted(&[1, 1]), ..LocalityEndpoints::default() }];
+        let assignment = LoadAssignment { localities, ..LoadAssignment::default() };
+        cluster.update(discovery::fixed::groups(&assignment), &assignment.policy);
+        let told = tokio::time::timeout(Duration::from_millis(10), closing.as_mut()).await;
+        assert_eq!(told.is_ok(), wish);
+    }
+}
+
 #[test]
 fn original_destinations() {
     let with = |port| {
