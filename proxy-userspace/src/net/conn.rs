@@ -19,9 +19,28 @@ use crate::world::{Listener, Snapshot};
 /// Carries one connection from its first fact to its log line.
 pub async fn serve(stream: TcpStream, peer: SocketAddr, ctx: Arc<ListenerContext>, guard: Guard) {
     let (snapshot, listener) = ctx.enter();
+    let (mut record, refusal) = begin(&stream, peer, &ctx, &listener);
+    let outcome = match refusal {
+        Some(refusal) => {
+            drop(Accounted::new(&listener.stats, clock::now()));
+            refuse(&stream, &ctx, refusal)
+        }
+        None => resolve(&stream, &ctx, (&snapshot, listener), &mut record, &guard).await,
+    };
+    drop(stream);
+    record.finish(outcome);
+}
+
+/// The first facts, and whether they are reason enough to refuse.
+fn begin(
+    stream: &TcpStream,
+    peer: SocketAddr,
+    ctx: &ListenerContext,
+    listener: &Listener,
+) -> (ConnRecord, Option<Refusal>) {
     let local = stream.local_addr().map_or(ctx.local, canonical);
     let mut facts = Facts::new(canonical(peer), local);
-    let captured = captured(&stream, &ctx, &mut facts);
+    let refusal = captured(stream, ctx, &mut facts).err();
     let origin = Origin {
         connection_id: ctx.place.shared.next_connection(),
         workload: ctx.place.workload.clone(),
@@ -30,16 +49,7 @@ pub async fn serve(stream: TcpStream, peer: SocketAddr, ctx: Arc<ListenerContext
     };
     let mut record = ConnRecord::new(ctx.place.shared.access_log.clone(), origin, facts);
     record.entry.original_dst = Some(record.entry.facts.local);
-    let outcome = match captured {
-        Err(refusal) => {
-            let outcome = refuse(&stream, &ctx, refusal);
-            account(&listener.stats);
-            outcome
-        }
-        Ok(()) => resolve(&stream, &ctx, (&snapshot, listener), &mut record, &guard).await,
-    };
-    drop(stream);
-    record.finish(outcome);
+    (record, refusal)
 }
 
 /// Finds the listener that the connection was meant for, and has it served there.
@@ -68,17 +78,17 @@ async fn resolve(
             return failure;
         }
     }
-    let stats = &listener.stats;
-    let _closed = Accounted::new(stats, accepted);
     if !listener.access_log.is_empty() {
         record.add(listener.access_log.clone());
     }
     let Some(chain) = listener.chain(&record.entry.facts) else {
-        stats.no_filter_chain_match.inc();
+        // Not a connection in Envoy's accounts either.
+        listener.stats.no_filter_chain_match.inc();
         let mut outcome = Outcome::new(Side::Internal, Flags::NR, "no_filter_chain_match");
         outcome.response_code_details = Some("filter_chain_not_found".into());
         return outcome;
     };
+    let _closed = Accounted::new(&listener.stats, accepted);
     record.entry.filter_chain = Some(chain.name.clone());
     let (place, shared, listener) = (ctx.place.as_ref(), ctx.place.shared.as_ref(), listener.as_ref());
     let conn = Conn {
@@ -106,12 +116,13 @@ async fn inspect(
     if listener.model.listener_filters.is_empty() && !listener.model.use_original_dst {
         return Ok(());
     }
-    let _inspecting = Held::new(&listener.stats, |s| &s.downstream_pre_cx_active);
     let facts = &mut record.entry.facts;
     // Boxed here and where connections are made: what lasts for moments is not kept room for while they idle.
     let inspected = Box::pin(listener.filters.run(stream, facts, ctx.original_dst.as_ref())).await;
     if let Err(failure) = inspected {
         log::debug!("{}: {failure}", ctx.describe());
+        // It never becomes a connection of the listener's, but has a line in its log.
+        record.add(listener.access_log.clone());
         return Err(Outcome::new(Side::Internal, Flags::NONE, format!("listener_filter: {failure}")));
     }
     // A PROXY header may name any destination.
@@ -141,10 +152,6 @@ impl Drop for Accounted {
         let lived = (clock::now() - self.since).as_millis();
         self.stats.downstream_cx_length_ms.record(u64::try_from(lived).unwrap_or(u64::MAX));
     }
-}
-
-fn account(stats: &Arc<ListenerStats>) {
-    drop(Accounted::new(stats, clock::now()));
 }
 
 /// Makes the close a reset, so that the peer sees a failure and not an end.

@@ -87,8 +87,8 @@ pub struct Terms<'a> {
 /// whenever the future is not running, also where it is dropped.
 pub async fn relay(down: Socket<'_>, up: Socket<'_>, record: &mut ConnRecord, terms: Terms<'_>) -> End {
     let mut relay = Relay::new(down, up, record, &terms);
-    let mut down_error = pin!(None);
-    let mut up_error = pin!(None);
+    let mut down_error = None;
+    let mut up_error = None;
     let mut timers = Timers::new(terms.limits, clock::now());
     let mut sleep = pin!(timers.next().map(sleep_until));
     let mut failed = terms.host.map(|host| Box::pin(host.closing()));
@@ -102,11 +102,11 @@ pub async fn relay(down: Socket<'_>, up: Socket<'_>, record: &mut ConnRecord, te
             return polled;
         }
         let watch = || down.ready(Interest::ERROR);
-        if poll_watch(down_error.as_mut(), relay.to_up.is_blind(), watch, cx).is_ready() {
+        if poll_watch(&mut down_error, relay.to_up.is_blind(), watch, cx).is_ready() {
             return Poll::Ready(died(down, Side::Downstream));
         }
         let watch = || up.ready(Interest::ERROR);
-        if poll_watch(up_error.as_mut(), relay.to_down.is_blind(), watch, cx).is_ready() {
+        if poll_watch(&mut up_error, relay.to_down.is_blind(), watch, cx).is_ready() {
             return Poll::Ready(died(up, Side::Upstream));
         }
         if let Some(sleep) = sleep.as_mut().as_pin_mut()
@@ -142,7 +142,7 @@ impl<'a> Relay<'a> {
         Self { down, up, to_up, to_down, first: None, record, terms: *terms }
     }
 
-    /// Asks the gatekeepers once the client's first bytes have come. Pending keeps those bytes where they are.
+    /// Asks the gatekeepers once the client's first bytes or its FIN have come. Pending keeps those bytes where they are.
     fn poll_gates(&mut self, cx: &mut Context<'_>) -> Poll<Verdict> {
         let Some(gates) = self.terms.gates else { return Poll::Ready(Verdict::Continue) };
         // A failed socket is readable; the relay finds out.
@@ -153,7 +153,8 @@ impl<'a> Relay<'a> {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            Ok(0) | Err(_) => {}
+            Err(_) => {}
+            // A client that ends without a byte is judged, too.
             Ok(_) => {
                 self.terms.gates = None;
                 return Poll::Ready(gates.on_first_byte(&mut self.record.entry.facts));
@@ -374,22 +375,16 @@ impl Flow {
 
 /// Polls a future that exists only while it is wanted: a flow that is read does not pay for its watch.
 fn poll_watch<F: Future>(
-    mut slot: Pin<&mut Option<F>>,
+    slot: &mut Option<Pin<Box<F>>>,
     wanted: bool,
     watch: impl FnOnce() -> F,
     cx: &mut Context<'_>,
 ) -> Poll<()> {
     if !wanted {
-        slot.set(None);
+        *slot = None;
         return Poll::Pending;
     }
-    if slot.is_none() {
-        slot.set(Some(watch()));
-    }
-    match slot.as_pin_mut() {
-        Some(future) => future.poll(cx).map(|_| ()),
-        None => Poll::Pending,
-    }
+    slot.get_or_insert_with(|| Box::pin(watch())).as_mut().poll(cx).map(|_| ())
 }
 
 fn died(stream: Socket<'_>, side: Side) -> End {

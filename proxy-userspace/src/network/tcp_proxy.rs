@@ -124,7 +124,9 @@ async fn carry(conn: &mut Conn<'_>, proxy: &TcpProxy, up: &Upstream, deadline: O
     }
     up.closed(&end);
     match end {
-        End::Refused(close) => super::refuse(conn.stream, close, conn.guard).await,
+        End::Refused(close) => {
+            Box::pin(super::refuse(conn.stream, close, &mut conn.record.entry.bytes, conn.guard)).await
+        }
         end => outcome(&end, proxy),
     }
 }
@@ -213,7 +215,7 @@ impl Why {
                 proxy.stats.downstream_cx_no_route.inc();
                 (Side::Internal, Flags::NC, "cluster_not_found".into())
             }
-            Self::NoHost(_) => (Side::Upstream, Flags::UH, "no_healthy_upstream".into()),
+            Self::NoHost(why) => (Side::Upstream, Flags::UH, no_host(*why).into()),
             Self::Connect(ConnectError::Overflow(_)) => {
                 (Side::Upstream, Flags::UO, "upstream_overflow".into())
             }
@@ -236,10 +238,10 @@ impl Why {
 /// Gives up connecting when the client resets, or when the connection's or a drain's time is over. A client that
 /// only sends FIN still waits for its answer.
 async fn while_wanted(
-    connect: impl Future<Output = Result<Upstream, Failure>>,
+    connect: impl Future<Output = Result<Box<Upstream>, Failure>>,
     conn: &Conn<'_>,
     deadline: Option<Instant>,
-) -> Result<Upstream, Failure> {
+) -> Result<Box<Upstream>, Failure> {
     let gone = |why| Err(Failure { cluster: None, host: None, attempts: 0, why });
     let late = async {
         match deadline {
@@ -257,7 +259,7 @@ async fn while_wanted(
 }
 
 /// Chooses and connects, as often as the filter allows.
-async fn connect(conn: &Conn<'_>, proxy: &TcpProxy) -> Result<Upstream, Failure> {
+async fn connect(conn: &Conn<'_>, proxy: &TcpProxy) -> Result<Box<Upstream>, Failure> {
     let mut failure = Failure { cluster: None, host: None, attempts: 0, why: Why::NoCluster };
     let Some(picked) = proxy.pick() else { return Err(failure) };
     let name = conn.cluster.as_ref().unwrap_or(&picked.name);
@@ -288,7 +290,7 @@ async fn connect_once(
     want: &Want<'_>,
     (since, attempts): (Instant, u32),
     tried: &mut Option<std::net::SocketAddr>,
-) -> Result<Upstream, Why> {
+) -> Result<Box<Upstream>, Why> {
     let host = cluster.choose(want).map_err(Why::NoHost)?;
     *tried = host.socket_address();
     if tried.is_some_and(|to| conn.forbids(to)) {
@@ -299,7 +301,7 @@ async fn connect_once(
     match cluster.connect(&host, conn.dial(), &source(conn)).await {
         Ok(inner) => {
             let (cluster, took) = (cluster.clone(), clock::now() - since);
-            Ok(Upstream { cluster, host, inner, attempts, since: start, took })
+            Ok(Box::new(Upstream { cluster, host, inner, attempts, since: start, took }))
         }
         Err(error) => {
             log::debug!("{}: {}: {error}", cluster.model.name, address_text(&host.address()));
@@ -364,6 +366,14 @@ async fn back_off(proxy: &TcpProxy, attempt: u32) {
     let base = backoff.base.saturating_mul(2_u32.saturating_pow(attempt).saturating_sub(1)).min(backoff.max);
     let part = rand::rng().random_range(0.0..1.0);
     tokio::time::sleep(base.mul_f64(part)).await;
+}
+
+fn no_host(why: NoHost) -> &'static str {
+    match why {
+        NoHost::NoHealthy => "no_healthy_upstream",
+        NoHost::NoSubset => "no_healthy_upstream_in_subset",
+        NoHost::NoOriginalDst => "no_original_destination",
+    }
 }
 
 fn max_duration(proxy: &TcpProxy) -> Outcome {

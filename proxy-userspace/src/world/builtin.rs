@@ -15,6 +15,7 @@ use proxy_config::model::{self, Address, Cidr, Metadata, NetworkFilter};
 
 use super::{Listener, Parts, Snapshot};
 use crate::net::{Direction, Options, OutboundPolicy};
+use crate::telemetry::access_log;
 
 /// Istio's names, by which people look for them.
 pub const PASSTHROUGH: &str = "PassthroughCluster";
@@ -36,7 +37,7 @@ pub struct Builtin {
 }
 
 impl Builtin {
-    pub fn new(options: &Options, parts: &Parts<'_>) -> std::io::Result<Self> {
+    pub fn new(options: &Options, parts: &Parts<'_>) -> Result<Self, access_log::Error> {
         let clusters = [
             cluster(PASSTHROUGH, original_dst(), None, options),
             cluster(BLACK_HOLE, Discovery::Static, None, options),
@@ -152,7 +153,12 @@ fn original_dst() -> Discovery {
     Discovery::OriginalDst(OriginalDst::default())
 }
 
-fn cluster(name: &str, discovery: Discovery, source: Option<IpAddr>, options: &Options) -> model::Cluster {
+pub(crate) fn cluster(
+    name: &str,
+    discovery: Discovery,
+    source: Option<IpAddr>,
+    options: &Options,
+) -> model::Cluster {
     let lb = match discovery {
         Discovery::OriginalDst(_) => LbPolicy::ClusterProvided,
         Discovery::Static | Discovery::StrictDns(_) | Discovery::LogicalDns(_) | Discovery::Eds(_) => {
