@@ -125,7 +125,8 @@ impl Cluster {
         if changes > 0 && self.model.common_lb.close_connections_on_host_set_change {
             before.hosts().for_each(|host| host.close_connections());
         }
-        if self.active.is_some() {
+        // Envoy measures it where hosts come and go.
+        if self.model.discovery != model::cluster::Discovery::Static {
             self.stats.max_host_weight.set(after.hosts().map(|host| host.weight()).max().unwrap_or(0).into());
         }
     }

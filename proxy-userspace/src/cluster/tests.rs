@@ -297,6 +297,11 @@ async fn connects_and_says_why_not() {
     assert_eq!(error.to_string(), "delayed connect error: Connection refused");
     assert_eq!(cluster.stats.upstream_cx_connect_fail.value(), 1);
     assert_eq!(hosts[1].stats.cx_connect_fail.value(), 1);
+    assert_eq!(cluster.stats.upstream_rq_pending_failure_eject.value(), 1);
+    assert_eq!(cluster.stats.upstream_cx_destroy_remote.value(), 1);
+    assert_eq!(cluster.stats.upstream_rq_cancelled.value(), 0);
+    drop(cluster.admit(&hosts[1]).unwrap());
+    assert_eq!(cluster.stats.upstream_rq_cancelled.value(), 1);
     assert_eq!(cluster.stats.upstream_cx_active.value(), 1);
 }
 
