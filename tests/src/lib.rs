@@ -12,6 +12,7 @@ pub mod cgroup;
 pub mod daemon;
 pub mod deviations;
 pub mod example;
+pub mod hello;
 pub mod lab;
 pub mod name_server;
 pub mod netns;
