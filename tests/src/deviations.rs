@@ -26,8 +26,26 @@ pub fn check(id: &str, envoy: &Value, shunt: &Value) -> Result<()> {
     match (envoy == shunt, entry) {
         (true, None) | (false, Some(_)) => Ok(()),
         (true, Some(entry)) => bail!("the deviation {id:?} is gone, take its entry out: {}", entry.what),
-        (false, None) => bail!("{id:?}:\n    envoy: {envoy}\n    shunt: {shunt}"),
+        (false, None) => {
+            let (envoy, shunt) = differing(envoy, shunt);
+            bail!("{id:?}:\n    envoy: {envoy}\n    shunt: {shunt}")
+        }
     }
+}
+
+/// Of two objects only the entries that differ.
+fn differing(one: &Value, other: &Value) -> (Value, Value) {
+    let (Some(a), Some(b)) = (one.as_object(), other.as_object()) else {
+        return (one.clone(), other.clone());
+    };
+    let only = |from: &serde_json::Map<String, Value>, than: &serde_json::Map<String, Value>| -> Value {
+        from.iter()
+            .filter(|(key, value)| than.get(*key) != Some(value))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect::<serde_json::Map<_, _>>()
+            .into()
+    };
+    (only(a, b), only(b, a))
 }
 
 /// The part of TOML that the file uses: tables `[[deviation]]` of one-line strings.

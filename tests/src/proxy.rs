@@ -92,7 +92,8 @@ impl Proxy {
             // One worker: its load balancer's choices are in the order of the connections.
             spawn = spawn.args(["--concurrency", "1"]);
         }
-        let spawn = spawn.args(["--disable-hot-restart", "--file-flush-interval-msec", "20", "-l", "warning"]);
+        let spawn =
+            spawn.args(["--disable-hot-restart", "--file-flush-interval-msec", "20", "-l", "warning"]);
         let mut process = spawn.args(*args).spawn()?;
         let admin = until("address of the admin", READY, || {
             if let Some(status) = process.exited()? {

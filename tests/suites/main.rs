@@ -1,5 +1,6 @@
 //! The suites: what shunt must do, shown on the real daemon, real network namespaces and real programs.
 
+mod access_log;
 mod attach;
 mod bpftool;
 mod common;
@@ -11,9 +12,13 @@ mod inbound;
 mod interception;
 mod kernel_log;
 mod lifecycle;
+mod listener_filters;
+mod listeners;
 mod machine;
 mod moves;
+mod network_filters;
 mod outbound;
 mod peers;
 mod policy;
+mod relay;
 mod security;
