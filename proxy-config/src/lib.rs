@@ -9,8 +9,12 @@
 
 pub mod decode;
 pub mod diagnostic;
+pub mod dump;
+pub mod endpoints;
 pub mod enrol;
+pub mod format;
 pub mod load;
 pub mod lower;
 pub mod model;
 pub mod policy;
+pub mod proto;

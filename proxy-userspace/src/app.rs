@@ -6,15 +6,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use proxy_config::endpoints::{self, Endpoints};
 use proxy_config::enrol::Workload;
+use proxy_config::load::Loaded;
 use tokio::runtime::Handle;
 
+use crate::cluster::{EndpointUpdate, Env};
 use crate::control::{self, Control};
+use crate::drain::Drain;
 use crate::ebpf::{self, Kernel, Pins};
-use crate::net::{Options, Shared};
+use crate::net::{self, ListenerContext, Options, Place, Shared};
+use crate::network::local_ratelimit::Buckets;
+use crate::task::Tasks;
+use crate::telemetry::AccessLog;
+use crate::telemetry::access_log::{self, Sinks};
 use crate::telemetry::stats::Stats;
-use crate::telemetry::{AccessLog, access_log};
 use crate::workload::{Origin, Registry, Settings, StateFile};
+use crate::world::{Parts, Snapshot, World, bind};
 use crate::{admin, cgroup, enrolment};
 
 /// Which cgroup the daemon, as the proxy, is known by.
@@ -30,20 +38,32 @@ pub enum ProxyCgroup {
 
 /// How the daemon is started.
 pub struct Config {
-    pub pin_root: PathBuf,
-    /// Holds `admin.sock` and the state file; mode 0700.
+    /// The kernel half; without it, the proxy alone.
+    pub interception: Option<Interception>,
+    /// Envoy's configuration.
+    pub bootstrap: Option<Loaded>,
+    /// Holds `admin.sock` and the state file; mode 0700. Only with interception.
     pub run_dir: PathBuf,
+    pub admin_address: Option<SocketAddr>,
+    /// One line of JSON per connection: a path, `-` for standard output, or none.
+    pub access_log: Option<String>,
+    /// How long connections may go on when their listener is let go: when a workload is taken out, and when the
+    /// daemon stops.
+    pub drain_time: Duration,
+    /// Accepting sockets per address of a listener with `reuse_port`.
+    pub workers: usize,
+}
+
+/// What the kernel half captures, and how.
+pub struct Interception {
+    pub pin_root: PathBuf,
     pub proxy_cgroup: ProxyCgroup,
     pub workloads: Vec<Workload>,
     pub enrolment: Option<PathBuf>,
     /// Flags of entries of the file that have no policy.
     pub default_policy: String,
-    pub admin_address: Option<SocketAddr>,
-    /// A path, `-` for standard output, or none.
-    pub access_log: Option<String>,
     /// Debug logs of the kernel programs.
     pub kernel_log: bool,
-    pub drain_time: Duration,
     pub host_outbound: bool,
     pub dial_from_host: bool,
 }
@@ -51,29 +71,43 @@ pub struct Config {
 impl Config {
     /// A daemon for one workload that lasts as long as a command: no log, no waiting at its end.
     pub fn of(pin_root: &Path, run_dir: &Path, workload: Workload) -> Self {
-        Self {
+        let interception = Interception {
             pin_root: pin_root.to_owned(),
-            run_dir: run_dir.to_owned(),
             proxy_cgroup: ProxyCgroup::Own,
             workloads: vec![workload],
             enrolment: None,
             default_policy: String::new(),
-            admin_address: None,
-            access_log: None,
             kernel_log: false,
-            drain_time: Duration::ZERO,
             host_outbound: false,
             dial_from_host: false,
+        };
+        Self {
+            interception: Some(interception),
+            bootstrap: None,
+            run_dir: run_dir.to_owned(),
+            admin_address: None,
+            access_log: None,
+            drain_time: Duration::ZERO,
+            workers: 1,
         }
     }
 }
 
 /// The running daemon.
 pub struct Bound {
-    pub control: Control,
     pub shared: Arc<Shared>,
-    pub admin_socket: PathBuf,
     pub admin_address: Option<SocketAddr>,
+    /// Where the configuration's listeners listen: name and address.
+    pub listeners: Vec<(Arc<str>, SocketAddr)>,
+    half: Option<KernelHalf>,
+    own: Arc<Drain>,
+    drain_time: Duration,
+}
+
+/// The kernel half, running.
+struct KernelHalf {
+    control: Control,
+    admin_socket: PathBuf,
     pins: Pins,
     thread: std::thread::JoinHandle<()>,
     home: Home,
@@ -84,14 +118,68 @@ const RING: usize = 256;
 
 /// Starts the daemon. Everything that can fail at the start fails here.
 pub async fn start(config: Config) -> Result<Bound> {
-    ebpf::check_kernel()?;
     raise_open_files();
+    let shared = shared(&config)?;
+    let bound = match &shared.world {
+        Some(world) => bind::open(world.snapshot().listeners(), config.workers).map_err(all)?,
+        None => Vec::new(),
+    };
+    let listeners = bound.iter().map(|b| (b.listener.model.name.clone(), b.local)).collect();
+    let admin = config.admin_address.into_iter().collect::<Vec<_>>();
+    let half = match config.interception {
+        Some(interception) => {
+            Some(intercept(interception, &config.run_dir, config.drain_time, &admin, &shared).await?)
+        }
+        None => None,
+    };
+    let admin_address = match (config.admin_address, &half) {
+        (Some(address), Some(half)) => {
+            let bound = admin::serve_tcp(address, half.context(&shared)?).await;
+            Some(bound.with_context(|| format!("admin address {address}"))?)
+        }
+        (_, _) => None,
+    };
+    let own = Arc::new(Drain::new());
+    serve(bound, &shared, admin, &own);
+    Ok(Bound { shared, admin_address, listeners, half, own, drain_time: config.drain_time })
+}
+
+fn all<E: std::fmt::Display>(errors: Vec<E>) -> anyhow::Error {
+    let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    anyhow::anyhow!("{}", lines.join("\n"))
+}
+
+/// Accepts once every cluster knows its endpoints, as Envoy's workers do.
+fn serve(bound: Vec<bind::Bound>, shared: &Arc<Shared>, admin: Vec<SocketAddr>, drain: &Drain) {
+    let Some(world) = shared.world.clone() else { return };
+    let (place, watch) = (Arc::new(Place::own(admin, shared.clone())), drain.watch());
+    let tasks = shared.tasks.clone();
+    shared.tasks.spawn("listeners", async move {
+        for cluster in world.snapshot().clusters().filter(|cluster| cluster.model.wait_for_warm_on_init) {
+            cluster.warmed().await;
+        }
+        log::info!("all clusters are warm: accepting on {} sockets", bound.len());
+        for bind::Bound { listener, socket, local } in bound {
+            let context = ListenerContext::own(place.clone(), listener, local);
+            tasks.spawn("accept", net::accept::run(socket, Arc::new(context), watch.clone()));
+        }
+    });
+}
+
+async fn intercept(
+    wanted: Interception,
+    run_dir: &Path,
+    drain_time: Duration,
+    admin: &[SocketAddr],
+    shared: &Arc<Shared>,
+) -> Result<KernelHalf> {
+    ebpf::check_kernel()?;
     let cgroup2 = ebpf::cgroup2_mount()?;
-    let state = StateFile::open(&config.run_dir)?;
-    let pins = Pins::open(&config.pin_root)?;
-    let home = Home::enter(&config.proxy_cgroup, &cgroup2)?;
+    let state = StateFile::open(run_dir)?;
+    let pins = Pins::open(&wanted.pin_root)?;
+    let home = Home::enter(&wanted.proxy_cgroup, &cgroup2)?;
     let open = || -> Result<Kernel, ebpf::Error> {
-        let kernel = Kernel::open(pins.clone(), config.kernel_log)?;
+        let kernel = Kernel::open(pins.clone(), wanted.kernel_log)?;
         kernel.attach_proxy(&home.cgroup)?;
         Ok(kernel)
     };
@@ -99,47 +187,69 @@ pub async fn start(config: Config) -> Result<Bound> {
     if let Some(object) = kernel.take_log_source() {
         crate::kernel_log::drain(object)?;
     }
-    let shared = shared(config.access_log.as_deref())?;
     let settings = Settings {
         proxy_cgroup: cgroup::id(&home.cgroup)?,
-        admin: config.admin_address.into_iter().collect(),
-        drain_time: config.drain_time,
-        host_outbound: config.host_outbound,
-        dial_from_host: config.dial_from_host,
+        admin: admin.to_vec(),
+        drain_time,
+        host_outbound: wanted.host_outbound,
+        dial_from_host: wanted.dial_from_host,
     };
     let registry = Registry::new(kernel, state, settings, shared.clone(), Handle::current())?;
     let (control, thread) = control::start(registry)?;
-    control.replace(Origin::CommandLine, config.workloads);
-    if let Some(file) = &config.enrolment {
-        enrolment::follow(file, &config.default_policy, &control)?;
+    control.replace(Origin::CommandLine, wanted.workloads);
+    if let Some(file) = &wanted.enrolment {
+        enrolment::follow(file, &wanted.default_policy, &control)?;
     }
     if let Some(result) = control.drop_unwanted().await {
         result?;
     }
-    let context = Arc::new(admin::Context { control: control.clone(), shared: shared.clone(), cgroup2 });
-    let admin_socket = config.run_dir.join("admin.sock");
-    let served = admin::serve_unix(&admin_socket, context.clone()).await;
-    served.with_context(|| format!("admin socket {}", admin_socket.display()))?;
-    let admin_address = match config.admin_address {
-        Some(address) => {
-            let bound = admin::serve_tcp(address, context).await;
-            Some(bound.with_context(|| format!("admin address {address}"))?)
-        }
-        None => None,
-    };
-    Ok(Bound { control, shared, admin_socket, admin_address, pins, thread, home })
+    let admin_socket = run_dir.join("admin.sock");
+    let half = KernelHalf { control, admin_socket, pins, thread, home };
+    let served = admin::serve_unix(&half.admin_socket, half.context(shared)?).await;
+    served.with_context(|| format!("admin socket {}", half.admin_socket.display()))?;
+    Ok(half)
+}
+
+impl KernelHalf {
+    fn context(&self, shared: &Arc<Shared>) -> Result<Arc<admin::Context>> {
+        let cgroup2 = ebpf::cgroup2_mount()?;
+        Ok(Arc::new(admin::Context { control: self.control.clone(), shared: shared.clone(), cgroup2 }))
+    }
 }
 
 impl Bound {
+    /// The captured workloads' control; none without interception.
+    pub fn control(&self) -> Option<&Control> {
+        self.half.as_ref().map(|half| &half.control)
+    }
+
+    pub fn admin_socket(&self) -> Option<&Path> {
+        self.half.as_ref().map(|half| half.admin_socket.as_path())
+    }
+
+    /// Lets the configuration's listeners go and waits for their connections, no longer than the drain time.
+    pub async fn drain(&self) {
+        self.own.drain(self.drain_time).await;
+    }
+
     /// Stops. `keep` leaves the workloads captured, and so closed, for the next daemon; else nothing of ours is
     /// left in the kernel, unless `shunt attach` put it there.
     pub fn stop(self, keep: bool) {
+        if let Some(half) = self.half {
+            half.stop(keep, &self.shared);
+        }
+        self.shared.access_log.flush(Duration::from_secs(2));
+    }
+}
+
+impl KernelHalf {
+    fn stop(self, keep: bool, shared: &Shared) {
         self.control.stop(keep);
         if self.thread.join().is_err() {
             log::error!("the control thread has panicked");
         }
         let _ = std::fs::remove_file(&self.admin_socket);
-        self.shared.access_log.flush(Duration::from_secs(2));
+        shared.access_log.flush(Duration::from_secs(2));
         if !keep && self.pins.workloads().is_empty() {
             self.pins.remove_all().unwrap_or_else(|e| log::error!("{e}"));
         }
@@ -147,9 +257,9 @@ impl Bound {
     }
 }
 
-fn shared(access_log: Option<&str>) -> Result<Arc<Shared>> {
+fn shared(config: &Config) -> Result<Arc<Shared>> {
     let stats = Arc::new(Stats::default());
-    let sink = match access_log {
+    let sink = match &config.access_log {
         Some(path) => {
             let sink = access_log::open(path);
             Some(sink.with_context(|| format!("access log {path}"))?)
@@ -157,7 +267,32 @@ fn shared(access_log: Option<&str>) -> Result<Arc<Shared>> {
         None => None,
     };
     let log = AccessLog::start(sink, RING, &stats)?;
-    Ok(Arc::new(Shared::new(stats, log, Options::default())))
+    let tasks = Tasks::new(&stats);
+    let endpoints = Arc::new(read_endpoints);
+    let env = Env::new(stats.clone(), tasks, Arc::new(net::HostDial), endpoints);
+    let (sinks, buckets) = (Sinks::new(&stats), Buckets::default());
+    let parts = Parts { cluster: &env, sinks: &sinks, buckets: &buckets };
+    let world = config.bootstrap.as_ref().map(|loaded| world(loaded, &parts)).transpose()?;
+    let shared = Shared::new(log, Options::default(), world, &parts)?;
+    Ok(Arc::new(shared))
+}
+
+/// Reads an EDS file for the clusters.
+fn read_endpoints(text: &str) -> Result<EndpointUpdate, String> {
+    let read = endpoints::endpoints(text).map_err(|found| Endpoints::problems(&found))?;
+    for warning in &read.warnings {
+        log::warn!("endpoints: {warning}");
+    }
+    Ok(EndpointUpdate { version: read.version, assignments: read.assignments })
+}
+
+fn world(loaded: &Loaded, parts: &Parts<'_>) -> Result<Arc<World>> {
+    let bootstrap = &loaded.bootstrap;
+    let listeners = bootstrap.listeners.iter().map(|resource| resource.model.clone());
+    let clusters = bootstrap.clusters.iter().map(|resource| resource.model.clone());
+    let snapshot = Snapshot::build(listeners, clusters, parts)?;
+    snapshot.start(parts.cluster);
+    Ok(Arc::new(World::new(snapshot)))
 }
 
 /// Two descriptors per connection, and whatever the hard limit allows.

@@ -13,7 +13,10 @@ struct Generator {
     example: &'static str,
 }
 
-const GENERATORS: &[Generator] = &[Generator { package: "proxy-config", example: "gen_docs" }];
+const GENERATORS: &[Generator] = &[
+    Generator { package: "proxy-config", example: "gen_docs" },
+    Generator { package: "proxy-config", example: "gen_config_docs" },
+];
 
 pub(crate) fn write(ws: &Workspace) -> Result<()> {
     for generator in present(ws) {

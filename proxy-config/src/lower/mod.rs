@@ -10,6 +10,9 @@
 
 #![expect(deprecated, reason = "deprecated fields are fields: the tables name them too")]
 
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
 use crate::diagnostic::{Diagnostic, Path, Segment, Severity};
 
 /// Where lowering stands, and what it has found.
@@ -108,6 +111,22 @@ impl Cx {
         }
     }
 
+    /// Lowers each message of a map, in the order of its keys; those that fail are left out, and have said why.
+    pub fn map<M: Lower>(
+        &mut self,
+        name: &'static str,
+        messages: HashMap<String, M>,
+    ) -> BTreeMap<Arc<str>, M::Model> {
+        let ordered: BTreeMap<_, _> = messages.into_iter().collect();
+        self.field(name, |cx| {
+            let lowered = ordered.into_iter().filter_map(|(key, message)| {
+                let model = cx.within(Segment::Key(key.clone()), |cx| message.lower(cx))?;
+                Some((key.into(), model))
+            });
+            lowered.collect()
+        })
+    }
+
     /// Lowers each message of a list; those that fail are left out, and have said why.
     pub fn list<M: Lower>(&mut self, name: &'static str, messages: Vec<M>) -> Vec<M::Model> {
         self.field(name, |cx| {
@@ -153,7 +172,7 @@ impl<T> IsSet for Vec<T> {
     }
 }
 
-impl<K, V> IsSet for std::collections::HashMap<K, V> {
+impl<K, V> IsSet for HashMap<K, V> {
     fn is_set(&self) -> bool {
         !self.is_empty()
     }
@@ -200,19 +219,46 @@ macro_rules! lower {
             type Model = $model;
             const NAME: &'static str = $name;
             const FIELDS: &'static [(&'static str, $crate::lower::Status)] = &[
-                $((stringify!($r), $crate::lower::Status::Read),)*
-                $($((stringify!($x), $crate::lower::Status::Reject($xw)),)*)?
-                $($((stringify!($w), $crate::lower::Status::Warn($ww)),)*)?
+                $(($crate::lower::field_name(stringify!($r)), $crate::lower::Status::Read),)*
+                $($(($crate::lower::field_name(stringify!($x)), $crate::lower::Status::Reject($xw)),)*)?
+                $($(($crate::lower::field_name(stringify!($w)), $crate::lower::Status::Warn($ww)),)*)?
             ];
             fn lower(self, $cx: &mut $crate::lower::Cx) -> Option<$model> {
                 let Self { $($r,)* $($($x,)*)? $($($w,)*)? } = self;
-                $($(if $crate::lower::IsSet::is_set(&$x) { $cx.reject(stringify!($x), $xw); })*)?
-                $($(if $crate::lower::IsSet::is_set(&$w) { $cx.warn(stringify!($w), $ww); })*)?
+                $($(if $crate::lower::IsSet::is_set(&$x) { $cx.reject($crate::lower::field_name(stringify!($x)), $xw); })*)?
+                $($(if $crate::lower::IsSet::is_set(&$w) { $cx.warn($crate::lower::field_name(stringify!($w)), $ww); })*)?
                 $body
             }
         }
     };
 }
-pub(crate) use lower;
 
-mod core;
+/// A field's name as protobuf has it: without Rust's mark of a keyword.
+pub(crate) const fn field_name(name: &'static str) -> &'static str {
+    match name.as_bytes() {
+        [b'r', b'#', ..] => name.split_at(2).1,
+        _ => name,
+    }
+}
+
+mod access_log;
+mod bootstrap;
+pub mod cluster;
+pub mod core;
+mod docs;
+pub mod endpoint;
+pub mod extension;
+mod filter_chain;
+mod listener;
+mod listener_filter;
+mod matcher;
+mod network_filter;
+mod rbac;
+#[cfg(test)]
+mod reflection;
+mod refused;
+pub mod registry;
+mod value;
+
+pub use docs::markdown;
+pub use registry::messages;

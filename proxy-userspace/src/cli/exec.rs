@@ -83,7 +83,7 @@ async fn in_place(args: &ExecArgs, flags: &[String], place: &Place) -> Result<u8
 }
 
 async fn captured(bound: &Bound) -> Result<()> {
-    let all = bound.control.list().await.context("the daemon has stopped")?;
+    let all = bound.control().context("no interception")?.list().await.context("the daemon has stopped")?;
     match all.first().map(|w| &w.status) {
         Some(Status::Ready) => Ok(()),
         Some(Status::Pending { reason }) => bail!("cannot capture: {reason}"),
@@ -176,13 +176,14 @@ impl Place {
     fn config(&self, args: &ExecArgs, policy: Policy) -> Result<Config> {
         let netns = self.netns.as_ref().map_or_else(|| "/proc/self/ns/net".into(), NewNetns::path);
         let workload = Workload::new(&self.name, self.app.clone(), netns, policy);
-        Ok(Config {
-            access_log: args.access_log.clone(),
-            kernel_log: args.bpf_log,
-            host_outbound: self.netns.is_none(),
-            dial_from_host: self.netns.is_some(),
-            ..Config::of(&self.pin_root, &self.run_dir, workload.map_err(anyhow::Error::msg)?)
-        })
+        let mut config = Config::of(&self.pin_root, &self.run_dir, workload.map_err(anyhow::Error::msg)?);
+        config.access_log.clone_from(&args.access_log);
+        if let Some(interception) = &mut config.interception {
+            interception.kernel_log = args.bpf_log;
+            interception.host_outbound = self.netns.is_none();
+            interception.dial_from_host = self.netns.is_some();
+        }
+        Ok(config)
     }
 
     /// What the command left running is ended with it: without the proxy it could only fail.

@@ -1,7 +1,9 @@
 //! The command line: one module per command.
 
 mod attach;
+mod check;
 mod demo;
+mod envoy;
 mod exec;
 mod explain;
 mod maps;
@@ -10,7 +12,7 @@ mod run;
 mod workload;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
@@ -32,7 +34,9 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run the daemon.
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
+    /// Say everything that is wrong with a configuration, and end.
+    Check(Box<check::CheckArgs>),
     /// Run a command as a fresh workload and return its exit status: shunt exec [FLAGS] [POLICY FLAGS] -- CMD...
     Exec(exec::ExecArgs),
     /// Attach the hooks for a stock proxy (Envoy with istio-init's listeners) and leave them pinned.
@@ -77,7 +81,7 @@ const WITH_POLICY: &[&str] = &["exec", "attach", "demo"];
 
 /// Parses the command line, runs the command, and turns its end into an exit status.
 pub fn main() -> ExitCode {
-    match parse(std::env::args_os().collect()).and_then(|(cli, flags)| dispatch(cli, &flags)) {
+    match parse(as_envoy(std::env::args_os().collect())).and_then(|(cli, flags)| dispatch(cli, &flags)) {
         Ok(code) => code,
         // Whoever read our output has had enough.
         Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
@@ -86,6 +90,15 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A link named `envoy` runs the daemon: a launcher's `binaryPath` can point to it.
+fn as_envoy(mut args: Vec<OsString>) -> Vec<OsString> {
+    let name = args.first().map(Path::new).and_then(Path::file_name);
+    if name.is_some_and(|name| name == "envoy") && args.get(1).is_none_or(|arg| arg != "run") {
+        args.insert(1, "run".into());
+    }
+    args
 }
 
 fn is_broken_pipe(e: &anyhow::Error) -> bool {
@@ -123,7 +136,8 @@ fn dispatch(cli: Cli, flags: &[String]) -> Result<ExitCode> {
     let level = cli.log_level;
     crate::logging::start(level.unwrap_or(LevelFilter::Info));
     match cli.command {
-        Command::Run(args) => run::run(args),
+        Command::Run(args) => run::run(*args),
+        Command::Check(args) => check::run(&args),
         Command::Exec(args) => {
             crate::logging::start(level.unwrap_or(LevelFilter::Warn));
             exec::run(args, flags)
@@ -173,4 +187,9 @@ fn parse_policy(flags: &[String]) -> Result<Parsed> {
 fn runtime() -> Result<tokio::runtime::Runtime> {
     let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     built.context("cannot start the runtime")
+}
+
+fn runtime_with(workers: usize) -> Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.enable_all().worker_threads(workers).build().context("cannot start the runtime")
 }

@@ -1,17 +1,19 @@
 //! `shunt run`: the daemon.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use proxy_config::enrol::Workload;
+use proxy_config::load::Loaded;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::Places;
-use crate::app::{self, Bound, Config, ProxyCgroup};
+use super::envoy::{EnvoyArgs, Mode};
+use super::{Places, check};
+use crate::app::{self, Bound, Config, Interception, ProxyCgroup};
 
 #[derive(Args)]
 pub(super) struct RunArgs {
@@ -37,9 +39,15 @@ pub(super) struct RunArgs {
     /// Serve the admin API, read only, on this TCP address too. No workload may connect to it through the proxy.
     #[arg(long, value_name = "IP:PORT")]
     admin_address: Option<SocketAddr>,
-    /// Where each connection's line goes: a file, or - for standard output.
-    #[arg(long, value_name = "PATH", default_value = "-")]
-    access_log: String,
+    /// Where each connection's line goes, beside the configuration's own access logs: a file, or - for standard
+    /// output. Default: standard output when workloads are captured, else nowhere.
+    #[arg(long, value_name = "PATH")]
+    access_log: Option<String>,
+    /// Whether to capture workloads: `auto` does unless there is a configuration and no workload for it.
+    #[arg(long, value_enum, default_value_t = Intercept::Auto)]
+    intercept: Intercept,
+    #[command(flatten)]
+    envoy: EnvoyArgs,
     /// Debug logs of the kernel programs.
     #[arg(long)]
     bpf_log: bool,
@@ -53,15 +61,30 @@ pub(super) struct RunArgs {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
+enum Intercept {
+    Auto,
+    On,
+    Off,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
 enum OnExit {
     Keep,
     Detach,
 }
 
 pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
+    for (flag, why) in args.envoy.ignored.named() {
+        log::info!("{flag} has no effect: {why}");
+    }
+    let bootstrap = if args.envoy.configured() { Some(check::load(&args.envoy, false)?) } else { None };
+    if args.envoy.mode == Mode::Validate {
+        return check::verdict(&args.envoy, bootstrap.as_ref());
+    }
     let on_exit = args.on_exit;
-    let config = config(args)?;
-    super::runtime()?.block_on(async {
+    let runtime = super::runtime_with(args.envoy.workers())?;
+    let config = config(args, bootstrap)?;
+    runtime.block_on(async {
         let bound = app::start(config).await?;
         announce(&bound).await;
         let keep = wait().await?;
@@ -70,34 +93,59 @@ pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
             Some(OnExit::Detach) => false,
             None => keep,
         };
+        tokio::select! {
+            () = bound.drain() => {}
+            // Whoever asks twice does not want to wait.
+            _ = wait() => log::info!("asked again: not waiting for connections"),
+        }
         tokio::task::spawn_blocking(move || bound.stop(keep)).await?;
         Ok(ExitCode::SUCCESS)
     })
 }
 
-fn config(args: RunArgs) -> Result<Config> {
-    let mut defaults = args.policy.unwrap_or_default();
+impl RunArgs {
+    /// A configuration without a workload is Envoy's own job: no privilege, nothing of the kernel's.
+    fn intercepts(&self) -> bool {
+        match self.intercept {
+            Intercept::On => true,
+            Intercept::Off => false,
+            Intercept::Auto => {
+                !self.envoy.configured() || !self.workload.is_empty() || self.enrolment.is_some()
+            }
+        }
+    }
+}
+
+fn config(args: RunArgs, bootstrap: Option<Loaded>) -> Result<Config> {
+    let mut defaults = args.policy.clone().unwrap_or_default();
     if let Some(policy) = &args.outbound_traffic_policy {
         defaults.push_str(&format!(" --outbound-traffic-policy {policy}"));
     }
+    let intercept = args.intercepts();
+    let access_log = args.access_log.or_else(|| intercept.then(|| "-".to_owned()));
     let proxy_cgroup = match args.proxy_cgroup.as_str() {
         "own" => ProxyCgroup::Own,
         "self" => ProxyCgroup::Current,
         path => ProxyCgroup::At(path.into()),
     };
-    Ok(Config {
+    let interception = Interception {
         pin_root: args.places.pin_root,
-        run_dir: args.places.run_dir,
         proxy_cgroup,
         workloads: workloads(&args.workload, &defaults)?,
         enrolment: args.enrolment,
         default_policy: defaults,
-        admin_address: args.admin_address,
-        access_log: Some(args.access_log),
         kernel_log: args.bpf_log,
-        drain_time: Duration::from_secs(args.drain_time_s),
         host_outbound: false,
         dial_from_host: false,
+    };
+    Ok(Config {
+        interception: intercept.then_some(interception),
+        bootstrap,
+        run_dir: args.places.run_dir,
+        admin_address: args.admin_address,
+        access_log,
+        drain_time: Duration::from_secs(args.drain_time_s),
+        workers: args.envoy.workers(),
     })
 }
 
@@ -117,9 +165,13 @@ fn workloads(entries: &[String], defaults: &str) -> Result<Vec<Workload>> {
 }
 
 async fn announce(bound: &Bound) {
-    let all = bound.control.list().await.unwrap_or_default();
+    for (name, address) in &bound.listeners {
+        log::info!("listener {name} on {address}");
+    }
+    let Some(control) = bound.control() else { return };
+    let all = control.list().await.unwrap_or_default();
     let ready = all.iter().filter(|w| w.status == crate::workload::Status::Ready).count();
-    let admin = bound.admin_socket.display();
+    let admin = bound.admin_socket().unwrap_or(Path::new("-")).display();
     log::info!("running: {ready} of {} workloads captured; admin API at {admin}", all.len());
 }
 

@@ -22,7 +22,7 @@ const LOG_EVERY: Duration = Duration::from_secs(1);
 pub async fn run(listener: TcpListener, ctx: Arc<ListenerContext>, drain: Watch) {
     // Accepted sockets inherit it: one system call here instead of one a connection.
     if let Err(error) = SockRef::from(&listener).set_tcp_nodelay(true) {
-        log::warn!("{}: TCP_NODELAY: {error}", describe(&ctx));
+        log::warn!("{}: TCP_NODELAY: {error}", ctx.describe());
     }
     accept(&listener, &ctx, drain).await;
 }
@@ -62,12 +62,12 @@ async fn accept(listener: &impl Accept, ctx: &Arc<ListenerContext>, drain: Watch
 
 fn serve(stream: TcpStream, peer: SocketAddr, ctx: &Arc<ListenerContext>, drain: &Watch) {
     let guard = drain.guard();
-    ctx.workload.shared.tasks.spawn("connection", conn::serve(stream, peer, ctx.clone(), guard));
+    ctx.place.shared.tasks.spawn("connection", conn::serve(stream, peer, ctx.clone(), guard));
 }
 
 /// Counts and reports a failed accept; says how long to wait before the next one.
 fn failed(error: &io::Error, ctx: &ListenerContext, logged: &mut Option<Instant>) -> Option<Duration> {
-    let own = &ctx.workload.shared.own;
+    let own = &ctx.place.shared.own;
     own.accept_errors.inc();
     let transient = matches!(
         error.raw_os_error(),
@@ -88,14 +88,10 @@ fn failed(error: &io::Error, ctx: &ListenerContext, logged: &mut Option<Instant>
     own.accept_exhausted.inc();
     let now = clock::now();
     if logged.is_none_or(|at| now - at >= LOG_EVERY) {
-        log::error!("{}: accept: {error}; trying again every {BACKOFF:?}", describe(ctx));
+        log::error!("{}: accept: {error}; trying again every {BACKOFF:?}", ctx.describe());
         *logged = Some(now);
     }
     Some(BACKOFF)
-}
-
-fn describe(ctx: &ListenerContext) -> String {
-    format!("{} of {} on {}", ctx.direction.listener(), ctx.workload.name, ctx.local)
 }
 
 #[cfg(test)]
@@ -130,14 +126,23 @@ mod tests {
         let _client = TcpStream::connect(ctx.local).await.unwrap();
         let start = clock::now();
         let (of_task, watch) = (ctx.clone(), drain.watch());
-        let tasks = ctx.workload.shared.tasks.clone();
+        let tasks = ctx.place.shared.tasks.clone();
         tasks.spawn("listener", async move { accept(&failing, &of_task, watch).await });
-        while ctx.stats.downstream_cx_total.value() == 0 {
+        while ctx
+            .place
+            .shared
+            .builtin
+            .listener(ctx.direction, crate::net::OutboundPolicy::AllowAny)
+            .stats
+            .downstream_cx_total
+            .value()
+            == 0
+        {
             sleep(Duration::from_millis(1)).await;
         }
         assert!(start.elapsed() >= 3 * BACKOFF);
-        assert_eq!(ctx.workload.shared.own.accept_errors.value(), 5);
-        assert_eq!(ctx.workload.shared.own.accept_exhausted.value(), 3);
+        assert_eq!(ctx.place.shared.own.accept_errors.value(), 5);
+        assert_eq!(ctx.place.shared.own.accept_exhausted.value(), 3);
         assert_eq!(drain.drain(Duration::from_secs(10)).await, 0);
     }
 }

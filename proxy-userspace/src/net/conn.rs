@@ -1,4 +1,4 @@
-//! An accepted connection: its facts, and the destinations that must be refused.
+//! An accepted connection: its facts, the listener and the chain that serve it, and what must be refused.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -6,37 +6,151 @@ use std::sync::Arc;
 use socket2::SockAddr;
 use tokio::net::TcpStream;
 
+use super::facts::Facts;
 use super::{Dial, Direction, Family, ListenerContext};
+use crate::clock;
 use crate::drain::Guard;
-use crate::net::facts::Facts;
-use crate::network::tcp_proxy;
+use crate::network::{self, Conn};
 use crate::sys::sock;
-use crate::telemetry::stats::Held;
+use crate::telemetry::stats::{Held, ListenerStats};
 use crate::telemetry::{ConnRecord, Flags, Origin, Outcome, Side};
+use crate::world::{Listener, Snapshot};
 
 /// Carries one connection from its first fact to its log line.
 pub async fn serve(stream: TcpStream, peer: SocketAddr, ctx: Arc<ListenerContext>, guard: Guard) {
-    ctx.stats.downstream_cx_total.inc();
-    let _active = Held::new(&ctx.stats, |s| &s.downstream_cx_active);
-    let workload = &ctx.workload;
-    let log = workload.shared.access_log.clone();
-    let origin = Origin {
-        connection_id: 0,
-        workload: Some(workload.name.clone()),
-        direction: ctx.direction,
-        listener: ctx.direction.listener().into(),
-    };
-    let local = stream.local_addr().map_or(ctx.local, canonical);
-    let mut record = ConnRecord::new(log, origin, Facts::new(canonical(peer), local));
-    let destination = destination(&stream, &ctx);
-    record.entry.original_dst = destination.or_else(|| stream.local_addr().ok().map(canonical));
-    let outcome = match destination.ok_or(Refusal::Listener).and_then(|to| permitted(to, &ctx)) {
-        Ok(to) => tcp_proxy::run(&stream, to, &ctx, &mut record, &guard).await,
-        Err(refusal) => refuse(&stream, &ctx, refusal),
+    let (snapshot, listener) = ctx.enter();
+    let (mut record, refusal) = begin(&stream, peer, &ctx, &listener);
+    let outcome = match refusal {
+        Some(refusal) => {
+            drop(Accounted::new(&listener.stats, clock::now()));
+            refuse(&stream, &ctx, refusal)
+        }
+        None => resolve(&stream, &ctx, (&snapshot, listener), &mut record, &guard).await,
     };
     drop(stream);
     record.finish(outcome);
-    ctx.stats.downstream_cx_destroy.inc();
+}
+
+/// The first facts, and whether they are reason enough to refuse.
+fn begin(
+    stream: &TcpStream,
+    peer: SocketAddr,
+    ctx: &ListenerContext,
+    listener: &Listener,
+) -> (ConnRecord, Option<Refusal>) {
+    let local = stream.local_addr().map_or(ctx.local, canonical);
+    let mut facts = Facts::new(canonical(peer), local);
+    let refusal = captured(stream, ctx, &mut facts).err();
+    let origin = Origin {
+        connection_id: ctx.place.shared.next_connection(),
+        workload: ctx.place.workload.clone(),
+        direction: ctx.direction,
+        listener: listener.model.name.clone(),
+    };
+    let mut record = ConnRecord::new(ctx.place.shared.access_log.clone(), origin, facts);
+    record.entry.original_dst = Some(record.entry.facts.local);
+    (record, refusal)
+}
+
+/// Finds the listener that the connection was meant for, and has it served there.
+async fn resolve(
+    stream: &TcpStream,
+    ctx: &ListenerContext,
+    (snapshot, entry): (&Snapshot, Arc<Listener>),
+    record: &mut ConnRecord,
+    guard: &Guard,
+) -> Outcome {
+    let mut listener = entry;
+    let accepted = clock::now();
+    if let Err(failure) = inspect(stream, ctx, &listener, record).await {
+        return failure;
+    }
+    let facts = &record.entry.facts;
+    // Once only: the listener that it is handed to does not hand it on.
+    if listener.model.use_original_dst
+        && facts.local_restored
+        && let Some(other) = snapshot.handoff(facts.local)
+        && !Arc::ptr_eq(other, &listener)
+    {
+        listener = other.clone();
+        record.entry.origin.listener = listener.model.name.clone();
+        if let Err(failure) = inspect(stream, ctx, &listener, record).await {
+            return failure;
+        }
+    }
+    let stats = &listener.stats;
+    let _closed = Accounted::new(stats, accepted);
+    if !listener.access_log.is_empty() {
+        record.add(listener.access_log.clone());
+    }
+    let Some(chain) = listener.chain(&record.entry.facts) else {
+        stats.no_filter_chain_match.inc();
+        let mut outcome = Outcome::new(Side::Internal, Flags::NR, "no_filter_chain_match");
+        outcome.response_code_details = Some("filter_chain_not_found".into());
+        return outcome;
+    };
+    record.entry.filter_chain = Some(chain.name.clone());
+    let (place, shared, listener) = (ctx.place.as_ref(), ctx.place.shared.as_ref(), listener.as_ref());
+    let conn = Conn {
+        stream,
+        place,
+        shared,
+        snapshot,
+        listener,
+        record,
+        guard,
+        accepted,
+        cluster: None,
+        gates: None,
+    };
+    network::run(conn, &chain.filters).await
+}
+
+/// Runs a listener's filters; what fails there never becomes a connection of the listener's.
+async fn inspect(
+    stream: &TcpStream,
+    ctx: &ListenerContext,
+    listener: &Listener,
+    record: &mut ConnRecord,
+) -> Result<(), Outcome> {
+    if listener.model.listener_filters.is_empty() && !listener.model.use_original_dst {
+        return Ok(());
+    }
+    let _inspecting = Held::new(&listener.stats, |s| &s.downstream_pre_cx_active);
+    let facts = &mut record.entry.facts;
+    // Boxed here and where connections are made: what lasts for moments is not kept room for while they idle.
+    let inspected = Box::pin(listener.filters.run(stream, facts, ctx.original_dst.as_ref())).await;
+    if let Err(failure) = inspected {
+        log::debug!("{}: {failure}", ctx.describe());
+        return Err(Outcome::new(Side::Internal, Flags::NONE, format!("listener_filter: {failure}")));
+    }
+    // A PROXY header may name any destination.
+    if facts.local_restored && ctx.place.is_admin(facts.local) {
+        return Err(refuse(stream, ctx, Refusal::Admin));
+    }
+    Ok(())
+}
+
+/// A connection in the listener's accounts.
+struct Accounted {
+    stats: Arc<ListenerStats>,
+    since: clock::Instant,
+    _active: Held<ListenerStats>,
+}
+
+impl Accounted {
+    fn new(stats: &Arc<ListenerStats>, since: clock::Instant) -> Self {
+        stats.downstream_cx_total.inc();
+        Self { stats: stats.clone(), since, _active: Held::new(stats, |s| &s.downstream_cx_active) }
+    }
+}
+
+impl Drop for Accounted {
+    fn drop(&mut self) {
+        self.stats.downstream_cx_destroy.inc();
+        let lived = (clock::now() - self.since).as_millis();
+        self.stats.downstream_cx_length_ms.record(u64::try_from(lived).unwrap_or(u64::MAX));
+    }
 }
 
 /// Makes the close a reset, so that the peer sees a failure and not an end.
@@ -57,7 +171,7 @@ enum Refusal {
 }
 
 fn refuse(stream: &TcpStream, ctx: &ListenerContext, refusal: Refusal) -> Outcome {
-    let own = &ctx.workload.shared.own;
+    let own = &ctx.place.shared.own;
     let (counter, details) = match refusal {
         Refusal::Listener => (&own.original_destination_is_listener, "original_destination_is_listener"),
         Refusal::Admin => (&own.original_destination_is_admin, "original_destination_is_admin"),
@@ -67,35 +181,36 @@ fn refuse(stream: &TcpStream, ctx: &ListenerContext, refusal: Refusal) -> Outcom
     Outcome::new(Side::Internal, Flags::NR, details)
 }
 
-/// Where the client was going; `None` where that is the listener itself.
-fn destination(stream: &TcpStream, ctx: &ListenerContext) -> Option<SocketAddr> {
-    let local = stream.local_addr().unwrap_or(ctx.local);
-    let restored = ctx.original_dst.lookup(stream, local).unwrap_or_else(|error| {
-        log::warn!("{}: SO_ORIGINAL_DST: {error}", ctx.workload.name);
+/// Restores where the client of a captured workload was going, and refuses what may not be carried.
+fn captured(stream: &TcpStream, ctx: &ListenerContext, facts: &mut Facts) -> Result<(), Refusal> {
+    if ctx.place.workload.is_none() {
+        return Ok(());
+    }
+    let restored = ctx.original_dst.lookup(stream, facts.local).unwrap_or_else(|error| {
+        log::warn!("{}: SO_ORIGINAL_DST: {error}", ctx.describe());
         None
     });
     // With sk_lookup or TPROXY nothing is rewritten: the local address is the original destination.
-    let destination = restored.or_else(|| (local.port() != ctx.local.port()).then_some(local))?;
-    Some(canonical(destination))
-}
-
-fn permitted(destination: SocketAddr, ctx: &ListenerContext) -> Result<SocketAddr, Refusal> {
+    let kept = (facts.local.port() != ctx.local.port()).then_some(facts.local);
+    let destination = canonical(restored.or(kept).ok_or(Refusal::Listener)?);
+    facts.local = destination;
+    facts.local_restored = true;
     if is_listener(destination, ctx) {
         Err(Refusal::Listener)
-    } else if ctx.workload.admin.iter().any(|admin| is_admin(destination, *admin)) {
+    } else if ctx.place.is_admin(destination) {
         Err(Refusal::Admin)
     } else {
-        Ok(destination)
+        Ok(())
     }
 }
 
 /// Whether going there would come back here. Another host's 15001 is a destination like any other.
 fn is_listener(destination: SocketAddr, ctx: &ListenerContext) -> bool {
-    let workload = &ctx.workload;
-    if ![workload.out_port, workload.in_port, ctx.local.port()].contains(&destination.port()) {
+    let place = &ctx.place;
+    if ![place.out_port, place.in_port, ctx.local.port()].contains(&destination.port()) {
         return false;
     }
-    ctx.direction == Direction::Inbound || is_local(destination.ip(), workload.dial.inbound.as_ref())
+    ctx.direction == Direction::Inbound || is_local(destination.ip(), place.dial.inbound.as_ref())
 }
 
 /// Whether an address is the workload's own: only an own address can be bound. Asked for the proxy's ports only,
@@ -110,11 +225,4 @@ fn is_local(ip: IpAddr, dial: &dyn Dial) -> bool {
         Ok(socket) => socket.bind(&SockAddr::from(address)).is_ok(),
         Err(_) => true,
     }
-}
-
-fn is_admin(destination: SocketAddr, admin: SocketAddr) -> bool {
-    let (to, admin_ip) = (destination.ip(), admin.ip().to_canonical());
-    // Connecting to the unspecified address reaches loopback.
-    destination.port() == admin.port()
-        && (to == admin_ip || admin_ip.is_unspecified() || to.is_unspecified() && admin_ip.is_loopback())
 }

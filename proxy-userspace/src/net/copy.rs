@@ -20,19 +20,21 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use nix::sys::socket::{MsgFlags, recv, send};
 use socket2::SockRef;
 use tokio::io::Interest;
-use tokio::net::TcpStream;
-use tokio::time::{Sleep, sleep_until};
+use tokio::time::sleep_until;
 
+use super::socket::Socket;
 use super::splice::{Bulk, Pipe, Pipes};
-use crate::clock::{self, Instant};
+use super::timers::{Limits, Moved, Timers};
+use crate::clock;
+use crate::cluster::Host;
 use crate::drain::Guard;
-use crate::network::tcp_proxy::Cluster;
-use crate::telemetry::{Bytes, Side};
+use crate::network::{Close, Gates, Verdict};
+use crate::telemetry::stats::{ClusterStats, Counter, TcpStats};
+use crate::telemetry::{Bytes, ConnRecord, Side};
 
 /// The largest read, and so the most that waits in one direction.
 pub const CHUNK: usize = 64 * 1024;
@@ -50,8 +52,14 @@ pub enum End {
     Closed(Side),
     /// The socket of this side failed, by RST or otherwise.
     Failed { side: Side, error: io::Error },
-    /// No byte has moved for the idle timeout.
-    Idle,
+    /// No byte has moved for an idle timeout: of this side, or of both.
+    Idle(Option<Side>),
+    /// A gatekeeper has refused the client's first bytes.
+    Refused(Close),
+    /// The connection has lived as long as it may.
+    MaxDuration,
+    /// The endpoint has failed its health checks, and its cluster wants its connections closed.
+    HostFailed,
     /// A drain's deadline has passed.
     Cut,
 }
@@ -64,36 +72,52 @@ pub fn is_reset(error: &io::Error) -> bool {
 /// What a relay needs beside its sockets.
 #[derive(Clone, Copy)]
 pub struct Terms<'a> {
-    pub cluster: &'a Cluster,
+    pub cluster: &'a ClusterStats,
+    pub tcp: &'a TcpStats,
     pub pipes: &'a Pipes,
-    pub idle_timeout: Duration,
+    pub limits: &'a Limits,
     pub guard: &'a Guard,
+    /// Asked before the client's first byte is read.
+    pub gates: Option<&'a Gates>,
+    /// Closes connections of an endpoint that has failed.
+    pub host: Option<&'a Host>,
 }
 
-/// Relays until both sides have closed or one has failed. `bytes` is exact whenever the future is not running,
-/// also where it is dropped.
-pub async fn relay(down: &TcpStream, up: &TcpStream, bytes: &mut Bytes, terms: Terms<'_>) -> End {
-    let mut relay = Relay::new(down, up, bytes, &terms);
-    let mut down_error = pin!(None);
-    let mut up_error = pin!(None);
-    let mut sleep = pin!(sleep_until(clock::now() + terms.idle_timeout));
-    let mut idle = Idle { timeout: terms.idle_timeout, last: clock::now(), armed: false };
+/// Relays until both sides have closed, one has failed, or a limit is reached. The record's bytes are exact
+/// whenever the future is not running, also where it is dropped.
+pub async fn relay(down: Socket<'_>, up: Socket<'_>, record: &mut ConnRecord, terms: Terms<'_>) -> End {
+    let mut relay = Relay::new(down, up, record, &terms);
+    let mut down_error = None;
+    let mut up_error = None;
+    let mut timers = Timers::new(terms.limits, clock::now());
+    let mut sleep = pin!(timers.next().map(sleep_until));
+    let mut failed = terms.host.map(|host| Box::pin(host.closing()));
     poll_fn(|cx| {
+        if let Poll::Ready(Verdict::Close(close)) = relay.poll_gates(cx) {
+            return Poll::Ready(End::Refused(close));
+        }
         let polled = relay.poll(cx);
         let moved = relay.account();
         if polled.is_ready() {
             return polled;
         }
         let watch = || down.ready(Interest::ERROR);
-        if poll_watch(down_error.as_mut(), relay.to_up.is_blind(), watch, cx).is_ready() {
+        if poll_watch(&mut down_error, relay.to_up.is_blind(), watch, cx).is_ready() {
             return Poll::Ready(died(down, Side::Downstream));
         }
         let watch = || up.ready(Interest::ERROR);
-        if poll_watch(up_error.as_mut(), relay.to_down.is_blind(), watch, cx).is_ready() {
+        if poll_watch(&mut up_error, relay.to_down.is_blind(), watch, cx).is_ready() {
             return Poll::Ready(died(up, Side::Upstream));
         }
-        if idle.poll(sleep.as_mut(), moved, cx).is_ready() {
-            return Poll::Ready(End::Idle);
+        if let Some(sleep) = sleep.as_mut().as_pin_mut()
+            && let Poll::Ready(end) = timers.poll(sleep, moved, cx, || relay.record.periodic())
+        {
+            return Poll::Ready(end);
+        }
+        if let Some(failed) = &mut failed
+            && failed.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(End::HostFailed);
         }
         terms.guard.poll_cut(cx).map(|()| End::Cut)
     })
@@ -102,28 +126,53 @@ pub async fn relay(down: &TcpStream, up: &TcpStream, bytes: &mut Bytes, terms: T
 
 /// Both directions, and what they have moved.
 struct Relay<'a> {
-    down: &'a TcpStream,
-    up: &'a TcpStream,
+    down: Socket<'a>,
+    up: Socket<'a>,
     to_up: Flow,
     to_down: Flow,
     /// Who said FIN first.
     first: Option<Side>,
-    bytes: &'a mut Bytes,
-    cluster: &'a Cluster,
-    pipes: &'a Pipes,
+    record: &'a mut ConnRecord,
+    terms: Terms<'a>,
 }
 
 impl<'a> Relay<'a> {
-    fn new(down: &'a TcpStream, up: &'a TcpStream, bytes: &'a mut Bytes, terms: &Terms<'a>) -> Self {
+    fn new(down: Socket<'a>, up: Socket<'a>, record: &'a mut ConnRecord, terms: &Terms<'a>) -> Self {
         let (to_up, to_down) = (Flow::default(), Flow::default());
-        Self { down, up, to_up, to_down, first: None, bytes, cluster: terms.cluster, pipes: terms.pipes }
+        Self { down, up, to_up, to_down, first: None, record, terms: *terms }
+    }
+
+    /// Asks the gatekeepers once the client's first bytes have come. Pending keeps those bytes where they are.
+    fn poll_gates(&mut self, cx: &mut Context<'_>) -> Poll<Verdict> {
+        let Some(gates) = self.terms.gates else { return Poll::Ready(Verdict::Continue) };
+        // A failed socket is readable; the relay finds out.
+        let _ = ready!(self.down.poll_read_ready(cx));
+        match peek(self.down) {
+            Err(error) if is_again(&error) => {
+                // The readiness was stale, and is cleared now: ask to be woken.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Ok(0) | Err(_) => {}
+            Ok(_) => {
+                self.terms.gates = None;
+                return Poll::Ready(gates.on_first_byte(&mut self.record.entry.facts));
+            }
+        }
+        self.terms.gates = None;
+        Poll::Ready(Verdict::Continue)
     }
 
     /// Moves what can be moved now.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         SCRATCH.with_borrow_mut(|scratch| {
-            let means = &mut Means { pipes: self.pipes, scratch };
-            let to_up = self.to_up.poll(cx, (self.down, self.up), true, means);
+            let most = self.terms.limits.buffer.clamp(1, CHUNK);
+            let scratch = scratch.get_mut(..most).unwrap_or_default();
+            let means = &mut Means { pipes: self.terms.pipes, scratch };
+            let to_up = match self.terms.gates {
+                None => self.to_up.poll(cx, (self.down, self.up), true, means),
+                Some(_) => Poll::Pending,
+            };
             // What a failing upstream said last is already here, and still goes to the client. But its end is
             // then no FIN: the caller resets.
             let healthy = !matches!(to_up, Poll::Ready(Err(_)));
@@ -148,30 +197,31 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Adds what moved since the last time to the record and to the stats; says whether anything did.
-    fn account(&mut self) -> bool {
+    /// Adds what moved since the last time to the record and to the stats; says on which side anything did.
+    fn account(&mut self) -> Moved {
         let now = Bytes {
             downstream_rx: self.to_up.rx,
             upstream_tx: self.to_up.tx,
             upstream_rx: self.to_down.rx,
             downstream_tx: self.to_down.tx,
         };
-        if now == *self.bytes {
-            return false;
-        }
-        let Cluster { stats, tcp, .. } = self.cluster;
-        for (counter, now, before) in [
-            (&tcp.downstream_cx_rx_bytes_total, now.downstream_rx, self.bytes.downstream_rx),
-            (&tcp.downstream_cx_tx_bytes_total, now.downstream_tx, self.bytes.downstream_tx),
-            (&stats.upstream_cx_rx_bytes_total, now.upstream_rx, self.bytes.upstream_rx),
-            (&stats.upstream_cx_tx_bytes_total, now.upstream_tx, self.bytes.upstream_tx),
-        ] {
+        let before = std::mem::replace(&mut self.record.entry.bytes, now);
+        let Terms { cluster, tcp, .. } = self.terms;
+        let add = |counter: &Counter, now: u64, before: u64| {
             if now != before {
                 counter.add(now - before);
             }
-        }
-        *self.bytes = now;
-        true
+            now != before
+        };
+        let downstream = [
+            add(&tcp.downstream_cx_rx_bytes_total, now.downstream_rx, before.downstream_rx),
+            add(&tcp.downstream_cx_tx_bytes_total, now.downstream_tx, before.downstream_tx),
+        ];
+        let upstream = [
+            add(&cluster.upstream_cx_rx_bytes_total, now.upstream_rx, before.upstream_rx),
+            add(&cluster.upstream_cx_tx_bytes_total, now.upstream_tx, before.upstream_tx),
+        ];
+        Moved { downstream: downstream.contains(&true), upstream: upstream.contains(&true) }
     }
 }
 
@@ -210,7 +260,7 @@ impl Flow {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        (from, to): (&TcpStream, &TcpStream),
+        (from, to): (Socket<'_>, Socket<'_>),
         pass_fin: bool,
         means: &mut Means<'_>,
     ) -> Poll<Result<(), Broken>> {
@@ -235,7 +285,7 @@ impl Flow {
     }
 
     /// Writes out what is held.
-    fn poll_flush(&mut self, cx: &mut Context<'_>, to: &TcpStream) -> Poll<io::Result<()>> {
+    fn poll_flush(&mut self, cx: &mut Context<'_>, to: Socket<'_>) -> Poll<io::Result<()>> {
         while self.is_held() {
             ready!(to.poll_write_ready(cx))?;
             self.push(to)?;
@@ -251,8 +301,8 @@ impl Flow {
     fn poll_move(
         &mut self,
         cx: &mut Context<'_>,
-        from: &TcpStream,
-        to: &TcpStream,
+        from: Socket<'_>,
+        to: Socket<'_>,
         means: &mut Means<'_>,
     ) -> Poll<Result<(), Broken>> {
         ready!(from.poll_read_ready(cx)).map_err(Broken::Source)?;
@@ -278,7 +328,7 @@ impl Flow {
     }
 
     /// Into the pipe, or else into `scratch`.
-    fn pull(&mut self, from: &TcpStream, scratch: &mut [u8]) -> io::Result<usize> {
+    fn pull(&mut self, from: Socket<'_>, scratch: &mut [u8]) -> io::Result<usize> {
         match &mut self.pipe {
             // A short count may as well be a full pipe: only EAGAIN says that the socket is empty.
             Some(pipe) => from.try_io(Interest::READABLE, || pipe.fill(from)),
@@ -287,7 +337,7 @@ impl Flow {
     }
 
     /// One write of what is held.
-    fn push(&mut self, to: &TcpStream) -> io::Result<()> {
+    fn push(&mut self, to: Socket<'_>) -> io::Result<()> {
         // Copied bytes come first: they were read before the pipe was there.
         let result = match (self.held.get(self.written..), &mut self.pipe) {
             (Some(data), _) if !data.is_empty() => write(to, data),
@@ -322,70 +372,40 @@ impl Flow {
     }
 }
 
-/// Ends a relay in which no byte moves.
-struct Idle {
-    timeout: Duration,
-    last: Instant,
-    /// Whether the timer has been polled, and so will wake the task.
-    armed: bool,
-}
-
-impl Idle {
-    /// The timer is not moved at each byte, only when it fires too early.
-    fn poll(&mut self, mut sleep: Pin<&mut Sleep>, moved: bool, cx: &mut Context<'_>) -> Poll<()> {
-        if moved {
-            self.last = clock::now();
-            if self.armed && self.last < sleep.deadline() {
-                return Poll::Pending;
-            }
-        }
-        self.armed = true;
-        loop {
-            ready!(sleep.as_mut().poll(cx));
-            if clock::now() >= self.last + self.timeout {
-                return Poll::Ready(());
-            }
-            sleep.as_mut().reset(self.last + self.timeout);
-        }
-    }
-}
-
 /// Polls a future that exists only while it is wanted: a flow that is read does not pay for its watch.
 fn poll_watch<F: Future>(
-    mut slot: Pin<&mut Option<F>>,
+    slot: &mut Option<Pin<Box<F>>>,
     wanted: bool,
     watch: impl FnOnce() -> F,
     cx: &mut Context<'_>,
 ) -> Poll<()> {
     if !wanted {
-        slot.set(None);
+        *slot = None;
         return Poll::Pending;
     }
-    if slot.is_none() {
-        slot.set(Some(watch()));
-    }
-    match slot.as_pin_mut() {
-        Some(future) => future.poll(cx).map(|_| ()),
-        None => Poll::Pending,
-    }
+    slot.get_or_insert_with(|| Box::pin(watch())).as_mut().poll(cx).map(|_| ())
 }
 
-fn died(stream: &TcpStream, side: Side) -> End {
+fn died(stream: Socket<'_>, side: Side) -> End {
     let error = stream.take_error().unwrap_or_else(Some);
     // A write may have taken the error from the socket; only a reset is told twice.
     End::Failed { side, error: error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()) }
 }
 
-fn shutdown(stream: &TcpStream) -> io::Result<()> {
-    SockRef::from(stream).shutdown(std::net::Shutdown::Write)
+fn shutdown(stream: Socket<'_>) -> io::Result<()> {
+    SockRef::from(&stream).shutdown(std::net::Shutdown::Write)
 }
 
-fn read(stream: &TcpStream, buf: &mut [u8]) -> io::Result<usize> {
+fn read(stream: Socket<'_>, buf: &mut [u8]) -> io::Result<usize> {
     let len = buf.len();
     once(stream, Interest::READABLE, len, || Ok(recv(stream.as_raw_fd(), buf, MsgFlags::empty())?))
 }
 
-fn write(stream: &TcpStream, data: &[u8]) -> io::Result<usize> {
+fn peek(stream: Socket<'_>) -> io::Result<usize> {
+    stream.try_io(Interest::READABLE, || Ok(recv(stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK)?))
+}
+
+fn write(stream: Socket<'_>, data: &[u8]) -> io::Result<usize> {
     once(stream, Interest::WRITABLE, data.len(), || {
         Ok(send(stream.as_raw_fd(), data, MsgFlags::MSG_NOSIGNAL)?)
     })
@@ -394,7 +414,7 @@ fn write(stream: &TcpStream, data: &[u8]) -> io::Result<usize> {
 /// One system call on a ready socket. A short count means that it is ready no longer, and is remembered as such:
 /// epoll is edge-triggered here, and whatever changes after the call is a new edge.
 fn once(
-    stream: &TcpStream,
+    stream: Socket<'_>,
     interest: Interest,
     len: usize,
     call: impl FnOnce() -> io::Result<usize>,

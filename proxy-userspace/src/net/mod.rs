@@ -1,32 +1,37 @@
 //! Connections in: what a listener knows, and the hops from accept to bytes.
 //!
-//! A [`ListenerContext`] is one listener of one workload; a [`WorkloadView`] is what both listeners of a workload
-//! share; [`Shared`] is what all workloads of one proxy share.
+//! A [`ListenerContext`] is one listening socket; a [`Place`] is what the sockets of a workload, or the daemon's own,
+//! share; [`Shared`] is what all of one proxy share.
 
 pub mod accept;
 pub mod conn;
 pub mod copy;
 pub mod facts;
+pub mod socket;
 pub mod splice;
+pub mod timers;
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use proxy_config::model::listener::TrafficDirection;
 use serde::Serialize;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 
 use self::splice::Pipes;
-use crate::network::tcp_proxy::Clusters;
 use crate::sys::sock;
 use crate::task::Tasks;
 use crate::telemetry::AccessLog;
-use crate::telemetry::stats::{ListenerStats, OwnStats, Stats};
+use crate::telemetry::stats::{OwnStats, Stats};
+use crate::world::builtin::Builtin;
+use crate::world::{Listener, Parts, Snapshot, World};
 
 /// Which way a connection crosses the workload's border.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
     Outbound,
@@ -161,28 +166,46 @@ pub struct Shared {
     pub options: Options,
     pub tasks: Tasks,
     pub own: Arc<OwnStats>,
-    pub clusters: Clusters,
     pub pipes: Pipes,
+    /// What captured workloads run on where the configuration has no listener for them.
+    pub builtin: Builtin,
+    /// The configuration, where there is one.
+    pub world: Option<Arc<World>>,
+    connections: AtomicU64,
 }
 
 impl Shared {
-    pub fn new(stats: Arc<Stats>, access_log: AccessLog, options: Options) -> Self {
+    pub fn new(
+        access_log: AccessLog,
+        options: Options,
+        world: Option<Arc<World>>,
+        parts: &Parts<'_>,
+    ) -> io::Result<Self> {
+        let stats = parts.cluster.stats.clone();
         let own = OwnStats::of(&stats);
-        Self {
-            tasks: Tasks::new(&stats),
-            own: own.clone(),
-            clusters: Clusters::new(&stats),
-            pipes: Pipes::new(options.splice_directions, own),
+        Ok(Self {
+            tasks: parts.cluster.tasks.clone(),
+            pipes: Pipes::new(options.splice_directions, own.clone()),
+            builtin: Builtin::new(&options, parts)?,
+            own,
             stats,
             access_log,
             options,
-        }
+            world,
+            connections: AtomicU64::new(0),
+        })
+    }
+
+    /// Envoy's connection id: counts from 1.
+    pub(crate) fn next_connection(&self) -> u64 {
+        self.connections.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
 
-/// A workload as its connections see it.
-pub struct WorkloadView {
-    pub name: Arc<str>,
+/// Where connections are accepted: a captured workload, or the daemon itself.
+pub struct Place {
+    /// The workload's name.
+    pub workload: Option<Arc<str>>,
     pub dial: Dialers,
     pub out_port: u16,
     pub in_port: u16,
@@ -192,8 +215,8 @@ pub struct WorkloadView {
     traffic: RwLock<Traffic>,
 }
 
-impl WorkloadView {
-    pub fn new(
+impl Place {
+    pub fn workload(
         name: &str,
         dial: Dialers,
         (out_port, in_port): (u16, u16),
@@ -201,7 +224,14 @@ impl WorkloadView {
         traffic: Traffic,
         shared: Arc<Shared>,
     ) -> Self {
-        Self { name: name.into(), dial, out_port, in_port, admin, shared, traffic: RwLock::new(traffic) }
+        let (workload, traffic) = (Some(name.into()), RwLock::new(traffic));
+        Self { workload, dial, out_port, in_port, admin, shared, traffic }
+    }
+
+    /// The daemon's own network namespace, with the listeners of its configuration.
+    pub fn own(admin: Vec<SocketAddr>, shared: Arc<Shared>) -> Self {
+        let (dial, traffic) = (Dialers::both(Arc::new(HostDial)), RwLock::default());
+        Self { workload: None, dial, out_port: 0, in_port: 0, admin, shared, traffic }
     }
 
     pub fn traffic(&self) -> Traffic {
@@ -212,32 +242,81 @@ impl WorkloadView {
     pub fn set_traffic(&self, traffic: Traffic) {
         *self.traffic.write().unwrap_or_else(PoisonError::into_inner) = traffic;
     }
+
+    pub(crate) fn is_admin(&self, to: SocketAddr) -> bool {
+        self.admin.iter().any(|admin| {
+            let (ip, admin_ip) = (to.ip(), admin.ip().to_canonical());
+            // Connecting to the unspecified address reaches loopback.
+            to.port() == admin.port()
+                && (ip == admin_ip
+                    || admin_ip.is_unspecified()
+                    || ip.is_unspecified() && admin_ip.is_loopback())
+        })
+    }
 }
 
-/// One listener of one workload.
+/// One listening socket.
 pub struct ListenerContext {
-    pub workload: Arc<WorkloadView>,
+    pub place: Arc<Place>,
     pub direction: Direction,
-    /// What the listener is bound to.
+    /// What the socket is bound to.
     pub local: SocketAddr,
-    pub stats: Arc<ListenerStats>,
+    /// The configuration's listener; none on a workload's socket, which asks for each connection.
+    listener: Option<Arc<Listener>>,
     original_dst: Arc<dyn OriginalDst>,
 }
 
 impl ListenerContext {
-    pub fn new(workload: Arc<WorkloadView>, direction: Direction, local: SocketAddr) -> Self {
-        Self::with_original_dst(workload, direction, local, Arc::new(SockOpt))
+    /// A captured workload's.
+    pub fn new(place: Arc<Place>, direction: Direction, local: SocketAddr) -> Self {
+        Self::with_original_dst(place, direction, local, Arc::new(SockOpt))
+    }
+
+    /// A listener of the daemon's own.
+    pub fn own(place: Arc<Place>, listener: Arc<Listener>, local: SocketAddr) -> Self {
+        let direction = match listener.model.traffic_direction {
+            TrafficDirection::Inbound => Direction::Inbound,
+            TrafficDirection::Outbound | TrafficDirection::Unspecified => Direction::Outbound,
+        };
+        Self { place, direction, local, listener: Some(listener), original_dst: Arc::new(SockOpt) }
     }
 
     /// For tests, and for interception that answers otherwise than by `SO_ORIGINAL_DST`.
     pub fn with_original_dst(
-        workload: Arc<WorkloadView>,
+        place: Arc<Place>,
         direction: Direction,
         local: SocketAddr,
         original_dst: Arc<dyn OriginalDst>,
     ) -> Self {
-        let stats = ListenerStats::of(&workload.shared.stats, local);
-        Self { workload, direction, local, stats, original_dst }
+        Self { place, direction, local, listener: None, original_dst }
+    }
+
+    pub(crate) fn describe(&self) -> String {
+        match (&self.listener, &self.place.workload) {
+            (Some(listener), _) => format!("listener {} on {}", listener.model.name, self.local),
+            (None, Some(workload)) => {
+                format!("{} of {workload} on {}", self.direction.listener(), self.local)
+            }
+            (None, None) => format!("listener on {}", self.local),
+        }
+    }
+
+    /// What serves the next connection, until a hand-off: live connections keep what they had.
+    pub(crate) fn enter(&self) -> (Arc<Snapshot>, Arc<Listener>) {
+        let shared = &self.place.shared;
+        let configured = shared.world.as_ref().map(|world| world.snapshot());
+        if let (Some(listener), Some(snapshot)) = (&self.listener, &configured) {
+            return (snapshot.clone(), listener.clone());
+        }
+        if let Some(snapshot) = configured
+            && let Some(listener) = snapshot.captured(self.direction, self.local.port())
+        {
+            let listener = listener.clone();
+            return (snapshot, listener);
+        }
+        let builtin = &shared.builtin;
+        let listener = builtin.listener(self.direction, self.place.traffic().outbound);
+        (builtin.snapshot.clone(), listener.clone())
     }
 }
 

@@ -8,8 +8,11 @@ use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::clock;
+use crate::cluster::Env;
 use crate::drain::Drain;
+use crate::network::local_ratelimit::Buckets;
 use crate::telemetry::Entry;
+use crate::telemetry::access_log::Sinks;
 
 /// Longer than anything takes on a loaded machine.
 pub(crate) const LONG: Duration = Duration::from_secs(30);
@@ -56,7 +59,7 @@ impl Rig {
         destination: impl FnOnce(SocketAddr) -> Option<SocketAddr>,
     ) -> Self {
         let rig = Self::context(setup, destination).await;
-        rig.1.workload.shared.tasks.spawn("listener", accept::run(rig.0, rig.1.clone(), rig.2.watch()));
+        rig.1.place.shared.tasks.spawn("listener", accept::run(rig.0, rig.1.clone(), rig.2.watch()));
         Self { addr: rig.1.local, ctx: rig.1, drain: rig.2 }
     }
 
@@ -68,9 +71,13 @@ impl Rig {
         let addr = listener.local_addr().unwrap();
         let stats = Arc::new(Stats::new());
         let log = AccessLog::start(None, 1_000, &stats).unwrap();
-        let shared = Arc::new(Shared::new(stats, log, setup.options));
+        let no_files = Arc::new(|_: &str| Err(String::new()));
+        let env = Env::new(stats.clone(), Tasks::new(&stats), Arc::new(HostDial), no_files);
+        let (sinks, buckets) = (Sinks::new(&stats), Buckets::default());
+        let parts = Parts { cluster: &env, sinks: &sinks, buckets: &buckets };
+        let shared = Arc::new(Shared::new(log, setup.options, None, &parts).unwrap());
         let ports = (addr.port(), addr.port());
-        let view = WorkloadView::new(
+        let view = Place::workload(
             "w",
             Dialers::both(Arc::new(HostDial)),
             ports,
@@ -94,7 +101,7 @@ impl Rig {
     }
 
     pub(crate) fn stat(&self, name: &str) -> u64 {
-        self.ctx.workload.shared.stats.value(name).unwrap_or_else(|| panic!("no stat {name}"))
+        self.ctx.place.shared.stats.value(name).unwrap_or_else(|| panic!("no stat {name}"))
     }
 
     /// The record of the only connection, once it has ended.
@@ -105,7 +112,7 @@ impl Rig {
     pub(crate) async fn records(&self, n: usize) -> Vec<Arc<Entry>> {
         let start = clock::now();
         loop {
-            let records = self.ctx.workload.shared.access_log.snapshot();
+            let records = self.ctx.place.shared.access_log.snapshot();
             // The gauge comes last: then all of the connection's accounts are closed.
             if records.len() >= n && self.drain.live() == 1 {
                 return records;

@@ -8,9 +8,9 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
+use super::socket::Socket;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::unistd::pipe2;
-use tokio::net::TcpStream;
 
 use std::sync::Arc;
 
@@ -61,14 +61,14 @@ pub(super) struct Pipe {
 
 impl Pipe {
     /// From the socket. Only an empty pipe is filled: so EAGAIN always speaks of the socket.
-    pub(super) fn fill(&mut self, from: &TcpStream) -> io::Result<usize> {
+    pub(super) fn fill(&mut self, from: Socket<'_>) -> io::Result<usize> {
         let n = splice(from, None, &self.write, None, MOST, flags())?;
         self.waiting = n;
         Ok(n)
     }
 
     /// To the socket.
-    pub(super) fn empty(&mut self, to: &TcpStream) -> io::Result<usize> {
+    pub(super) fn empty(&mut self, to: Socket<'_>) -> io::Result<usize> {
         let n = splice(&self.read, None, to, None, self.waiting, flags())?;
         self.waiting = self.waiting.saturating_sub(n);
         Ok(n)

@@ -1,219 +1,377 @@
-//! The TCP proxy: picks the cluster, connects, relays.
-//!
-//! The clusters are Istio's built-in ones: the two passthrough kinds connect to the original destination, the
-//! black hole has no endpoint.
+//! The TCP proxy: picks the cluster and the endpoint, connects, relays.
 
 use std::borrow::Cow;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::errno::Errno;
-use socket2::SockAddr;
+use proxy_config::model::cluster::Discovery;
+use proxy_config::model::network_filter::{self as model, HashPolicy};
+use rand::RngExt as _;
 use tokio::io::Interest;
-use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::timeout;
+use tokio::time::sleep_until;
+use xxhash_rust::xxh64::xxh64;
 
-use crate::drain::Guard;
+use super::Conn;
+use crate::clock::{self, Instant};
+use crate::cluster::connect::errno_text;
+use crate::cluster::{
+    self, Cluster, ConnectError, Host, Io, NoHost, Source, SourceAddress, Want, address_text,
+};
 use crate::net::conn::{canonical, reset_on_close};
 use crate::net::copy::{self, End, Terms};
-use crate::net::{Dial, Direction, Family, ListenerContext, OutboundPolicy};
-use crate::sys::sock;
-use crate::telemetry::stats::{ClusterStats, Held, Stats, TcpStats};
-use crate::telemetry::{ConnRecord, Flags, Outcome, Side};
+use crate::net::socket::Socket;
+use crate::net::timers::Limits;
+use crate::telemetry::access_log::Logger;
+use crate::telemetry::stats::{Stats, TcpStats};
+use crate::telemetry::{Flags, LogType, Outcome, Side};
 
-/// The source of inbound passthrough connections: by it the kernel programs and the application tell them from
-/// connections that the workload makes to itself.
-const INBOUND_SOURCE_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6));
-const INBOUND_SOURCE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6));
+/// The filter, as it runs.
+pub struct TcpProxy {
+    pub model: model::TcpProxy,
+    pub stats: Arc<TcpStats>,
+    pub access_log: Arc<[Logger]>,
+    /// Sum of the clusters' weights.
+    weights: u64,
+}
 
-/// Proxies one connection to its end. The caller closes `downstream`: by reset, if it was told so here.
-pub(crate) async fn run(
-    downstream: &TcpStream,
-    destination: SocketAddr,
-    ctx: &ListenerContext,
-    record: &mut ConnRecord,
-    guard: &Guard,
-) -> Outcome {
-    let shared = &ctx.workload.shared;
-    let cluster = shared.clusters.pick(ctx, destination);
-    cluster.tcp.downstream_cx_total.inc();
-    record.entry.upstream.cluster = Some(cluster.name.into());
-    let connect = connect(cluster, destination, ctx);
-    let upstream = match while_wanted(connect, downstream, guard).await {
+impl TcpProxy {
+    pub fn new(model: model::TcpProxy, access_log: Arc<[Logger]>, stats: &Stats) -> Self {
+        let weights = model.clusters.iter().map(|c| u64::from(c.weight)).sum();
+        Self { stats: TcpStats::of(stats, &model.stat_prefix), model, access_log, weights }
+    }
+
+    /// The cluster of one connection, by weight.
+    fn pick(&self) -> Option<&model::WeightedCluster> {
+        if let [only] = self.model.clusters.as_slice() {
+            return Some(only);
+        }
+        let mut at = if self.weights == 0 { 0 } else { rand::rng().random_range(0..self.weights) };
+        self.model.clusters.iter().find(|cluster| match at.checked_sub(cluster.weight.into()) {
+            Some(rest) => {
+                at = rest;
+                false
+            }
+            None => true,
+        })
+    }
+
+    /// When the connection has lived as long as it may.
+    fn deadline(&self, accepted: Instant) -> Option<Instant> {
+        let limit = self.model.max_downstream_connection_duration?;
+        let jitter = self.model.max_downstream_connection_duration_jitter.unwrap_or(0.0) / 100.0;
+        let factor = 1.0 + rand::rng().random_range(0.0..=jitter.max(0.0));
+        Some(accepted + limit.mul_f64(factor))
+    }
+}
+
+/// Proxies one connection to its end. The caller closes the downstream socket: by reset, if it was told so here.
+pub(crate) async fn run(conn: &mut Conn<'_>, proxy: &TcpProxy) -> Outcome {
+    proxy.stats.downstream_cx_total.inc();
+    if !proxy.access_log.is_empty() {
+        conn.record.add(proxy.access_log.clone());
+    }
+    if proxy.model.flush_access_log_on_start {
+        conn.record.interim(LogType::TcpConnectionStart);
+    }
+    let deadline = proxy.deadline(conn.accepted);
+    let upstream = match Box::pin(while_wanted(connect(conn, proxy), conn, deadline)).await {
         Ok(upstream) => upstream,
         Err(failure) => {
-            reset_on_close(downstream);
-            return failure.outcome();
+            conn.record.entry.upstream.attempts = failure.attempts;
+            conn.record.entry.upstream.host = failure.host;
+            conn.record.entry.upstream.cluster = failure.cluster;
+            reset_on_close(conn.stream);
+            return failure.why.outcome(proxy);
         }
     };
-    let _active = Held::new(&cluster.stats, |s| &s.upstream_cx_active);
-    record.entry.upstream.host = Some(destination);
-    record.entry.upstream.local = upstream.local_addr().ok().map(canonical);
-    let (idle_timeout, pipes) = (shared.options.idle_timeout, &shared.pipes);
-    let terms = Terms { cluster, pipes, idle_timeout, guard };
-    let end = copy::relay(downstream, &upstream, &mut record.entry.bytes, terms).await;
+    upstream.tell(conn);
+    if proxy.model.flush_access_log_on_connected {
+        conn.record.interim(LogType::TcpUpstreamConnected);
+    }
+    carry(conn, proxy, &upstream, deadline).await
+}
+
+async fn carry(conn: &mut Conn<'_>, proxy: &TcpProxy, up: &Upstream, deadline: Option<Instant>) -> Outcome {
+    let (cluster, model) = (&up.cluster, &proxy.model);
+    let limits = Limits {
+        idle: model.idle_timeout,
+        downstream_idle: model.downstream_idle_timeout,
+        upstream_idle: model.upstream_idle_timeout,
+        deadline,
+        flush_every: model.access_log_flush_interval,
+        buffer: conn.listener.model.per_connection_buffer_limit_bytes as usize,
+    };
+    let model = &cluster.model;
+    let closes = model.close_connections_on_host_health_failure
+        || model.common_lb.close_connections_on_host_set_change;
+    let terms = Terms {
+        cluster: &cluster.stats,
+        tcp: &proxy.stats,
+        pipes: &conn.shared.pipes,
+        limits: &limits,
+        guard: conn.guard,
+        gates: conn.gates,
+        host: closes.then_some(up.host.as_ref()),
+    };
+    let stream = up.socket();
+    let end = copy::relay(Socket::Tcp(conn.stream), stream, conn.record, terms).await;
     // No one may take a broken stream for a complete one. The socket that failed is dead already.
-    if matches!(end, End::Failed { side: Side::Upstream, .. } | End::Cut) {
-        reset_on_close(downstream);
+    if matches!(end, End::Failed { side: Side::Upstream, .. } | End::Cut | End::HostFailed) {
+        reset_on_close(conn.stream);
     }
     if matches!(end, End::Failed { side: Side::Downstream, .. } | End::Cut) {
-        reset_on_close(&upstream);
+        stream.reset_on_close();
     }
-    cluster.stats.upstream_cx_destroy.inc();
-    outcome(&end, cluster)
+    up.closed(&end);
+    match end {
+        End::Refused(close) => Box::pin(super::refuse(conn.stream, close, conn.guard)).await,
+        end => outcome(&end, proxy),
+    }
 }
 
-/// Istio's built-in clusters.
-pub struct Clusters {
-    passthrough: Cluster,
-    black_hole: Cluster,
-    inbound_v4: Cluster,
-    inbound_v6: Cluster,
+/// An upstream connection and what is held for it.
+struct Upstream {
+    cluster: Arc<Cluster>,
+    host: Arc<Host>,
+    inner: cluster::Upstream,
+    attempts: u32,
+    since: Instant,
+    took: Duration,
 }
 
-/// Where connections go, with the stats that are kept of it.
-pub struct Cluster {
-    pub name: &'static str,
-    pub stats: Arc<ClusterStats>,
-    /// Istio's `stat_prefix` of the tcp_proxy in front is the cluster's name.
-    pub tcp: Arc<TcpStats>,
-    kind: Kind,
-}
-
-#[derive(Clone, Copy)]
-enum Kind {
-    OriginalDst { source: Option<IpAddr> },
-    Empty,
-}
-
-impl Clusters {
-    pub fn new(stats: &Stats) -> Self {
-        let cluster = |name, kind| Cluster {
-            name,
-            stats: ClusterStats::of(stats, name),
-            tcp: TcpStats::of(stats, name),
-            kind,
-        };
-        let from = |source| Kind::OriginalDst { source };
-        Self {
-            passthrough: cluster("PassthroughCluster", from(None)),
-            black_hole: cluster("BlackHoleCluster", Kind::Empty),
-            inbound_v4: cluster("InboundPassthroughClusterIpv4", from(Some(INBOUND_SOURCE_V4))),
-            inbound_v6: cluster("InboundPassthroughClusterIpv6", from(Some(INBOUND_SOURCE_V6))),
+impl Upstream {
+    fn socket(&self) -> Socket<'_> {
+        match &self.inner.connected.io {
+            Io::Tcp(stream) => Socket::Tcp(stream),
+            Io::Unix(stream) => Socket::Unix(stream),
         }
     }
 
-    fn pick(&self, ctx: &ListenerContext, destination: SocketAddr) -> &Cluster {
-        match (ctx.direction, ctx.workload.traffic().outbound, Family::of(destination)) {
-            (Direction::Outbound, OutboundPolicy::AllowAny, _) => &self.passthrough,
-            (Direction::Outbound, OutboundPolicy::RegistryOnly, _) => &self.black_hole,
-            (Direction::Inbound, _, Family::V4) => &self.inbound_v4,
-            (Direction::Inbound, _, Family::V6) => &self.inbound_v6,
+    fn local(&self) -> Option<std::net::SocketAddr> {
+        match &self.inner.connected.io {
+            Io::Tcp(stream) => stream.local_addr().ok().map(canonical),
+            Io::Unix(_) => None,
         }
+    }
+
+    fn tell(&self, conn: &mut Conn<'_>) {
+        let upstream = &mut conn.record.entry.upstream;
+        upstream.cluster = Some(self.cluster.model.name.clone());
+        upstream.host = self.host.socket_address();
+        upstream.hostname = Some(self.host.hostname.clone()).filter(|name| !name.is_empty());
+        upstream.local = self.local();
+        upstream.attempts = self.attempts;
+        upstream.connected_after = Some(self.took);
+    }
+
+    fn closed(&self, end: &End) {
+        let stats = &self.cluster.stats;
+        stats.upstream_cx_destroy.inc();
+        match end {
+            End::Failed { side: Side::Upstream, .. } | End::Closed(Side::Upstream) => {
+                stats.upstream_cx_destroy_remote.inc();
+            }
+            End::Closed(_)
+            | End::Failed { .. }
+            | End::Refused(_)
+            | End::MaxDuration
+            | End::HostFailed
+            | End::Cut => {
+                stats.upstream_cx_destroy_local.inc();
+            }
+            End::Idle(_) => {
+                stats.upstream_cx_destroy_local.inc();
+                stats.upstream_cx_idle_timeout.inc();
+            }
+        }
+        let lived = (clock::now() - self.since).as_millis();
+        stats.upstream_cx_length_ms.record(u64::try_from(lived).unwrap_or(u64::MAX));
     }
 }
 
-/// Why there is no upstream connection.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error("no healthy upstream")]
-    NoEndpoint,
-    #[error("connection timeout")]
-    Timeout,
-    #[error("delayed connect error: {}", errno_text(source))]
-    Io { step: &'static str, source: io::Error },
-    #[error("downstream reset")]
+/// Why there is no upstream connection, and how far it came.
+struct Failure {
+    cluster: Option<Arc<str>>,
+    host: Option<std::net::SocketAddr>,
+    attempts: u32,
+    why: Why,
+}
+
+enum Why {
+    NoCluster,
+    NoHost(NoHost),
+    Connect(ConnectError),
     DownstreamReset,
-    #[error("drained")]
+    MaxDuration,
     Drained,
 }
 
-impl Failure {
-    fn outcome(&self) -> Outcome {
+impl Why {
+    fn outcome(&self, proxy: &TcpProxy) -> Outcome {
         let (side, flags, details): (_, _, Cow<'static, str>) = match self {
-            Self::NoEndpoint => (Side::Upstream, Flags::UH, "no_healthy_upstream".into()),
-            Self::Timeout => (Side::Upstream, Flags::UF | Flags::URX, "upstream_connect_timeout".into()),
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused => {
-                (Side::Upstream, Flags::UF | Flags::URX, "upstream_connect_refused".into())
+            Self::NoCluster => {
+                proxy.stats.downstream_cx_no_route.inc();
+                (Side::Internal, Flags::NC, "cluster_not_found".into())
             }
-            Self::Io { step, source } => (
-                Side::Upstream,
-                Flags::UF | Flags::URX,
-                format!("upstream_{step}: {}", errno_text(source)).into(),
-            ),
+            Self::NoHost(_) => (Side::Upstream, Flags::UH, "no_healthy_upstream".into()),
+            Self::Connect(ConnectError::Overflow(_)) => {
+                (Side::Upstream, Flags::UO, "upstream_overflow".into())
+            }
+            Self::Connect(error) => (Side::Upstream, Flags::UF | Flags::URX, details(error)),
             Self::DownstreamReset => (Side::Downstream, Flags::NONE, "downstream_reset".into()),
+            Self::MaxDuration => return max_duration(proxy),
             Self::Drained => (Side::Internal, Flags::NONE, "drain_timeout".into()),
         };
-        let transport = matches!(self, Self::Timeout | Self::Io { .. });
-        let upstream_failure = transport.then(|| self.to_string());
+        let upstream_failure = match self {
+            Self::Connect(ConnectError::Overflow(_)) => None,
+            Self::Connect(error) => Some(error.to_string()),
+            Self::NoCluster | Self::NoHost(_) | Self::DownstreamReset | Self::MaxDuration | Self::Drained => {
+                None
+            }
+        };
         Outcome { upstream_failure, ..Outcome::new(side, flags, details) }
     }
 }
 
-/// Gives up connecting when the client resets, or when a drain's deadline has passed. A client that only sends
-/// FIN still waits for its answer.
+/// Gives up connecting when the client resets, or when the connection's or a drain's time is over. A client that
+/// only sends FIN still waits for its answer.
 async fn while_wanted(
-    connect: impl Future<Output = Result<TcpStream, Failure>>,
-    downstream: &TcpStream,
-    guard: &Guard,
-) -> Result<TcpStream, Failure> {
+    connect: impl Future<Output = Result<Box<Upstream>, Failure>>,
+    conn: &Conn<'_>,
+    deadline: Option<Instant>,
+) -> Result<Box<Upstream>, Failure> {
+    let gone = |why| Err(Failure { cluster: None, host: None, attempts: 0, why });
+    let late = async {
+        match deadline {
+            Some(deadline) => sleep_until(deadline).await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         biased;
         upstream = connect => upstream,
-        _ = downstream.ready(Interest::ERROR) => Err(Failure::DownstreamReset),
-        () = guard.cut() => Err(Failure::Drained),
+        _ = conn.stream.ready(Interest::ERROR) => gone(Why::DownstreamReset),
+        () = late => gone(Why::MaxDuration),
+        () = conn.guard.cut() => gone(Why::Drained),
     }
 }
 
-async fn connect(cluster: &Cluster, to: SocketAddr, ctx: &ListenerContext) -> Result<TcpStream, Failure> {
-    let source = match cluster.kind {
-        Kind::OriginalDst { source } => source,
-        Kind::Empty => {
-            cluster.stats.upstream_cx_none_healthy.inc();
-            return Err(Failure::NoEndpoint);
+/// Chooses and connects, as often as the filter allows.
+async fn connect(conn: &Conn<'_>, proxy: &TcpProxy) -> Result<Box<Upstream>, Failure> {
+    let mut failure = Failure { cluster: None, host: None, attempts: 0, why: Why::NoCluster };
+    let Some(picked) = proxy.pick() else { return Err(failure) };
+    let name = conn.cluster.as_ref().unwrap_or(&picked.name);
+    let Some(cluster) = conn.snapshot.cluster(name) else { return Err(failure) };
+    failure.cluster = Some(cluster.model.name.clone());
+    let want = want(conn, proxy, picked, cluster);
+    let since = clock::now();
+    for attempt in 1..=proxy.model.max_connect_attempts.max(1) {
+        failure.attempts = attempt;
+        match connect_once(conn, cluster, &want, (since, attempt), &mut failure.host).await {
+            Ok(upstream) => return Ok(upstream),
+            // Trying again helps against a failing endpoint, not against none or too many.
+            Err(why @ Why::Connect(ConnectError::Overflow(_))) => return Err(Failure { why, ..failure }),
+            Err(why @ Why::Connect(_)) => failure.why = why,
+            Err(why) => return Err(Failure { why, ..failure }),
         }
+        if attempt < proxy.model.max_connect_attempts {
+            back_off(proxy, attempt).await;
+        }
+    }
+    cluster.stats.upstream_cx_connect_attempts_exceeded.inc();
+    Err(failure)
+}
+
+async fn connect_once(
+    conn: &Conn<'_>,
+    cluster: &Arc<Cluster>,
+    want: &Want<'_>,
+    (since, attempts): (Instant, u32),
+    tried: &mut Option<std::net::SocketAddr>,
+) -> Result<Box<Upstream>, Why> {
+    let host = cluster.choose(want).map_err(Why::NoHost)?;
+    *tried = host.socket_address();
+    if tried.is_some_and(|to| conn.forbids(to)) {
+        conn.shared.own.original_destination_is_admin.inc();
+        return Err(Why::NoHost(NoHost::NoHealthy));
+    }
+    let start = clock::now();
+    match cluster.connect(&host, conn.dial(), &source(conn)).await {
+        Ok(inner) => {
+            let (cluster, took) = (cluster.clone(), clock::now() - since);
+            Ok(Box::new(Upstream { cluster, host, inner, attempts, since: start, took }))
+        }
+        Err(error) => {
+            log::debug!("{}: {}: {error}", cluster.model.name, address_text(&host.address));
+            Err(Why::Connect(error))
+        }
+    }
+}
+
+fn want<'a>(
+    conn: &'a Conn<'_>,
+    proxy: &TcpProxy,
+    picked: &'a model::WeightedCluster,
+    cluster: &Cluster,
+) -> Want<'a> {
+    let facts = &conn.record.entry.facts;
+    let hash = match &proxy.model.hash_policy {
+        // Envoy hashes the address as text.
+        Some(HashPolicy::SourceIp) => Some(xxh64(facts.remote.ip().to_string().as_bytes(), 0)),
+        // Nothing writes filter state on TCP yet, so there is nothing to hash.
+        Some(HashPolicy::FilterState(_)) | None => None,
     };
-    cluster.stats.upstream_cx_total.inc();
-    let limit = ctx.workload.shared.options.connect_timeout;
-    let connected = dial(ctx.workload.dial.of(ctx.direction), source, to, limit).await;
-    if let Err(failure) = &connected {
-        cluster.stats.upstream_cx_connect_fail.inc();
-        if matches!(failure, Failure::Timeout) {
-            cluster.stats.upstream_cx_connect_timeout.inc();
+    let original = matches!(cluster.model.discovery, Discovery::OriginalDst(_));
+    Want {
+        hash,
+        metadata_match: picked.metadata_match.of("envoy.lb"),
+        original_dst: (original && facts.local_restored).then_some(facts.local),
+        ..Want::default()
+    }
+}
+
+/// original_src: the client's own address, which needs the policy routing that its mark is for.
+fn source(conn: &Conn<'_>) -> Source {
+    let facts = &conn.record.entry.facts;
+    let Some(original) = facts.extra.as_ref().and_then(|extra| extra.original_src) else {
+        return Source::Cluster;
+    };
+    let mut address = facts.remote;
+    if !original.bind_port {
+        address.set_port(0);
+    }
+    let mark = Some(original.mark).filter(|mark| *mark != 0);
+    Source::Address(SourceAddress { address, freebind: false, transparent: true, mark })
+}
+
+fn details(error: &ConnectError) -> Cow<'static, str> {
+    match error {
+        ConnectError::Timeout => "upstream_connect_timeout".into(),
+        ConnectError::Immediate { step, source } => {
+            format!("upstream_{step}_failed: {}", errno_text(source)).into()
         }
-        log::debug!("{}: {to} by {}: {failure}", ctx.workload.name, cluster.name);
-    }
-    connected
-}
-
-async fn dial(
-    dial: &dyn Dial,
-    source: Option<IpAddr>,
-    to: SocketAddr,
-    limit: Duration,
-) -> Result<TcpStream, Failure> {
-    let socket = prepare(dial, source, to)?;
-    match timeout(limit, socket.connect(to)).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(source)) => Err(Failure::Io { step: "connect_failed", source }),
-        Err(_) => Err(Failure::Timeout),
+        ConnectError::Delayed { source } if source.kind() == std::io::ErrorKind::ConnectionRefused => {
+            "upstream_connect_refused".into()
+        }
+        ConnectError::Delayed { source } => format!("upstream_connect_failed: {}", errno_text(source)).into(),
+        ConnectError::Overflow(_) => "upstream_overflow".into(),
     }
 }
 
-fn prepare(dial: &dyn Dial, source: Option<IpAddr>, to: SocketAddr) -> Result<TcpSocket, Failure> {
-    let failed = |step| move |source| Failure::Io { step, source };
-    let socket = dial.socket(Family::of(to)).map_err(failed("socket_failed"))?;
-    socket.set_tcp_nodelay(true).map_err(failed("socket_failed"))?;
-    if let Some(ip) = source {
-        sock::set_bind_address_no_port(&socket).map_err(failed("bind_failed"))?;
-        socket.bind(&SockAddr::from(SocketAddr::new(ip, 0))).map_err(failed("bind_failed"))?;
-    }
-    Ok(TcpSocket::from_std_stream(socket.into()))
+async fn back_off(proxy: &TcpProxy, attempt: u32) {
+    let Some(backoff) = proxy.model.backoff else { return };
+    // Envoy's jittered exponential: anything up to base * (2^n - 1), within the maximum.
+    let base = backoff.base.saturating_mul(2_u32.saturating_pow(attempt).saturating_sub(1)).min(backoff.max);
+    let part = rand::rng().random_range(0.0..1.0);
+    tokio::time::sleep(base.mul_f64(part)).await;
 }
 
-fn outcome(end: &End, cluster: &Cluster) -> Outcome {
+fn max_duration(proxy: &TcpProxy) -> Outcome {
+    proxy.stats.max_downstream_connection_duration.inc();
+    Outcome::new(Side::Internal, Flags::DT, "max_connection_duration")
+}
+
+fn outcome(end: &End, proxy: &TcpProxy) -> Outcome {
     match end {
         End::Closed(side) => Outcome::new(*side, Flags::NONE, format!("{}_closed", side.name())),
         End::Failed { side, error } if copy::is_reset(error) => {
@@ -222,15 +380,18 @@ fn outcome(end: &End, cluster: &Cluster) -> Outcome {
         End::Failed { side, error } => {
             Outcome::new(*side, Flags::NONE, format!("{}_error: {}", side.name(), errno_text(error)))
         }
-        End::Idle => {
-            cluster.tcp.idle_timeout.inc();
-            Outcome::new(Side::Internal, Flags::NONE, "idle_timeout")
+        End::Idle(side) => {
+            proxy.stats.idle_timeout.inc();
+            let details = match side {
+                None => "idle_timeout",
+                Some(Side::Downstream) => "downstream_idle_timeout",
+                Some(Side::Upstream | Side::Internal) => "upstream_idle_timeout",
+            };
+            Outcome::new(Side::Internal, Flags::NONE, details)
         }
+        End::MaxDuration => max_duration(proxy),
+        End::Refused(close) => Outcome::new(Side::Internal, close.flags, close.details.clone()),
+        End::HostFailed => Outcome::new(Side::Internal, Flags::NONE, "upstream_host_failed"),
         End::Cut => Outcome::new(Side::Internal, Flags::NONE, "drain_timeout"),
     }
-}
-
-/// The text of the error alone: `Connection refused`, without Rust's `(os error 111)`.
-fn errno_text(error: &io::Error) -> String {
-    error.raw_os_error().map_or_else(|| error.to_string(), |errno| Errno::from_raw(errno).desc().to_owned())
 }

@@ -38,6 +38,36 @@ pub fn set_bind_address_no_port(socket: &impl AsFd) -> io::Result<()> {
     setsockopt(socket, sockopt::IpBindAddressNoPort, &true).map_err(io::Error::from)
 }
 
+/// Any option, by its numbers: `socket_options` of a configuration.
+pub fn set_option(socket: &impl AsFd, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
+    let fd = socket.as_fd().as_raw_fd();
+    let len = libc::socklen_t::try_from(value.len()).map_err(io::Error::other)?;
+    // SAFETY: `value` is valid for `len` bytes for the whole call, and the kernel only reads it.
+    let status = unsafe { libc::setsockopt(fd, level, name, value.as_ptr().cast(), len) };
+    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// An address that the machine does not have (yet) can be bound.
+pub fn set_freebind(socket: &impl AsFd, v6: bool) -> io::Result<()> {
+    let (level, name) =
+        if v6 { (libc::SOL_IPV6, libc::IPV6_FREEBIND) } else { (libc::SOL_IP, libc::IP_FREEBIND) };
+    set_option(socket, level, name, &1_i32.to_ne_bytes())
+}
+
+/// Connections to, or from, addresses that are not the machine's own. Needs CAP_NET_ADMIN.
+pub fn set_transparent(socket: &impl AsFd, v6: bool) -> io::Result<()> {
+    let (level, name) =
+        if v6 { (libc::SOL_IPV6, libc::IPV6_TRANSPARENT) } else { (libc::SOL_IP, libc::IP_TRANSPARENT) };
+    set_option(socket, level, name, &1_i32.to_ne_bytes())
+}
+
+/// The socket is readable only with that many bytes, or at its end. Setting it signals readiness anew where it is
+/// reached.
+pub fn set_receive_low_water(socket: &impl AsFd, bytes: usize) -> io::Result<()> {
+    let value = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    set_option(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, &value.to_ne_bytes())
+}
+
 fn original_dst_at(socket: &impl AsFd, level: libc::c_int) -> io::Result<Option<SocketAddr>> {
     let mut storage = MaybeUninit::<libc::sockaddr_storage>::zeroed();
     // No more than the answer needs: the kernel copies up to 32 bytes for a `cgroup/getsockopt` program without

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+use super::access_log::Logger;
 use super::{AccessLog, Flags};
 use crate::clock::{self, Start};
 use crate::net::Direction;
@@ -76,9 +77,12 @@ impl Outcome {
 #[must_use = "a connection's record must be finished"]
 #[derive(Debug)]
 pub struct ConnRecord {
-    pub entry: Entry,
+    /// Boxed: ten thousand idle connections hold one each.
+    pub entry: Box<Entry>,
     start: Start,
-    log: Option<AccessLog>,
+    log: AccessLog,
+    /// The loggers of the configuration: of the listener, and of the filter that carried it.
+    loggers: Vec<Arc<[Logger]>>,
 }
 
 impl ConnRecord {
@@ -96,7 +100,26 @@ impl ConnRecord {
             log_type: LogType::TcpConnectionEnd,
             outcome: Outcome::new(Side::Internal, Flags::NONE, "aborted"),
         };
-        Self { entry, start, log: Some(log) }
+        Self { entry: Box::new(entry), start, log, loggers: Vec::new() }
+    }
+
+    /// Has these loggers write its lines, too.
+    pub fn add(&mut self, loggers: Arc<[Logger]>) {
+        self.loggers.push(loggers);
+    }
+
+    /// Writes a line about the connection as it stands, by the loggers that were added last: those of the filter
+    /// that carries it.
+    pub fn interim(&mut self, log_type: LogType) {
+        let Some(loggers) = self.loggers.last() else { return };
+        self.entry.log_type = log_type;
+        self.entry.duration = clock::now() - self.start.at;
+        loggers.iter().for_each(|logger| logger.log(&self.entry));
+        self.entry.log_type = LogType::TcpConnectionEnd;
+    }
+
+    pub fn periodic(&mut self) {
+        self.interim(LogType::TcpPeriodic);
     }
 
     /// Writes the line.
@@ -107,10 +130,12 @@ impl ConnRecord {
 
 impl Drop for ConnRecord {
     fn drop(&mut self) {
-        if let Some(log) = self.log.take() {
-            self.entry.duration = clock::now() - self.start.at;
-            log.push(self.entry.clone());
+        self.entry.duration = clock::now() - self.start.at;
+        // The filter's before the listener's, as Envoy has them.
+        for logger in self.loggers.iter().rev().flat_map(|loggers| loggers.iter()) {
+            logger.log(&self.entry);
         }
+        self.log.push(&self.entry);
     }
 }
 

@@ -233,10 +233,10 @@ impl<B> fmt::Debug for Held<B> {
 ///
 /// `counter cx_total = "manager.cx_total"` gives a field another name than the metric.
 macro_rules! stats_block {
-    ($(#[$meta:meta])* pub struct $name:ident { $($(#[$doc:meta])* $kind:ident $field:ident $(= $as:literal)?;)* }) => {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident { $($(#[$doc:meta])* $kind:ident $field:ident $(= $as:literal)?;)* }) => {
         $(#[$meta])*
         #[derive(Debug, Default)]
-        pub struct $name {
+        $vis struct $name {
             $($(#[$doc])* pub $field: $crate::telemetry::stats::stats_block!(@type $kind),)*
         }
 

@@ -10,7 +10,7 @@ use proxy_config::policy::OutboundTrafficPolicy;
 use super::{Phase, Registry, Running};
 use crate::clock;
 use crate::drain::Drain;
-use crate::net::{self, Direction, ListenerContext, OutboundPolicy, Traffic, WorkloadView};
+use crate::net::{self, Direction, ListenerContext, OutboundPolicy, Place, Traffic};
 use crate::sys::netns::Netns;
 use crate::workload::listeners::{Listening, open};
 use crate::workload::{Dialer, Error, Installed};
@@ -23,7 +23,7 @@ const LAST_CONNECTS: Duration = Duration::from_secs(1);
 
 /// A workload's listeners.
 pub(super) struct Serving {
-    pub(super) view: Arc<WorkloadView>,
+    pub(super) view: Arc<Place>,
     /// Their sockets, to share with the listeners of a later policy.
     pub(super) listening: Vec<Listening>,
     pub(super) drain: Arc<Drain>,
@@ -63,10 +63,10 @@ impl Registry {
         Ok(Serving { view, listening, drain })
     }
 
-    fn view(&self, spec: &Workload, netns: &Arc<Netns>, pod: &Pod) -> WorkloadView {
+    fn view(&self, spec: &Workload, netns: &Arc<Netns>, pod: &Pod) -> Place {
         let inside: Arc<dyn net::Dial> = Arc::new(Dialer::new(netns.clone()));
         let outbound = if self.settings.dial_from_host { Arc::new(net::HostDial) } else { inside.clone() };
-        WorkloadView::new(
+        Place::workload(
             spec.name.as_str(),
             net::Dialers { outbound, inbound: inside },
             (pod.out_port, pod.in_port),

@@ -1,0 +1,330 @@
+//! `config.core.v3.HealthCheck`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::core::v3 as pb;
+use envoy_types::pb::envoy::extensions::health_check::event_sinks::file::v3::HealthCheckEventFileSink;
+use envoy_types::pb::envoy::r#type::v3::{CodecClientType, Int64Range};
+
+use super::scalars::positive;
+use crate::lower::Cx;
+use crate::lower::extension::Extension;
+use crate::lower::registry::registry;
+use crate::lower::value::{flag, number};
+use crate::model::cluster as model;
+
+registry! {
+    pb::HealthCheck, pb::health_check::TcpHealthCheck, pb::health_check::HttpHealthCheck, pb::health_check::Payload,
+    pb::HeaderValueOption, pb::HeaderValue, Int64Range, HealthCheckEventFileSink,
+}
+
+lower! { "envoy.config.core.v3.HealthCheck" pb::HealthCheck => model::HealthCheck, cx;
+    read {
+        timeout, interval, initial_jitter, interval_jitter, interval_jitter_percent, unhealthy_threshold,
+        healthy_threshold, alt_port, reuse_connection, no_traffic_interval, no_traffic_healthy_interval,
+        unhealthy_interval, unhealthy_edge_interval, healthy_edge_interval, event_log_path, event_logger,
+        always_log_health_check_failures, always_log_health_check_success, health_checker,
+    }
+    reject { event_service: "a service for health check events is not implemented; event_log_path is" }
+    warn {
+        tls_options: "health checks go over the cluster's transport socket, and it has no TLS yet",
+        transport_socket_match_criteria: "health checks use the transport socket of their endpoint",
+    }
+    {
+        for (name, missing) in [
+            ("timeout", timeout.is_none()),
+            ("interval", interval.is_none()),
+            ("unhealthy_threshold", unhealthy_threshold.is_none()),
+            ("healthy_threshold", healthy_threshold.is_none()),
+        ] {
+            if missing {
+                cx.reject(name, "is required");
+            }
+        }
+        let timeout = positive(cx, "timeout", timeout);
+        let interval = positive(cx, "interval", interval);
+        let no_traffic_interval = positive(cx, "no_traffic_interval", no_traffic_interval);
+        let check = model::HealthCheck {
+            timeout: timeout.unwrap_or_default(),
+            interval: interval.unwrap_or_default(),
+            initial_jitter: cx.duration("initial_jitter", initial_jitter).unwrap_or_default(),
+            interval_jitter: cx.duration("interval_jitter", interval_jitter).unwrap_or_default(),
+            interval_jitter_percent,
+            unhealthy_threshold: number(unhealthy_threshold).unwrap_or_default(),
+            healthy_threshold: number(healthy_threshold).unwrap_or_default(),
+            alt_port: number(alt_port).and_then(|port| alternative_port(cx, port)),
+            reuse_connection: flag(reuse_connection, true),
+            no_traffic_interval: no_traffic_interval.unwrap_or(Duration::from_secs(60)),
+            no_traffic_healthy_interval: positive(cx, "no_traffic_healthy_interval", no_traffic_healthy_interval),
+            unhealthy_interval: positive(cx, "unhealthy_interval", unhealthy_interval),
+            unhealthy_edge_interval: positive(cx, "unhealthy_edge_interval", unhealthy_edge_interval),
+            healthy_edge_interval: positive(cx, "healthy_edge_interval", healthy_edge_interval),
+            event_log: event_log(cx, event_log_path, event_logger),
+            always_log_health_check_failures,
+            always_log_health_check_success,
+            checker: checker(cx, health_checker)?,
+        };
+        (timeout.is_some() && interval.is_some()).then_some(check)
+    }
+}
+
+/// Envoy puts it into 16 bits as it is; 0 is no port of its own.
+fn alternative_port(cx: &mut Cx, port: u32) -> Option<u16> {
+    let lower_bits = u16::try_from(port & 0xffff).unwrap_or_default();
+    if port != u32::from(lower_bits) {
+        cx.warn("alt_port", format!("{port} is not a port: its lower 16 bits, {lower_bits}, are taken"));
+    }
+    (lower_bits != 0).then_some(lower_bits)
+}
+
+fn checker(cx: &mut Cx, checker: Option<pb::health_check::HealthChecker>) -> Option<model::HealthChecker> {
+    use pb::health_check::HealthChecker as Kind;
+    match checker {
+        Some(Kind::TcpHealthCheck(check)) => cx.lower("tcp_health_check", check),
+        Some(Kind::HttpHealthCheck(check)) => {
+            cx.lower("http_health_check", check).map(model::HealthChecker::Http)
+        }
+        Some(Kind::GrpcHealthCheck(_)) => {
+            cx.reject("grpc_health_check", "gRPC health checks come with HTTP/2");
+            None
+        }
+        Some(Kind::CustomHealthCheck(custom)) => {
+            let name = custom.name;
+            cx.reject("custom_health_check", format!("no health checker \"{name}\" is built in"));
+            None
+        }
+        None => {
+            cx.reject("health_checker", "one of tcp_health_check and http_health_check is required");
+            None
+        }
+    }
+}
+
+/// The deprecated path, or the file sink; one of them.
+fn event_log(cx: &mut Cx, path: String, sinks: Vec<pb::TypedExtensionConfig>) -> Option<PathBuf> {
+    const FILE: &str = "envoy.extensions.health_check.event_sinks.file.v3.HealthCheckEventFileSink";
+    let mut paths: Vec<PathBuf> = if path.is_empty() { vec![] } else { vec![path.into()] };
+    cx.field("event_logger", |cx| {
+        for (i, pb::TypedExtensionConfig { name, typed_config }) in sinks.into_iter().enumerate() {
+            cx.index(i, |cx| {
+                let Some(any) = typed_config else {
+                    cx.reject_here(format!("\"{name}\": typed_config is required"));
+                    return;
+                };
+                match Extension::unpack(cx, &any) {
+                    Some(sink) if sink.type_name == FILE => {
+                        paths.extend(sink.lower::<HealthCheckEventFileSink>(cx));
+                    }
+                    Some(sink) => {
+                        cx.reject(
+                            "typed_config",
+                            format!("\"{name}\": {} is not implemented", sink.type_name),
+                        );
+                    }
+                    None => {}
+                }
+            });
+        }
+    });
+    if paths.len() > 1 {
+        cx.reject("event_logger", "more than one log of health check events is not implemented");
+    }
+    paths.pop()
+}
+
+lower! { "envoy.extensions.health_check.event_sinks.file.v3.HealthCheckEventFileSink"
+    HealthCheckEventFileSink => PathBuf, cx;
+    read { event_log_path }
+    {
+        cx.non_empty("event_log_path", event_log_path).map(PathBuf::from)
+    }
+}
+
+lower! { "envoy.config.core.v3.HealthCheck.TcpHealthCheck"
+    pb::health_check::TcpHealthCheck => model::HealthChecker, cx;
+    read { send, receive }
+    reject { proxy_protocol_config: "a PROXY header before a health check is not implemented" }
+    {
+        let send = match send {
+            Some(payload) => cx.lower("send", payload)?,
+            None => Vec::new(),
+        };
+        Some(model::HealthChecker::Tcp { send, receive: cx.list("receive", receive) })
+    }
+}
+
+lower! { "envoy.config.core.v3.HealthCheck.Payload" pb::health_check::Payload => Vec<u8>, cx;
+    read { payload }
+    {
+        use pb::health_check::payload::Payload;
+        match payload {
+            Some(Payload::Text(text)) => {
+                let text = cx.non_empty("text", text)?;
+                hex(cx, &text)
+            }
+            Some(Payload::Binary(bytes)) => Some(bytes),
+            None => {
+                cx.reject("payload", "text or binary is required");
+                None
+            }
+        }
+    }
+}
+
+fn hex(cx: &mut Cx, text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|d| u8::try_from(d).ok());
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let bytes =
+        pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect::<Option<Vec<u8>>>();
+    let bytes = bytes.filter(|_| rest.is_empty());
+    if bytes.is_none() {
+        cx.reject("text", format!("invalid hex string '{text}'"));
+    }
+    bytes
+}
+
+lower! { "envoy.config.core.v3.HealthCheck.HttpHealthCheck"
+    pb::health_check::HttpHealthCheck => model::HttpHealthCheck, cx;
+    read {
+        host, path, receive, request_headers_to_add, request_headers_to_remove, expected_statuses,
+        retriable_statuses, codec_client_type, method, response_buffer_size,
+    }
+    reject {
+        send: "a request body of a health check is not implemented",
+        service_name_matcher: "checking x-envoy-upstream-healthchecked-cluster is not implemented",
+    }
+    {
+        let path = cx.non_empty("path", path);
+        header_value(cx, "host", &host);
+        header_value(cx, "path", path.as_deref().unwrap_or_default());
+        for name in &request_headers_to_remove {
+            check_header(cx, "request_headers_to_remove", name);
+        }
+        if request_headers_to_add.len() > 1000 {
+            cx.reject("request_headers_to_add", "at most 1000 headers");
+        }
+        if response_buffer_size.is_some() && receive.is_empty() {
+            cx.warn("response_buffer_size", "has no effect: the body is looked at with receive only");
+        } else if response_buffer_size.is_some() {
+            cx.warn("response_buffer_size", "the body is looked at up to the default size");
+        }
+        let http2 = match cx.variant("codec_client_type", codec_client_type)? {
+            CodecClientType::Http1 => false,
+            CodecClientType::Http2 => true,
+            CodecClientType::Http3 => {
+                cx.reject("codec_client_type", "HTTP3 needs QUIC, which a TCP cluster has not");
+                return None;
+            }
+        };
+        Some(model::HttpHealthCheck {
+            host,
+            path: path?,
+            method: method_name(cx, method)?.to_owned(),
+            headers_to_add: cx.list("request_headers_to_add", request_headers_to_add),
+            headers_to_remove: request_headers_to_remove,
+            expected_statuses: or_200(cx.list("expected_statuses", expected_statuses)),
+            retriable_statuses: cx.list("retriable_statuses", retriable_statuses),
+            receive: cx.list("receive", receive),
+            http2,
+        })
+    }
+}
+
+/// A healthy answer is 200 where nothing else is said.
+fn or_200(statuses: Vec<(u32, u32)>) -> Vec<(u32, u32)> {
+    if statuses.is_empty() { vec![(200, 201)] } else { statuses }
+}
+
+fn method_name(cx: &mut Cx, method: i32) -> Option<&'static str> {
+    match cx.variant("method", method)? {
+        pb::RequestMethod::MethodUnspecified | pb::RequestMethod::Get => Some("GET"),
+        pb::RequestMethod::Connect => {
+            cx.reject("method", "CONNECT is no health check");
+            None
+        }
+        other @ (pb::RequestMethod::Head
+        | pb::RequestMethod::Post
+        | pb::RequestMethod::Put
+        | pb::RequestMethod::Delete
+        | pb::RequestMethod::Options
+        | pb::RequestMethod::Trace
+        | pb::RequestMethod::Patch) => Some(other.as_str_name()),
+    }
+}
+
+fn header_value(cx: &mut Cx, name: &'static str, value: &str) {
+    if value.chars().any(|c| c.is_control() && c != '\t') {
+        cx.reject(name, "has a control character");
+    }
+}
+
+/// Envoy keeps the request's own lines out of reach.
+fn check_header(cx: &mut Cx, field: &'static str, name: &str) {
+    if name.starts_with(':') || name.eq_ignore_ascii_case("host") {
+        cx.reject(field, ":-prefixed or host headers may not be modified");
+    }
+}
+
+lower! { "envoy.config.core.v3.HeaderValueOption" pb::HeaderValueOption => (String, String, bool), cx;
+    read { header, append, append_action, keep_empty_value }
+    {
+        use pb::header_value_option::HeaderAppendAction as Action;
+        let (name, value) = cx.required("header", header)?;
+        let action = match cx.variant("append_action", append_action)? {
+            Action::AppendIfExistsOrAdd => true,
+            Action::OverwriteIfExistsOrAdd => false,
+            action @ (Action::AddIfAbsent | Action::OverwriteIfExists) => {
+                cx.reject("append_action", format!("{} is not implemented here", action.as_str_name()));
+                return None;
+            }
+        };
+        if append.is_some() && append_action != 0 {
+            cx.reject("append", "cannot be given with append_action");
+        }
+        check_header(cx, "header", &name);
+        if value.is_empty() && !keep_empty_value {
+            cx.warn("header", "an empty value adds nothing without keep_empty_value");
+        } else if keep_empty_value && !value.is_empty() {
+            cx.warn("keep_empty_value", "has no effect on a value that is not empty");
+        }
+        Some((name, value, append.map_or(action, |v| v.value)))
+    }
+}
+
+lower! { "envoy.config.core.v3.HeaderValue" pb::HeaderValue => (String, String), cx;
+    read { key, value, raw_value }
+    {
+        let key = cx.non_empty("key", key)?;
+        header_value(cx, "key", &key);
+        header_value(cx, "value", &value);
+        if raw_value.is_empty() {
+            return Some((key, value));
+        }
+        if !value.is_empty() {
+            cx.reject("raw_value", "cannot be given with value");
+        }
+        let Ok(value) = String::from_utf8(raw_value) else {
+            cx.reject("raw_value", "bytes that are not UTF-8 are not implemented");
+            return None;
+        };
+        header_value(cx, "raw_value", &value);
+        Some((key, value))
+    }
+}
+
+lower! { "envoy.type.v3.Int64Range" Int64Range => (u32, u32), cx;
+    read { start, end }
+    {
+        if start >= end {
+            cx.reject_here(format!("expecting start < end, but found start={start} and end={end}"));
+        }
+        if start < 100 {
+            cx.reject("start", format!("expecting start >= 100, but found start={start}"));
+        }
+        if end > 600 {
+            cx.reject("end", format!("expecting end <= 600, but found end={end}"));
+        }
+        Some((u32::try_from(start).ok()?, u32::try_from(end).ok()?))
+    }
+}

@@ -1,0 +1,239 @@
+//! `envoy.filters.network.rbac` and `config.rbac.v3`. It decides about security: what cannot be honoured is refused,
+//! and one refused rule refuses the whole.
+
+use envoy_types::pb::envoy::config::rbac::v3 as pb;
+use envoy_types::pb::envoy::config::route::v3::HeaderMatcher;
+use envoy_types::pb::envoy::extensions::filters::network::rbac::v3 as ext;
+
+use super::Cx;
+use super::listener_filter::all;
+use super::registry::registry;
+use crate::model::matcher::MetadataMatcher;
+use crate::model::network_filter::{Permission, Principal, Rbac, RbacAction, RbacPolicy, RbacRules};
+
+registry! {
+    ext::Rbac, pb::Rbac, pb::Policy, pb::Permission, pb::permission::Set, pb::Principal, pb::principal::Set,
+    pb::principal::Authenticated, pb::SourcedMetadata,
+}
+
+const NEVER: &str = "never matches a connection: it has no request";
+
+lower! { "envoy.extensions.filters.network.rbac.v3.RBAC" ext::Rbac => Rbac, cx;
+    read { rules, shadow_rules, shadow_rules_stat_prefix, stat_prefix, enforcement_type, delay_deny }
+    reject {
+        matcher: "matching trees are not implemented: use rules",
+        shadow_matcher: "matching trees are not implemented: use shadow_rules",
+    }
+    {
+        use ext::rbac::EnforcementType;
+        let stat_prefix = cx.name("stat_prefix", stat_prefix);
+        let enforcement = cx.variant("enforcement_type", enforcement_type);
+        let given = (rules.is_some(), shadow_rules.is_some());
+        let rules = rules.and_then(|rules| cx.lower("rules", rules));
+        let shadow_rules = shadow_rules.and_then(|rules| cx.lower("shadow_rules", rules));
+        if given != (rules.is_some(), shadow_rules.is_some()) {
+            return None;
+        }
+        Some(Rbac {
+            rules,
+            shadow_rules,
+            shadow_rules_stat_prefix: shadow_rules_stat_prefix.into(),
+            continuous: matches!(enforcement?, EnforcementType::Continuous),
+            delay_deny: cx.timeout("delay_deny", delay_deny, None),
+            stat_prefix: stat_prefix?,
+        })
+    }
+}
+
+lower! { "envoy.config.rbac.v3.RBAC" pb::Rbac => RbacRules, cx;
+    read { action, policies }
+    warn { audit_logging_options: "audit loggers are not implemented" }
+    {
+        let action = match cx.variant("action", action)? {
+            pb::rbac::Action::Allow => RbacAction::Allow,
+            pb::rbac::Action::Deny => RbacAction::Deny,
+            pb::rbac::Action::Log => RbacAction::Log,
+        };
+        let count = policies.len();
+        let policies = cx.map("policies", policies);
+        (policies.len() == count).then_some(RbacRules { action, policies })
+    }
+}
+
+lower! { "envoy.config.rbac.v3.Policy" pb::Policy => RbacPolicy, cx;
+    read { permissions, principals }
+    reject {
+        condition: "CEL conditions are not implemented",
+        checked_condition: "CEL conditions are not implemented",
+        cel_config: "CEL conditions are not implemented",
+    }
+    {
+        let permissions = some_of(cx, "permissions", permissions);
+        let principals = some_of(cx, "principals", principals);
+        Some(RbacPolicy { permissions: permissions?, principals: principals? })
+    }
+}
+
+fn some_of<M: super::Lower>(cx: &mut Cx, field: &'static str, messages: Vec<M>) -> Option<Vec<M::Model>> {
+    if messages.is_empty() {
+        cx.reject(field, "must have at least one");
+        return None;
+    }
+    all(cx, field, messages)
+}
+
+lower! { "envoy.config.rbac.v3.Permission.Set" pb::permission::Set => Vec<Permission>, cx;
+    read { rules }
+    {
+        some_of(cx, "rules", rules)
+    }
+}
+
+lower! { "envoy.config.rbac.v3.Principal.Set" pb::principal::Set => Vec<Principal>, cx;
+    read { ids }
+    {
+        some_of(cx, "ids", ids)
+    }
+}
+
+lower! { "envoy.config.rbac.v3.Permission" pb::Permission => Permission, cx;
+    read { rule }
+    {
+        use pb::permission::Rule;
+        match rule {
+            Some(Rule::AndRules(set)) => cx.lower("and_rules", set).map(Permission::And),
+            Some(Rule::OrRules(set)) => cx.lower("or_rules", set).map(Permission::Or),
+            Some(Rule::NotRule(not)) => cx.lower("not_rule", *not).map(Box::new).map(Permission::Not),
+            Some(Rule::Any(any)) => must_be_true(cx, any).then_some(Permission::Any),
+            Some(Rule::Header(header)) => header_never_matches(cx, &header).then_some(Permission::Http),
+            Some(Rule::UrlPath(_)) => {
+                cx.warn("url_path", NEVER);
+                Some(Permission::Http)
+            }
+            Some(Rule::DestinationIp(range)) => cx.lower("destination_ip", range).map(Permission::DestinationIp),
+            Some(Rule::DestinationPort(port)) => {
+                cx.port("destination_port", port).map(Permission::DestinationPort)
+            }
+            Some(Rule::DestinationPortRange(range)) => port_range(cx, &range),
+            Some(Rule::Metadata(matcher)) => cx.lower("metadata", matcher).map(Permission::Metadata),
+            Some(Rule::SourcedMetadata(sourced)) => {
+                cx.lower("sourced_metadata", sourced).map(Permission::Metadata)
+            }
+            Some(Rule::RequestedServerName(matcher)) => {
+                cx.lower("requested_server_name", matcher).map(Permission::RequestedServerName)
+            }
+            Some(Rule::Matcher(extension)) => refuse(cx, "matcher", &extension.name),
+            Some(Rule::UriTemplate(extension)) => refuse(cx, "uri_template", &extension.name),
+            None => {
+                cx.reject("rule", "is required");
+                None
+            }
+        }
+    }
+}
+
+fn must_be_true(cx: &mut Cx, any: bool) -> bool {
+    if !any {
+        cx.reject("any", "must be true");
+    }
+    any
+}
+
+/// A header matcher is asked about no headers at all.
+fn header_never_matches(cx: &mut Cx, header: &HeaderMatcher) -> bool {
+    use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
+    let absence = matches!(header.header_match_specifier, Some(HeaderMatchSpecifier::PresentMatch(false)));
+    if header.invert_match || header.treat_missing_header_as_empty || absence {
+        cx.reject(
+            "header",
+            "a matcher that is satisfied by a missing header is not implemented for connections",
+        );
+        return false;
+    }
+    cx.warn("header", NEVER);
+    true
+}
+
+fn port_range(cx: &mut Cx, range: &envoy_types::pb::envoy::r#type::v3::Int32Range) -> Option<Permission> {
+    let bounds = (u32::try_from(range.start), u32::try_from(range.end));
+    match bounds {
+        (Ok(start @ 0..=65_535), Ok(end @ 1..=65_536)) if start < end => {
+            Some(Permission::DestinationPortRange(start, end))
+        }
+        (Ok(_) | Err(_), Ok(_) | Err(_)) => {
+            cx.reject(
+                "destination_port_range",
+                "must be from a start of 0 or more to an end of at most 65536, after it",
+            );
+            None
+        }
+    }
+}
+
+fn refuse<T>(cx: &mut Cx, field: &'static str, name: &str) -> Option<T> {
+    cx.reject(field, format!("\"{name}\": RBAC extensions are not implemented"));
+    None
+}
+
+lower! { "envoy.config.rbac.v3.Principal" pb::Principal => Principal, cx;
+    read { identifier }
+    {
+        use pb::principal::Identifier;
+        match identifier {
+            Some(Identifier::AndIds(set)) => cx.lower("and_ids", set).map(Principal::And),
+            Some(Identifier::OrIds(set)) => cx.lower("or_ids", set).map(Principal::Or),
+            Some(Identifier::NotId(not)) => cx.lower("not_id", *not).map(Box::new).map(Principal::Not),
+            Some(Identifier::Any(any)) => must_be_true(cx, any).then_some(Principal::Any),
+            Some(Identifier::Authenticated(peer)) => cx.lower("authenticated", peer),
+            Some(Identifier::SourceIp(range)) => cx.lower("source_ip", range).map(Principal::DirectRemoteIp),
+            Some(Identifier::DirectRemoteIp(range)) => {
+                cx.lower("direct_remote_ip", range).map(Principal::DirectRemoteIp)
+            }
+            Some(Identifier::RemoteIp(range)) => cx.lower("remote_ip", range).map(Principal::RemoteIp),
+            Some(Identifier::Header(header)) => header_never_matches(cx, &header).then_some(Principal::Http),
+            Some(Identifier::UrlPath(_)) => {
+                cx.warn("url_path", NEVER);
+                Some(Principal::Http)
+            }
+            Some(Identifier::Metadata(matcher)) => cx.lower("metadata", matcher).map(Principal::Metadata),
+            Some(Identifier::SourcedMetadata(sourced)) => {
+                cx.lower("sourced_metadata", sourced).map(Principal::Metadata)
+            }
+            Some(Identifier::FilterState(_)) => {
+                cx.reject("filter_state", "principals of the filter state are not implemented");
+                None
+            }
+            Some(Identifier::Custom(extension)) => refuse(cx, "custom", &extension.name),
+            None => {
+                cx.reject("identifier", "is required");
+                None
+            }
+        }
+    }
+}
+
+lower! { "envoy.config.rbac.v3.Principal.Authenticated" pb::principal::Authenticated => Principal, cx;
+    read { principal_name }
+    {
+        match principal_name {
+            Some(matcher) => {
+                cx.lower("principal_name", matcher).map(|m| Principal::Authenticated(Some(m)))
+            }
+            None => Some(Principal::Authenticated(None)),
+        }
+    }
+}
+
+lower! { "envoy.config.rbac.v3.SourcedMetadata" pb::SourcedMetadata => MetadataMatcher, cx;
+    read { metadata_matcher, metadata_source }
+    {
+        let matcher = cx.required("metadata_matcher", metadata_matcher);
+        match cx.variant("metadata_source", metadata_source)? {
+            pb::MetadataSource::Dynamic => matcher,
+            pb::MetadataSource::Route => {
+                cx.reject("metadata_source", "a connection has no route: use DYNAMIC");
+                None
+            }
+        }
+    }
+}

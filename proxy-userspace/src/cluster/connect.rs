@@ -1,0 +1,226 @@
+//! From a chosen host to a connected socket.
+//!
+//! The socket is made by a [`Dial`], in the workload's network namespace, and prepared as the cluster wants it:
+//! source address, socket options, keepalive. Nothing here chooses or counts, but for `bind_errors`.
+
+use std::ffi::OsString;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use proxy_config::model;
+use proxy_config::model::address::{Address, BindConfig, SocketOption, SocketOptionValue, SocketState};
+use socket2::{SockAddr, Socket};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
+use tokio::time::timeout;
+
+use super::Cluster;
+use super::breaker::Overflow;
+use super::host::Host;
+use crate::clock;
+use crate::net::{Dial, Family};
+use crate::sys::sock;
+
+/// Where a connection comes from.
+#[derive(Clone, Debug, Default)]
+pub enum Source {
+    /// As the cluster's `upstream_bind_config` says, else as the kernel chooses.
+    #[default]
+    Cluster,
+    /// Goes before the cluster's: original_src, or what a filter asks for.
+    Address(SourceAddress),
+}
+
+#[derive(Clone, Debug)]
+pub struct SourceAddress {
+    /// Port 0: any.
+    pub address: SocketAddr,
+    pub freebind: bool,
+    /// `IP_TRANSPARENT`: an address that is not this machine's.
+    pub transparent: bool,
+    pub mark: Option<u32>,
+}
+
+#[derive(Debug)]
+pub struct Connected {
+    pub io: Io,
+    pub took: Duration,
+}
+
+#[derive(Debug)]
+pub enum Io {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// Shown as Envoy's `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("connection timeout")]
+    Timeout,
+    /// Known at once: no socket, no such source, no route.
+    #[error("immediate connect error: {}", errno_text(source))]
+    Immediate { step: &'static str, source: io::Error },
+    /// The network's answer.
+    #[error("delayed connect error: {}", errno_text(source))]
+    Delayed { source: io::Error },
+    #[error("{0}")]
+    Overflow(#[from] Overflow),
+}
+
+/// Connects within the cluster's `connect_timeout`.
+pub async fn tcp(
+    cluster: &Cluster,
+    host: &Host,
+    dial: &dyn Dial,
+    source: &Source,
+) -> Result<Connected, ConnectError> {
+    let start = clock::now();
+    let limit = cluster.model.connect_timeout;
+    let io = match timeout(limit, open(cluster, &host.address(), dial, source)).await {
+        Ok(io) => io?,
+        Err(_) => return Err(ConnectError::Timeout),
+    };
+    Ok(Connected { io, took: start.elapsed() })
+}
+
+/// The text of the error alone: `Connection refused`, without Rust's `(os error 111)`.
+pub fn errno_text(error: &io::Error) -> String {
+    error.raw_os_error().map_or_else(|| error.to_string(), |errno| Errno::from_raw(errno).desc().to_owned())
+}
+
+pub(super) async fn open(
+    cluster: &Cluster,
+    to: &Address,
+    dial: &dyn Dial,
+    source: &Source,
+) -> Result<Io, ConnectError> {
+    match to {
+        Address::Ip(to) => {
+            let socket = prepare(cluster, *to, dial, source)?;
+            let connect = TcpSocket::from_std_stream(socket.into()).connect(*to);
+            connect.await.map(Io::Tcp).map_err(|source| ConnectError::Delayed { source })
+        }
+        Address::Pipe { path, .. } => {
+            let path = unix_path(path);
+            UnixStream::connect(path).await.map(Io::Unix).map_err(|source| ConnectError::Delayed { source })
+        }
+        // Discovery makes addresses of names; a name that comes so far has none.
+        Address::Host(host) => {
+            let source =
+                io::Error::new(io::ErrorKind::AddrNotAvailable, format!("{} is not resolved", host.host));
+            Err(ConnectError::Immediate { step: "resolve", source })
+        }
+    }
+}
+
+fn prepare(
+    cluster: &Cluster,
+    to: SocketAddr,
+    dial: &dyn Dial,
+    source: &Source,
+) -> Result<Socket, ConnectError> {
+    let failed = |step| move |source| ConnectError::Immediate { step, source };
+    let model = &cluster.model;
+    let socket = dial.socket(Family::of(to)).map_err(failed("socket"))?;
+    socket.set_tcp_nodelay(true).map_err(failed("socket"))?;
+    let bind = model.bind.as_deref();
+    options(&socket, bind, SocketState::PreBind).map_err(failed("socket_option"))?;
+    if let Err(error) = bind_source(&socket, source, bind, to) {
+        cluster.stats.bind_errors.inc();
+        return Err(failed("bind")(error));
+    }
+    options(&socket, bind, SocketState::Bound).map_err(failed("socket_option"))?;
+    if let Some(keepalive) = &model.tcp_keepalive {
+        set_keepalive(&socket, keepalive).map_err(failed("socket_option"))?;
+    }
+    Ok(socket)
+}
+
+fn bind_source(
+    socket: &Socket,
+    source: &Source,
+    bind: Option<&BindConfig>,
+    to: SocketAddr,
+) -> io::Result<()> {
+    let (address, freebind) = match (source, bind) {
+        (Source::Address(from), _) => {
+            if let Some(mark) = from.mark {
+                socket.set_mark(mark)?;
+            }
+            if from.transparent {
+                transparent(socket, from.address)?;
+            }
+            (Some(from.address), from.freebind)
+        }
+        (Source::Cluster, Some(bind)) => (source_for(bind, to), bind.freebind),
+        (Source::Cluster, None) => (None, false),
+    };
+    let Some(address) = address else { return Ok(()) };
+    if freebind {
+        match address {
+            SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+            SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
+        }
+    }
+    if address.port() == 0 {
+        sock::set_bind_address_no_port(socket)?;
+    }
+    socket.bind(&SockAddr::from(address))
+}
+
+/// The first source of the destination's family, as Envoy chooses.
+fn source_for(bind: &BindConfig, to: SocketAddr) -> Option<SocketAddr> {
+    let mut sources = bind.source.iter().chain(&bind.extra_sources);
+    sources.find(|source| source.is_ipv4() == to.is_ipv4()).copied()
+}
+
+fn transparent(socket: &Socket, from: SocketAddr) -> io::Result<()> {
+    match from.ip() {
+        IpAddr::V4(_) => socket.set_ip_transparent_v4(true),
+        IpAddr::V6(_) => {
+            sock::set_option(socket, libc::SOL_IPV6, libc::IPV6_TRANSPARENT, &1_i32.to_ne_bytes())
+        }
+    }
+}
+
+fn options(socket: &Socket, bind: Option<&BindConfig>, state: SocketState) -> io::Result<()> {
+    let all: &[SocketOption] = bind.map_or(&[], |bind| &bind.socket_options);
+    for option in all.iter().filter(|option| option.state == state) {
+        let number;
+        let value = match &option.value {
+            SocketOptionValue::Int(int) => {
+                number = int.to_ne_bytes();
+                number.as_slice()
+            }
+            SocketOptionValue::Bytes(bytes) => bytes,
+        };
+        sock::set_option(socket, option.level, option.name, value)?;
+    }
+    Ok(())
+}
+
+fn set_keepalive(socket: &Socket, want: &model::TcpKeepalive) -> io::Result<()> {
+    let mut keepalive = socket2::TcpKeepalive::new();
+    if let Some(time) = want.time {
+        keepalive = keepalive.with_time(time);
+    }
+    if let Some(interval) = want.interval {
+        keepalive = keepalive.with_interval(interval);
+    }
+    if let Some(probes) = want.probes {
+        keepalive = keepalive.with_retries(probes);
+    }
+    socket.set_tcp_keepalive(&keepalive)
+}
+
+/// `@name` is the abstract namespace, which the system marks by a NUL.
+fn unix_path(path: &Path) -> OsString {
+    match path.as_os_str().as_bytes().split_first() {
+        Some((b'@', name)) => OsString::from_vec([&[0], name].concat()),
+        _ => path.as_os_str().to_owned(),
+    }
+}

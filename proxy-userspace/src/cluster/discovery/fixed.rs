@@ -1,0 +1,42 @@
+//! Endpoints that the configuration, or an EDS answer, names by their addresses.
+
+use std::sync::Arc;
+
+use proxy_config::model::LoadAssignment;
+use proxy_config::model::endpoint::{Endpoint, LocalityEndpoints};
+
+use crate::cluster::host::Spec;
+use crate::cluster::members::Group;
+
+/// An assignment as an update's groups.
+pub(in crate::cluster) fn groups(assignment: &LoadAssignment) -> Vec<Group> {
+    assignment.localities.iter().map(group).collect()
+}
+
+fn group(from: &LocalityEndpoints) -> Group {
+    let locality = Arc::new(from.locality.clone());
+    Group {
+        priority: from.priority,
+        weight: from.load_balancing_weight.unwrap_or(0),
+        specs: from.endpoints.iter().map(|endpoint| spec(endpoint, from, &locality)).collect(),
+        locality,
+    }
+}
+
+pub(super) fn spec(
+    endpoint: &Endpoint,
+    of: &LocalityEndpoints,
+    locality: &Arc<proxy_config::model::endpoint::Locality>,
+) -> Spec {
+    Spec {
+        address: endpoint.address.clone(),
+        at: None,
+        hostname: endpoint.hostname.clone(),
+        locality: locality.clone(),
+        priority: of.priority,
+        weight: endpoint.load_balancing_weight,
+        metadata: endpoint.metadata.clone(),
+        health_status: endpoint.health_status,
+        health_check: endpoint.health_check.clone(),
+    }
+}

@@ -1,0 +1,77 @@
+//! Where endpoints come from.
+
+mod dns;
+mod eds_file;
+pub(super) mod fixed;
+pub(super) mod original_dst;
+pub(super) mod resolver;
+pub(super) mod watch;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use proxy_config::model;
+use proxy_config::model::cluster::Discovery;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::{Cluster, Env};
+
+/// Starts the tasks that keep a cluster's endpoints current.
+pub(super) fn start(cluster: &Arc<Cluster>, env: &Env) -> Vec<JoinHandle<()>> {
+    match &cluster.model.discovery {
+        Discovery::Static | Discovery::OriginalDst(_) => Vec::new(),
+        Discovery::StrictDns(dns) | Discovery::LogicalDns(dns) => dns::start(cluster, dns, env),
+        Discovery::Eds(eds) => vec![eds_file::start(cluster, eds, env)],
+    }
+}
+
+/// What is still to come before a cluster is warm.
+pub(super) struct Warm {
+    missing: AtomicU8,
+    changed: Notify,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// The first answer of discovery, also a failed one.
+    Endpoints = 1,
+    /// A first health check of every endpoint.
+    Health = 2,
+}
+
+impl Warm {
+    pub(super) fn of(model: &model::Cluster) -> Self {
+        let endpoints = match model.discovery {
+            Discovery::Static | Discovery::OriginalDst(_) => 0,
+            Discovery::StrictDns(_) | Discovery::LogicalDns(_) | Discovery::Eds(_) => Part::Endpoints as u8,
+        };
+        let health = if model.health_checks.is_empty() { 0 } else { Part::Health as u8 };
+        Self { missing: AtomicU8::new(endpoints | health), changed: Notify::new() }
+    }
+
+    pub(super) fn is_warm(&self) -> bool {
+        self.missing.load(Ordering::Acquire) == 0
+    }
+
+    pub(super) fn lacks(&self, part: Part) -> bool {
+        self.missing.load(Ordering::Acquire) & part as u8 != 0
+    }
+
+    pub(super) fn done(&self, part: Part) {
+        self.missing.fetch_and(!(part as u8), Ordering::AcqRel);
+        self.changed.notify_waiters();
+    }
+
+    pub(super) async fn wait(&self) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.is_warm() {
+                return;
+            }
+            changed.await;
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Which endpoint is next.
+//!
+//! An [`LbState`] is built from the members of a cluster and their health, and replaced as a whole when either
+//! changes. [`priority`] spreads load over the levels, [`pool`] picks among equals (round robin, least request,
+//! random), [`locality`] picks a locality first, [`hashing`] is for RING_HASH and MAGLEV, [`subset`] narrows the
+//! hosts by metadata before any of it.
+
+mod balancer;
+mod edf;
+mod hashing;
+mod locality;
+mod maglev;
+mod pool;
+mod priority;
+mod ring_hash;
+mod subset;
+
+use std::sync::Arc;
+
+use proxy_config::model;
+use proxy_config::model::endpoint::AssignmentPolicy;
+
+use self::balancer::Balancer;
+use self::subset::Subsets;
+use super::host::Host;
+use super::{Cluster, NoHost, Random, Want};
+use crate::clock::Instant;
+use crate::telemetry::stats::ClusterStats;
+
+pub(super) struct LbState {
+    all: Balancer,
+    subsets: Option<Box<Subsets>>,
+    policy: Option<Box<AssignmentPolicy>>,
+}
+
+/// The hosts of one priority, by locality in the order of the configuration.
+#[derive(Clone, Default)]
+pub(super) struct Members {
+    pub(super) hosts: Arc<[Arc<Host>]>,
+    /// Where each locality ends, and its weight.
+    pub(super) localities: Box<[Span]>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    pub(super) end: u32,
+    pub(super) weight: u32,
+}
+
+impl LbState {
+    pub(super) fn empty() -> Self {
+        Self { all: Balancer::empty(), subsets: None, policy: None }
+    }
+
+    pub(super) fn build(
+        cluster: &Cluster,
+        levels: Vec<Members>,
+        policy: &AssignmentPolicy,
+        now: Instant,
+    ) -> Self {
+        let model = &*cluster.model;
+        let build = Build { model, policy, random: cluster.random.as_ref(), now };
+        let subsets = model.subset.as_ref().map(|config| Box::new(Subsets::build(&build, config, &levels)));
+        let policy = (*policy != AssignmentPolicy::default()).then(|| Box::new(policy.clone()));
+        Self { all: Balancer::build(&build, levels, true), subsets, policy }
+    }
+
+    pub(super) fn choose(&self, want: &Want<'_>, cluster: &Cluster) -> Result<Arc<Host>, NoHost> {
+        match &self.subsets {
+            None => self.all.choose(want, cluster).ok_or(NoHost::NoHealthy),
+            Some(subsets) => subsets.choose(&self.all, want, cluster),
+        }
+    }
+
+    pub(super) fn hosts(&self) -> impl Iterator<Item = &Arc<Host>> {
+        self.all.members().flat_map(|members| members.hosts.iter())
+    }
+
+    pub(super) fn members(&self) -> Vec<Members> {
+        self.all.members().cloned().collect()
+    }
+
+    pub(super) fn policy(&self) -> AssignmentPolicy {
+        self.policy.as_deref().cloned().unwrap_or_default()
+    }
+
+    /// How many priorities there are.
+    pub(super) fn depth(&self) -> usize {
+        self.all.members().count()
+    }
+
+    pub(super) fn same_hosts(&self, other: &Self, priority: usize) -> bool {
+        let of = |state: &Self| -> Vec<*const Host> {
+            let level = state.all.members().nth(priority);
+            let mut hosts: Vec<_> = level.into_iter().flat_map(|m| m.hosts.iter().map(Arc::as_ptr)).collect();
+            hosts.sort_unstable();
+            hosts
+        };
+        of(self) == of(other)
+    }
+
+    /// Nothing that the state was built from has changed but, perhaps, the hosts' own health and weight.
+    pub(super) fn same_shape(&self, levels: &[Members], policy: &AssignmentPolicy) -> bool {
+        let same = |(a, b): (&Members, &Members)| {
+            a.localities == b.localities
+                && a.hosts.len() == b.hosts.len()
+                && a.hosts.iter().zip(b.hosts.iter()).all(|(a, b)| Arc::ptr_eq(a, b))
+        };
+        self.depth() == levels.len() && self.all.members().zip(levels).all(same) && self.policy() == *policy
+    }
+
+    pub(super) fn dropped(&self, random: &dyn Random) -> Option<Arc<str>> {
+        let drops = &self.policy.as_ref()?.drop_overloads;
+        let hit = drops.iter().find(|(_, part)| {
+            let denominator = u64::from(part.denominator.max(1));
+            random.next() % denominator < part.numerator.into()
+        });
+        hit.map(|(category, _)| category.clone())
+    }
+
+    /// `lb_subsets_*` after `before` was replaced by this.
+    pub(super) fn count_subsets(&self, before: &Self, stats: &ClusterStats) {
+        let Some(subsets) = &self.subsets else { return };
+        let (created, removed) = subsets.difference(before.subsets.as_deref());
+        stats.lb_subsets_created.add(created);
+        stats.lb_subsets_removed.add(removed);
+        stats.lb_subsets_active.set(subsets.active());
+    }
+}
+
+/// What the parts of a state are built from.
+struct Build<'a> {
+    model: &'a model::Cluster,
+    policy: &'a AssignmentPolicy,
+    random: &'a dyn Random,
+    now: Instant,
+}
+
+impl Members {
+    pub(super) fn new(groups: Vec<(u32, Vec<Arc<Host>>)>, spans: bool) -> Self {
+        let mut hosts = Vec::with_capacity(groups.iter().map(|(_, hosts)| hosts.len()).sum());
+        let mut localities = Vec::new();
+        for (weight, group) in groups {
+            hosts.extend(group);
+            if spans {
+                localities.push(Span { end: u32::try_from(hosts.len()).unwrap_or(u32::MAX), weight });
+            }
+        }
+        Self { hosts: hosts.into(), localities: localities.into() }
+    }
+
+    /// Those that `keep` wants, in their localities.
+    pub(super) fn filter(&self, keep: impl Fn(&Host) -> bool) -> Self {
+        let group = |(weight, hosts): (u32, &[Arc<Host>])| {
+            (weight, hosts.iter().filter(|host| keep(host)).cloned().collect())
+        };
+        Self::new(self.groups().map(group).collect(), !self.localities.is_empty())
+    }
+
+    /// Weight and hosts of each locality; one group where localities do not matter.
+    fn groups(&self) -> impl Iterator<Item = (u32, &[Arc<Host>])> {
+        let all = Span { end: u32::try_from(self.hosts.len()).unwrap_or(u32::MAX), weight: 1 };
+        let spans = if self.localities.is_empty() { vec![all] } else { self.localities.to_vec() };
+        let mut start = 0;
+        spans.into_iter().map(move |span| {
+            let hosts = self.hosts.get(start..span.end as usize).unwrap_or_default();
+            start = span.end as usize;
+            (span.weight, hosts)
+        })
+    }
+}

@@ -1,0 +1,333 @@
+//! Clusters at run time: which endpoints there are, how they do, which one is next, and the way to it.
+//!
+//! A [`Cluster`] holds its endpoints in an immutable state ([`lb`]) that discovery and health swap as a whole, so
+//! that [`Cluster::choose`] takes no lock. `discovery` says which endpoints there are, `health` and `outlier` how
+//! they do, `breaker` how many connections there may be; [`connect`] makes one.
+
+mod breaker;
+pub mod connect;
+mod discovery;
+mod health;
+mod host;
+mod lb;
+mod members;
+mod outlier;
+mod random;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use proxy_config::model::cluster::{Discovery, TransportSocketMatch};
+use proxy_config::model::endpoint::LoadAssignment;
+use proxy_config::model::metadata::Struct;
+use proxy_config::model::{self, TransportSocket};
+use tokio::task::{AbortHandle, JoinHandle};
+
+pub use self::breaker::{Overflow, Permit};
+pub use self::connect::{ConnectError, Connected, Io, Source, SourceAddress};
+pub use self::host::{Health, HealthFlag, Host, HostStats, address_text};
+pub use self::random::{Random, ThreadRandom};
+
+use self::breaker::Breaker;
+use self::discovery::resolver::Resolvers;
+use self::discovery::watch::Directories;
+use self::discovery::{Part, Warm};
+use self::lb::LbState;
+use self::outlier::Detector;
+use crate::net::Dial;
+use crate::task::Tasks;
+use crate::telemetry::stats::{ClusterStats, Stats};
+
+pub struct Cluster {
+    pub model: Arc<model::Cluster>,
+    pub stats: Arc<ClusterStats>,
+    lb: ArcSwap<LbState>,
+    /// Held while the state is replaced: two that update it would lose one's work.
+    updating: Mutex<()>,
+    breaker: Breaker,
+    random: Arc<dyn Random>,
+    /// Only where something watches: idle static clusters have none.
+    active: Option<Box<Active>>,
+}
+
+/// What clusters need of the proxy around them. Cheap to clone.
+#[derive(Clone)]
+pub struct Env {
+    pub stats: Arc<Stats>,
+    pub tasks: Tasks,
+    pub dial: Arc<dyn Dial>,
+    /// Reads the text of an EDS file.
+    pub endpoints: EndpointSource,
+    pub random: Arc<dyn Random>,
+    resolvers: Arc<Resolvers>,
+    directories: Arc<Directories>,
+}
+
+/// The text of an EDS file to what it says, or to the reason of its refusal.
+pub type EndpointSource = Arc<dyn Fn(&str) -> Result<EndpointUpdate, String> + Send + Sync>;
+
+/// A `DiscoveryResponse` of endpoints.
+#[derive(Clone, Debug, Default)]
+pub struct EndpointUpdate {
+    pub version: String,
+    pub assignments: Vec<LoadAssignment>,
+}
+
+/// What a connection wants of an endpoint.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Want<'a> {
+    /// Of the hash policy, for consistent hashing; without one the choice is random.
+    pub hash: Option<u64>,
+    /// `envoy.lb` of the route, for subsets.
+    pub metadata_match: Option<&'a Struct>,
+    /// Where the client was going, for ORIGINAL_DST.
+    pub original_dst: Option<SocketAddr>,
+    /// Endpoints that an HTTP retry rather avoids; tcp_proxy avoids none, as in Envoy.
+    pub tried: &'a [SocketAddr],
+    /// How many further choices avoiding them is worth (`host_selection_retry_max_attempts`).
+    pub attempts: u32,
+}
+
+/// Why there is no endpoint; counted as `upstream_cx_none_healthy`, flag UH.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoHost {
+    #[error("no healthy upstream")]
+    NoHealthy,
+    #[error("no subset of the endpoints matches, and nothing to fall back to")]
+    NoSubset,
+    #[error("no original destination")]
+    NoOriginalDst,
+}
+
+/// How it went with a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A TCP connection is there, and that is all that was wanted.
+    Connected(Duration),
+    /// A TCP connection is there; a protocol above it will say how it goes on.
+    ConnectedForRequests(Duration),
+    ConnectFailed,
+    ConnectTimeout,
+    /// A response's status.
+    Status(u16),
+    /// The upstream reset or broke the protocol before a response was complete.
+    RequestFailed,
+    /// No answer within the route's time-out.
+    RequestTimeout,
+}
+
+/// A connection with its place under the circuit breakers.
+#[derive(Debug)]
+pub struct Upstream {
+    pub connected: Connected,
+    pub permit: Permit,
+}
+
+impl Active {
+    /// Discovery has answered for the first time, well or badly.
+    fn endpoints_known(&self) {
+        self.warm.done(Part::Endpoints);
+        self.hosts_changed();
+    }
+
+    fn hosts_changed(&self) {
+        if let Some(health) = &self.health {
+            health.hosts_changed();
+        }
+    }
+}
+
+struct Active {
+    warm: Warm,
+    outlier: Option<Detector>,
+    health: Option<health::Checkers>,
+    tasks: Mutex<Vec<AbortHandle>>,
+}
+
+impl Env {
+    pub fn new(stats: Arc<Stats>, tasks: Tasks, dial: Arc<dyn Dial>, endpoints: EndpointSource) -> Self {
+        Self {
+            stats,
+            tasks,
+            dial,
+            endpoints,
+            random: Arc::new(ThreadRandom),
+            resolvers: Arc::default(),
+            directories: Arc::default(),
+        }
+    }
+}
+
+impl Cluster {
+    /// No task, no I/O. The endpoints of STATIC clusters are there at once.
+    pub fn new(model: Arc<model::Cluster>, env: &Env) -> Arc<Self> {
+        let name = model.alt_stat_name.as_ref().unwrap_or(&model.name);
+        let prefix = format!("cluster.{}", name.replace(':', "_"));
+        let active = Active::wanted(&model).then(|| Box::new(Active::new(&model, env, &prefix)));
+        let cluster = Self {
+            stats: env.stats.block(prefix.as_str()),
+            lb: ArcSwap::from_pointee(LbState::empty()),
+            updating: Mutex::new(()),
+            breaker: Breaker::new(&model.circuit_breakers.default, &env.stats, &prefix),
+            random: env.random.clone(),
+            active,
+            model,
+        };
+        if cluster.model.discovery == Discovery::Static {
+            cluster.update(
+                discovery::fixed::groups(&cluster.model.load_assignment),
+                &cluster.model.load_assignment.policy,
+            );
+        }
+        Arc::new(cluster)
+    }
+
+    /// Starts discovery, health checks and outlier detection where the model asks for them. They end with the
+    /// cluster's last owner.
+    pub fn start(self: &Arc<Self>, env: &Env) {
+        let Some(active) = &self.active else { return };
+        let mut tasks: Vec<_> = discovery::start(self, env).iter().map(JoinHandle::abort_handle).collect();
+        if active.outlier.is_some() {
+            tasks.push(outlier::start(self, env).abort_handle());
+        }
+        if active.health.is_some() {
+            tasks.push(health::start(self, env).abort_handle());
+        }
+        active.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
+    }
+
+    /// Resolves once the first endpoints are known and, where they are checked, judged.
+    pub async fn warmed(&self) {
+        if let Some(active) = &self.active {
+            active.warm.wait().await;
+        }
+    }
+
+    pub fn is_warm(&self) -> bool {
+        self.active.as_ref().is_none_or(|active| active.warm.is_warm())
+    }
+
+    /// The next endpoint.
+    pub fn choose(&self, want: &Want<'_>) -> Result<Arc<Host>, NoHost> {
+        let chosen = match &self.model.discovery {
+            Discovery::OriginalDst(how) => discovery::original_dst::host(how, want.original_dst),
+            Discovery::Static | Discovery::StrictDns(_) | Discovery::LogicalDns(_) | Discovery::Eds(_) => {
+                self.lb.load().choose(want, self)
+            }
+        };
+        if chosen.is_err() {
+            self.stats.upstream_cx_none_healthy.inc();
+        }
+        chosen
+    }
+
+    /// Every endpoint, by priority.
+    pub fn hosts(&self) -> Vec<Arc<Host>> {
+        self.lb.load().hosts().cloned().collect()
+    }
+
+    /// The socket for a host: the first of `transport_socket_matches` that its metadata satisfies, with that
+    /// match's name, else the cluster's own.
+    pub fn transport_socket(&self, host: &Host) -> (Option<&Arc<str>>, &TransportSocket) {
+        let index = (host.transport() as usize).checked_sub(1);
+        match index.and_then(|index| self.model.transport_socket_matches.get(index)) {
+            Some(TransportSocketMatch { name, transport_socket, .. }) => (Some(name), transport_socket),
+            None => (None, &self.model.transport_socket),
+        }
+    }
+
+    /// The category by whose `drop_overloads` a request is to be refused, by chance; HTTP routers ask, tcp_proxy
+    /// does not, as in Envoy.
+    pub fn drop_overload(&self) -> Option<Arc<str>> {
+        self.lb.load().dropped(self.random.as_ref())
+    }
+
+    /// A place under the circuit breakers, or a counted refusal.
+    pub fn admit(self: &Arc<Self>, host: &Arc<Host>) -> Result<Permit, Overflow> {
+        Permit::new(self, host)
+    }
+
+    /// Connects: a place, a socket, a report. What tcp_proxy needs.
+    pub async fn connect(
+        self: &Arc<Self>,
+        host: &Arc<Host>,
+        dial: &dyn Dial,
+        source: &Source,
+    ) -> Result<Upstream, ConnectError> {
+        let mut permit = self.admit(host)?;
+        match connect::tcp(self, host, dial, source).await {
+            Ok(connected) => {
+                permit.attach(host);
+                self.report(host, Event::Connected(connected.took));
+                Ok(Upstream { connected, permit })
+            }
+            Err(error) => {
+                let timeout = matches!(error, ConnectError::Timeout);
+                self.report(host, if timeout { Event::ConnectTimeout } else { Event::ConnectFailed });
+                Err(error)
+            }
+        }
+    }
+
+    /// Counts what happened, and lets outlier detection judge.
+    pub fn report(&self, host: &Arc<Host>, event: Event) {
+        match event {
+            Event::Connected(took) | Event::ConnectedForRequests(took) => {
+                self.stats.upstream_cx_connect_ms.record(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+            }
+            Event::ConnectFailed | Event::ConnectTimeout => {
+                self.stats.upstream_cx_connect_fail.inc();
+                host.stats.cx_connect_fail.inc();
+                if event == Event::ConnectTimeout {
+                    self.stats.upstream_cx_connect_timeout.inc();
+                }
+            }
+            Event::Status(status) if status >= 500 => host.stats.rq_error.inc(),
+            Event::Status(_) => host.stats.rq_success.inc(),
+            Event::RequestFailed => host.stats.rq_error.inc(),
+            Event::RequestTimeout => host.stats.rq_timeout.inc(),
+        }
+        outlier::report(self, host, event);
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let Some(active) = &mut self.active else { return };
+        for task in active.tasks.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            task.abort();
+        }
+    }
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster").field("name", &self.model.name).finish_non_exhaustive()
+    }
+}
+
+impl Active {
+    fn wanted(model: &model::Cluster) -> bool {
+        let discovers = match model.discovery {
+            Discovery::Static | Discovery::OriginalDst(_) => false,
+            Discovery::StrictDns(_) | Discovery::LogicalDns(_) | Discovery::Eds(_) => true,
+        };
+        discovers || model.outlier_detection.is_some() || !model.health_checks.is_empty()
+    }
+
+    fn new(model: &model::Cluster, env: &Env, prefix: &str) -> Self {
+        Self {
+            warm: Warm::of(model),
+            outlier: model.outlier_detection.as_ref().map(|_| Detector::new(&env.stats, prefix)),
+            health: (!model.health_checks.is_empty()).then(|| health::Checkers::new(&env.stats, prefix)),
+            tasks: Mutex::default(),
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Models and environments for the tests of this module.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proxy_config::model::address::{Address, HostPort};
+use proxy_config::model::cluster::{CircuitBreakers, CommonLb, Discovery, LbPolicy};
+use proxy_config::model::endpoint::{
+    Endpoint, EndpointHealthCheck, HealthStatus, LoadAssignment, LocalityEndpoints,
+};
+use proxy_config::model::metadata::{Metadata, Struct, Value};
+use proxy_config::model::{self, TransportSocket};
+
+use super::random::Seeded;
+use super::{Cluster, EndpointUpdate, Env, HealthFlag, Host, Want};
+use crate::net::HostDial;
+use crate::task::Tasks;
+use crate::telemetry::stats::Stats;
+
+/// Longer than anything takes on a loaded machine.
+pub(super) const LONG: Duration = Duration::from_secs(30);
+
+pub(super) fn env() -> Env {
+    let stats = Arc::new(Stats::new());
+    let parse = |text: &str| match text.strip_prefix("bad") {
+        Some(why) => Err(why.to_owned()),
+        None => Ok(eds(text)),
+    };
+    let tasks = Tasks::new(&stats);
+    Env { random: Seeded::new(7), ..Env::new(stats, tasks, Arc::new(HostDial), Arc::new(parse)) }
+}
+
+/// `version` then addresses, by spaces.
+fn eds(text: &str) -> EndpointUpdate {
+    let mut words = text.split_whitespace();
+    let version = words.next().unwrap_or_default().to_owned();
+    let endpoints: Vec<_> = words.map(|word| endpoint(word)).collect();
+    let localities = vec![LocalityEndpoints { endpoints, ..LocalityEndpoints::default() }];
+    let assignment = LoadAssignment { cluster_name: "c".into(), localities, ..LoadAssignment::default() };
+    EndpointUpdate { version, assignments: vec![assignment] }
+}
+
+pub(super) fn endpoint(address: &str) -> Endpoint {
+    let address = match address.parse::<SocketAddr>() {
+        Ok(address) => Address::Ip(address),
+        Err(_) => {
+            let (host, port) = address.split_once(':').unwrap();
+            Address::Host(HostPort { host: host.into(), port: port.parse().unwrap() })
+        }
+    };
+    Endpoint {
+        address,
+        additional_addresses: Vec::new(),
+        hostname: "".into(),
+        health_check: EndpointHealthCheck::default(),
+        health_status: HealthStatus::Unknown,
+        load_balancing_weight: 1,
+        metadata: Arc::default(),
+    }
+}
+
+/// Endpoints 127.0.0.1:1, :2, … with these weights.
+pub(super) fn weighted(weights: &[u32]) -> Vec<Endpoint> {
+    let with = |(port, weight): (usize, &u32)| Endpoint {
+        load_balancing_weight: *weight,
+        ..endpoint(&format!("127.0.0.1:{port}"))
+    };
+    (1..).zip(weights).map(with).collect()
+}
+
+pub(super) fn model(endpoints: Vec<Endpoint>) -> model::Cluster {
+    let localities = vec![LocalityEndpoints { endpoints, ..LocalityEndpoints::default() }];
+    model::Cluster {
+        name: "c".into(),
+        alt_stat_name: None,
+        discovery: Discovery::Static,
+        load_assignment: Arc::new(LoadAssignment { localities, ..LoadAssignment::default() }),
+        lb: LbPolicy::RoundRobin,
+        slow_start: None,
+        common_lb: CommonLb::default(),
+        subset: None,
+        connect_timeout: Duration::from_secs(5),
+        per_connection_buffer_limit_bytes: 1 << 20,
+        circuit_breakers: CircuitBreakers::default(),
+        outlier_detection: None,
+        health_checks: Vec::new(),
+        bind: None,
+        tcp_keepalive: None,
+        transport_socket: TransportSocket::RawBuffer,
+        transport_socket_matches: Vec::new(),
+        close_connections_on_host_health_failure: false,
+        ignore_health_on_host_removal: false,
+        cleanup_interval: Duration::from_secs(5),
+        wait_for_warm_on_init: true,
+        metadata: Metadata::default(),
+    }
+}
+
+pub(super) fn cluster(model: model::Cluster) -> Arc<Cluster> {
+    Cluster::new(Arc::new(model), &env())
+}
+
+/// `k=v` pairs by commas.
+pub(super) fn fields(text: &str) -> Struct {
+    let pair = |pair: &str| {
+        let (key, value) = pair.split_once('=').unwrap();
+        (key.to_owned(), Value::String(value.to_owned()))
+    };
+    text.split(',').filter(|s| !s.is_empty()).map(pair).collect()
+}
+
+pub(super) fn lb_metadata(text: &str) -> Arc<Metadata> {
+    Arc::new(Metadata(BTreeMap::from([("envoy.lb".to_owned(), fields(text))])))
+}
+
+pub(super) fn port(host: &Host) -> u16 {
+    host.socket_address().unwrap().port()
+}
+
+/// Ports of so many choices.
+pub(super) fn ports(cluster: &Cluster, times: usize) -> Vec<u16> {
+    (0..times).map(|_| port(&cluster.choose(&Want::default()).unwrap())).collect()
+}
+
+/// How often each port was chosen.
+pub(super) fn counts(cluster: &Cluster, times: usize) -> BTreeMap<u16, usize> {
+    let mut counts = BTreeMap::new();
+    for port in ports(cluster, times) {
+        *counts.entry(port).or_default() += 1;
+    }
+    counts
+}
+
+/// Marks those ports as failing outlier detection, and rebuilds.
+pub(super) fn fail(cluster: &Cluster, failing: &[u16]) {
+    for host in cluster.hosts() {
+        if failing.contains(&port(&host)) {
+            host.set(HealthFlag::FAILED_ACTIVE_HC);
+        } else {
+            host.clear(HealthFlag::FAILED_ACTIVE_HC);
+        }
+    }
+    cluster.refresh();
+}
+
+/// Waits for something that another task does.
+pub(super) async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let start = crate::clock::now();
+    while !done() {
+        assert!(start.elapsed() < LONG, "{what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}

@@ -1,0 +1,109 @@
+//! The limits of a relay in time: one timer for all of them.
+
+use std::future::Future as _;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::Sleep;
+
+use super::copy::End;
+use crate::clock::{self, Instant};
+use crate::telemetry::Side;
+
+/// What ends a relay, and what it may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Nothing moved on either side.
+    pub idle: Option<Duration>,
+    pub downstream_idle: Option<Duration>,
+    pub upstream_idle: Option<Duration>,
+    /// The end of the connection's time.
+    pub deadline: Option<Instant>,
+    /// A periodic access log line.
+    pub flush_every: Option<Duration>,
+    /// Bytes that may wait in one direction.
+    pub buffer: usize,
+}
+
+/// On which side bytes have moved.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moved {
+    pub(super) downstream: bool,
+    pub(super) upstream: bool,
+}
+
+pub(super) struct Timers<'a> {
+    limits: &'a Limits,
+    downstream: Instant,
+    upstream: Instant,
+    flush: Option<Instant>,
+    /// Whether the timer has been polled, and so will wake the task.
+    armed: bool,
+}
+
+impl<'a> Timers<'a> {
+    pub(super) fn new(limits: &'a Limits, now: Instant) -> Self {
+        let flush = limits.flush_every.map(|every| now + every);
+        Self { limits, downstream: now, upstream: now, flush, armed: false }
+    }
+
+    /// When the next limit is reached if nothing moves; `None` where there is no limit.
+    pub(super) fn next(&self) -> Option<Instant> {
+        let ends = self.ends().into_iter().filter_map(|(at, _)| at);
+        ends.chain(self.flush).min()
+    }
+
+    /// Ends the relay where a limit is reached; calls `flush` where a line is due.
+    ///
+    /// The timer is not moved at each byte, only when it fires too early.
+    pub(super) fn poll(
+        &mut self,
+        mut sleep: Pin<&mut Sleep>,
+        moved: Moved,
+        cx: &mut Context<'_>,
+        mut flush: impl FnMut(),
+    ) -> Poll<End> {
+        if moved.downstream || moved.upstream {
+            let now = clock::now();
+            self.downstream = if moved.downstream { now } else { self.downstream };
+            self.upstream = if moved.upstream { now } else { self.upstream };
+            // Every limit only moves away, so the timer that is set still fires in time.
+            if self.armed && now < sleep.deadline() {
+                return Poll::Pending;
+            }
+        }
+        self.armed = true;
+        loop {
+            ready!(sleep.as_mut().poll(cx));
+            let now = clock::now();
+            if let Some(end) = self.reached(now) {
+                return Poll::Ready(end);
+            }
+            if let (Some(at), Some(every)) = (self.flush, self.limits.flush_every)
+                && at <= now
+            {
+                self.flush = Some(now + every);
+                flush();
+            }
+            let Some(next) = self.next() else { return Poll::Pending };
+            sleep.as_mut().reset(next);
+        }
+    }
+
+    fn reached(&self, now: Instant) -> Option<End> {
+        let reached = |(at, end): (Option<Instant>, End)| at.is_some_and(|at| at <= now).then_some(end);
+        self.ends().into_iter().find_map(reached)
+    }
+
+    fn ends(&self) -> [(Option<Instant>, End); 4] {
+        let after = |since: Instant, limit: Option<Duration>| limit.map(|limit| since + limit);
+        let Limits { idle, downstream_idle, upstream_idle, deadline, .. } = *self.limits;
+        [
+            (deadline, End::MaxDuration),
+            (after(self.downstream.max(self.upstream), idle), End::Idle(None)),
+            (after(self.downstream, downstream_idle), End::Idle(Some(Side::Downstream))),
+            (after(self.upstream, upstream_idle), End::Idle(Some(Side::Upstream))),
+        ]
+    }
+}

@@ -1,0 +1,195 @@
+//! What captured workloads run on without a configuration: Istio's virtual listeners and passthrough clusters.
+//!
+//! They are the same models that a configuration is lowered into, so there is one data path.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use proxy_config::model::access_log::AccessLog;
+use proxy_config::model::address::BindConfig;
+use proxy_config::model::cluster::{CircuitBreakers, Discovery, LbPolicy, OriginalDst, Thresholds};
+use proxy_config::model::listener::{ChainMatch, ListenAddress, TrafficDirection};
+use proxy_config::model::network_filter::{NetworkFilterConfig, TcpProxy, WeightedCluster};
+use proxy_config::model::{self, Address, Cidr, Metadata, NetworkFilter};
+
+use super::{Listener, Parts, Snapshot};
+use crate::net::{Direction, Options, OutboundPolicy};
+
+/// Istio's names, by which people look for them.
+pub const PASSTHROUGH: &str = "PassthroughCluster";
+pub const BLACK_HOLE: &str = "BlackHoleCluster";
+pub const INBOUND_V4: &str = "InboundPassthroughClusterIpv4";
+pub const INBOUND_V6: &str = "InboundPassthroughClusterIpv6";
+
+/// The source of inbound passthrough connections: by it the kernel programs and the application tell them from
+/// connections that the workload makes to itself.
+const SOURCE_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6));
+const SOURCE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6));
+
+/// The listeners, and the snapshot that holds their clusters.
+pub struct Builtin {
+    pub snapshot: Arc<Snapshot>,
+    allow_any: Arc<Listener>,
+    registry_only: Arc<Listener>,
+    inbound: Arc<Listener>,
+}
+
+impl Builtin {
+    pub fn new(options: &Options, parts: &Parts<'_>) -> std::io::Result<Self> {
+        let clusters = [
+            cluster(PASSTHROUGH, original_dst(), None, options),
+            cluster(BLACK_HOLE, Discovery::Static, None, options),
+            cluster(INBOUND_V4, original_dst(), Some(SOURCE_V4), options),
+            cluster(INBOUND_V6, original_dst(), Some(SOURCE_V6), options),
+        ];
+        let snapshot = Snapshot::build([], clusters.map(Arc::new), parts)?;
+        let listener = |model| Listener::new(Arc::new(model), parts).map(Arc::new);
+        Ok(Self {
+            snapshot: Arc::new(snapshot),
+            allow_any: listener(outbound(PASSTHROUGH, options))?,
+            registry_only: listener(outbound(BLACK_HOLE, options))?,
+            inbound: listener(inbound(options))?,
+        })
+    }
+
+    pub fn listener(&self, direction: Direction, policy: OutboundPolicy) -> &Arc<Listener> {
+        match (direction, policy) {
+            (Direction::Inbound, _) => &self.inbound,
+            (Direction::Outbound, OutboundPolicy::AllowAny) => &self.allow_any,
+            (Direction::Outbound, OutboundPolicy::RegistryOnly) => &self.registry_only,
+        }
+    }
+}
+
+fn outbound(cluster: &str, options: &Options) -> model::Listener {
+    let chain = chain(cluster, ChainMatch::default(), options);
+    virtual_listener(Direction::Outbound, vec![chain])
+}
+
+fn inbound(options: &Options) -> model::Listener {
+    let any = |address, cluster| {
+        let prefix_ranges = Cidr::new(address, 0).into_iter().collect();
+        chain(cluster, ChainMatch { prefix_ranges, ..ChainMatch::default() }, options)
+    };
+    let chains = vec![
+        any(IpAddr::V4(Ipv4Addr::UNSPECIFIED), INBOUND_V4),
+        any(IpAddr::V6(Ipv6Addr::UNSPECIFIED), INBOUND_V6),
+    ];
+    virtual_listener(Direction::Inbound, chains)
+}
+
+fn virtual_listener(direction: Direction, filter_chains: Vec<model::FilterChain>) -> model::Listener {
+    let traffic_direction = match direction {
+        Direction::Outbound => TrafficDirection::Outbound,
+        Direction::Inbound => TrafficDirection::Inbound,
+    };
+    model::Listener {
+        name: direction.listener().into(),
+        // Each workload has sockets of its own; the name is what people look for.
+        stat_prefix: Some(direction.listener().into()),
+        addresses: vec![ListenAddress {
+            address: Address::Ip(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+            ipv4_compat: false,
+            socket_options: Vec::new(),
+        }],
+        bind_to_port: false,
+        use_original_dst: false,
+        traffic_direction,
+        reuse_port: false,
+        per_connection_buffer_limit_bytes: model::DEFAULT_BUFFER_LIMIT,
+        tcp_backlog_size: None,
+        tcp_fast_open_queue_length: None,
+        tcp_keepalive: None,
+        enable_mptcp: false,
+        transparent: false,
+        freebind: false,
+        max_connections_to_accept_per_socket_event: None,
+        access_log: Vec::new(),
+        listener_filters: Vec::new(),
+        listener_filters_timeout: None,
+        continue_on_listener_filters_timeout: false,
+        filter_chains,
+        default_filter_chain: None,
+        drain_type: model::listener::DrainType::Default,
+        metadata: Metadata::default(),
+    }
+}
+
+fn chain(cluster: &str, filter_chain_match: ChainMatch, options: &Options) -> model::FilterChain {
+    let proxy = TcpProxy {
+        stat_prefix: cluster.into(),
+        clusters: vec![WeightedCluster {
+            name: cluster.into(),
+            weight: 1,
+            metadata_match: Metadata::default(),
+        }],
+        idle_timeout: Some(options.idle_timeout),
+        downstream_idle_timeout: None,
+        upstream_idle_timeout: None,
+        max_connect_attempts: 1,
+        backoff: None,
+        hash_policy: None,
+        max_downstream_connection_duration: None,
+        max_downstream_connection_duration_jitter: None,
+        access_log: Vec::<AccessLog>::new(),
+        access_log_flush_interval: None,
+        flush_access_log_on_connected: false,
+        flush_access_log_on_start: false,
+    };
+    let filter = NetworkFilter::TcpProxy(Box::new(proxy));
+    model::FilterChain {
+        name: cluster.into(),
+        filter_chain_match,
+        filters: vec![NetworkFilterConfig { name: "envoy.filters.network.tcp_proxy".into(), filter }],
+        transport_socket: model::TransportSocket::RawBuffer,
+        transport_socket_connect_timeout: None,
+        metadata: Metadata::default(),
+    }
+}
+
+fn original_dst() -> Discovery {
+    Discovery::OriginalDst(OriginalDst::default())
+}
+
+fn cluster(name: &str, discovery: Discovery, source: Option<IpAddr>, options: &Options) -> model::Cluster {
+    let lb = match discovery {
+        Discovery::OriginalDst(_) => LbPolicy::ClusterProvided,
+        Discovery::Static | Discovery::StrictDns(_) | Discovery::LogicalDns(_) | Discovery::Eds(_) => {
+            LbPolicy::RoundRobin
+        }
+    };
+    let bind = source.map(|ip| BindConfig { source: Some(SocketAddr::new(ip, 0)), ..BindConfig::default() });
+    // As Istio sets them: a passthrough is not where connections are limited.
+    let unlimited = Thresholds {
+        max_connections: u32::MAX,
+        max_pending_requests: u32::MAX,
+        max_requests: u32::MAX,
+        max_retries: u32::MAX,
+        ..Thresholds::default()
+    };
+    model::Cluster {
+        name: name.into(),
+        alt_stat_name: None,
+        discovery,
+        load_assignment: Arc::default(),
+        lb,
+        slow_start: None,
+        common_lb: model::cluster::CommonLb::default(),
+        subset: None,
+        connect_timeout: options.connect_timeout,
+        per_connection_buffer_limit_bytes: model::DEFAULT_BUFFER_LIMIT,
+        circuit_breakers: CircuitBreakers { default: unlimited, ..CircuitBreakers::default() },
+        outlier_detection: None,
+        health_checks: Vec::new(),
+        bind: bind.map(Box::new),
+        tcp_keepalive: None,
+        transport_socket: model::TransportSocket::RawBuffer,
+        transport_socket_matches: Vec::new(),
+        close_connections_on_host_health_failure: false,
+        ignore_health_on_host_removal: false,
+        cleanup_interval: Duration::from_secs(5),
+        wait_for_warm_on_init: true,
+        metadata: Metadata::default(),
+    }
+}

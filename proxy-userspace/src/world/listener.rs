@@ -1,0 +1,96 @@
+//! A listener as it runs: its filters, its chains and how one of them is found.
+
+use std::io;
+use std::sync::Arc;
+
+use proxy_config::model::network_filter::{NetworkFilter, NetworkFilterConfig};
+use proxy_config::model::{self, Address};
+
+use super::Parts;
+use crate::listener::chain_match::ChainMatch;
+use crate::listener::filters::Filters;
+use crate::net::facts::Facts;
+use crate::network::tcp_proxy::TcpProxy;
+use crate::network::{self, Gates, Last};
+use crate::telemetry::access_log::Logger;
+use crate::telemetry::stats::ListenerStats;
+
+pub struct Listener {
+    pub model: Arc<model::Listener>,
+    pub stats: Arc<ListenerStats>,
+    pub filters: Filters,
+    pub access_log: Arc<[Logger]>,
+    matcher: ChainMatch,
+    chains: Vec<Chain>,
+    default: Option<Chain>,
+}
+
+/// A filter chain.
+pub struct Chain {
+    pub name: Arc<str>,
+    pub filters: network::Filters,
+}
+
+impl Listener {
+    pub fn new(model: Arc<model::Listener>, parts: &Parts<'_>) -> io::Result<Self> {
+        let stats = &parts.cluster.stats;
+        let chain = |chain: &model::FilterChain| Chain::new(chain, parts);
+        let own: Arc<ListenerStats> = stats.block(format!("listener.{}", stat_name(&model)));
+        Ok(Self {
+            filters: Filters::new(&model, stats, own.clone()),
+            stats: own,
+            access_log: parts.loggers(&model.access_log)?,
+            matcher: ChainMatch::new(&model.filter_chains),
+            chains: model.filter_chains.iter().map(chain).collect::<io::Result<_>>()?,
+            default: model.default_filter_chain.as_ref().map(chain).transpose()?,
+            model,
+        })
+    }
+
+    /// The chain that serves a connection.
+    pub fn chain(&self, facts: &Facts) -> Option<&Chain> {
+        let found = self.matcher.find(facts).and_then(|index| self.chains.get(index));
+        found.or(self.default.as_ref())
+    }
+}
+
+impl Chain {
+    fn new(model: &model::FilterChain, parts: &Parts<'_>) -> io::Result<Self> {
+        let gates = Gates::new(&model.filters, &parts.cluster.stats, parts.buckets);
+        let last = match model.filters.last() {
+            Some(last) => last_filter(last, parts)?,
+            None => Last::Nothing,
+        };
+        Ok(Self { name: model.name.clone(), filters: network::Filters { gates, last } })
+    }
+}
+
+fn last_filter(config: &NetworkFilterConfig, parts: &Parts<'_>) -> io::Result<Last> {
+    Ok(match &config.filter {
+        NetworkFilter::TcpProxy(model) => {
+            let access_log = parts.loggers(&model.access_log)?;
+            let stats = parts.cluster.stats.as_ref();
+            Last::TcpProxy(Box::new(TcpProxy::new(model.as_ref().clone(), access_log, stats)))
+        }
+        NetworkFilter::DirectResponse(body) => Last::DirectResponse(body.clone()),
+        NetworkFilter::Echo => Last::Echo,
+        // A chain must end with one of those above, or it has not been lowered.
+        NetworkFilter::Rbac(_)
+        | NetworkFilter::SniCluster
+        | NetworkFilter::ConnectionLimit(_)
+        | NetworkFilter::LocalRateLimit(_)
+        | NetworkFilter::MetadataExchange
+        | NetworkFilter::IstioStats => Last::Nothing,
+    })
+}
+
+/// Envoy's: the prefix that was asked for, else the address without colons.
+fn stat_name(model: &model::Listener) -> String {
+    match (&model.stat_prefix, model.addresses.first().map(|first| &first.address)) {
+        (Some(prefix), _) => prefix.replace(':', "_"),
+        (None, Some(Address::Ip(address))) => address.to_string().replace(':', "_"),
+        (None, Some(Address::Pipe { path, .. })) => path.display().to_string().replace(':', "_"),
+        (None, Some(Address::Host(host))) => format!("{}_{}", host.host, host.port),
+        (None, None) => model.name.replace(':', "_"),
+    }
+}

@@ -1,0 +1,129 @@
+//! A configuration as it runs: model -> [`Snapshot`] of listeners and clusters, in one swap.
+//!
+//! A connection takes the snapshot that it finds and keeps it to its end. What captured workloads run on without
+//! a configuration of their own is built here too, from the same models: see [`builtin`].
+
+pub mod bind;
+pub mod builtin;
+mod listener;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use proxy_config::model::listener::TrafficDirection;
+use proxy_config::model::{self, Address};
+
+pub use self::listener::{Chain, Listener};
+use crate::cluster::{Cluster, Env};
+use crate::listener::select::Handoff;
+use crate::net::Direction;
+use crate::network::local_ratelimit::Buckets;
+use crate::telemetry::access_log::{Logger, Sinks};
+
+/// A running configuration. Its parts change as a whole.
+pub struct World {
+    snapshot: ArcSwap<Snapshot>,
+}
+
+/// What one connection sees of it.
+pub struct Snapshot {
+    listeners: Vec<Arc<Listener>>,
+    handoff: Handoff,
+    /// Listeners that captured connections of a direction and a port enter by.
+    captured: HashMap<(Direction, u16), usize>,
+    clusters: HashMap<Arc<str>, Arc<Cluster>>,
+}
+
+/// What a configuration is built with.
+pub struct Parts<'a> {
+    pub cluster: &'a Env,
+    pub sinks: &'a Sinks,
+    pub buckets: &'a Buckets,
+}
+
+impl Parts<'_> {
+    fn loggers(&self, models: &[model::AccessLog]) -> std::io::Result<Arc<[Logger]>> {
+        models.iter().map(|model| Logger::new(model, self.sinks, &self.cluster.stats)).collect()
+    }
+}
+
+impl World {
+    pub fn new(snapshot: Snapshot) -> Self {
+        Self { snapshot: ArcSwap::from_pointee(snapshot) }
+    }
+
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+}
+
+impl Snapshot {
+    /// Builds every part; starts none.
+    pub fn build(
+        listeners: impl IntoIterator<Item = Arc<model::Listener>>,
+        clusters: impl IntoIterator<Item = Arc<model::Cluster>>,
+        parts: &Parts<'_>,
+    ) -> std::io::Result<Self> {
+        let built = listeners.into_iter().map(|model| Listener::new(model, parts).map(Arc::new));
+        let listeners = built.collect::<std::io::Result<Vec<_>>>()?;
+        let clusters = clusters.into_iter().map(|model| {
+            let cluster = Cluster::new(model, parts.cluster);
+            (cluster.model.name.clone(), cluster)
+        });
+        let clusters = clusters.collect();
+        let handoff = Handoff::new(listeners.iter().map(|listener| listener.model.as_ref()).enumerate());
+        let captured = captured(&listeners);
+        Ok(Self { listeners, handoff, captured, clusters })
+    }
+
+    pub fn start(&self, env: &Env) {
+        self.clusters.values().for_each(|cluster| cluster.start(env));
+    }
+
+    pub fn listeners(&self) -> &[Arc<Listener>] {
+        &self.listeners
+    }
+
+    pub fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        self.clusters.values()
+    }
+
+    pub fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
+        self.clusters.get(name)
+    }
+
+    /// The listener of an original destination: of exactly that address, else of its port on a wildcard address.
+    pub fn handoff(&self, destination: SocketAddr) -> Option<&Arc<Listener>> {
+        self.handoff.find(destination).and_then(|index| self.listeners.get(index))
+    }
+
+    /// The listener by which a workload's captured connections enter.
+    pub fn captured(&self, direction: Direction, port: u16) -> Option<&Arc<Listener>> {
+        self.captured.get(&(direction, port)).and_then(|index| self.listeners.get(*index))
+    }
+}
+
+/// By what they say of themselves: a direction, or that they hand connections over, which only outbound ones do.
+fn captured(listeners: &[Arc<Listener>]) -> HashMap<(Direction, u16), usize> {
+    let mut table = HashMap::new();
+    for (index, listener) in listeners.iter().enumerate() {
+        let direction = match listener.model.traffic_direction {
+            TrafficDirection::Outbound => Direction::Outbound,
+            TrafficDirection::Inbound => Direction::Inbound,
+            TrafficDirection::Unspecified if listener.model.use_original_dst => Direction::Outbound,
+            TrafficDirection::Unspecified => continue,
+        };
+        // An outbound listener of a service is bound to the service's address or not at all.
+        if !listener.model.bind_to_port {
+            continue;
+        }
+        for bound in &listener.model.addresses {
+            if let Address::Ip(address) = bound.address {
+                table.entry((direction, address.port())).or_insert(index);
+            }
+        }
+    }
+    table
+}
