@@ -79,6 +79,14 @@ pub struct Diagnostic {
     pub why: String,
 }
 
+impl Diagnostic {
+    /// As `--strict` sees it.
+    #[must_use]
+    pub fn refused(self) -> Self {
+        Self { severity: Severity::Error, ..self }
+    }
+}
+
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.position {

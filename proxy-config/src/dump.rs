@@ -39,7 +39,6 @@ fn convert(message: &'static Message, bytes: &[u8], secret: bool, depth: u32) ->
         }
         Special::Duration => Ok(Json::String(seconds(bytes)?.text())),
         Special::Timestamp => Ok(Json::String(timestamp_text(seconds(bytes)?))),
-        Special::FieldMask => field_mask(bytes),
         Special::Wrapper => {
             let field = message.number(1).ok_or("a wrapper without a value")?;
             let mut given = None;
@@ -272,25 +271,6 @@ fn seconds(bytes: &[u8]) -> Result<Seconds, String> {
     found.seconds = found.seconds.clamp(-315_576_000_000, 315_576_000_000);
     found.nanos = found.nanos.clamp(-999_999_999, 999_999_999);
     Ok(found)
-}
-
-fn field_mask(bytes: &[u8]) -> Result<Json, String> {
-    let mut paths = Vec::new();
-    for part in Fields(bytes) {
-        if let (1, Value::Bytes(path)) = part.map_err(|e| e.to_string())? {
-            let mut camel = String::new();
-            let mut upper = false;
-            for c in String::from_utf8_lossy(path).chars() {
-                match c {
-                    '_' => upper = true,
-                    c if upper => (camel.push(c.to_ascii_uppercase()), upper = false).1,
-                    c => camel.push(c),
-                }
-            }
-            paths.push(camel);
-        }
-    }
-    Ok(Json::String(paths.join(",")))
 }
 
 fn float(number: f64) -> Json {

@@ -177,7 +177,7 @@ fn operator_end(text: &str) -> Option<(Option<usize>, &str)> {
 }
 
 fn verify(name: &str, argument: Option<&str>, length: Option<usize>, more: &[&str]) -> Result<(), String> {
-    let brought = more.iter().any(|m| *m == name);
+    let brought = more.contains(&name);
     let Some(operator) = operators().find(|o| o.name == name) else {
         return match (brought, argument) {
             (true, Some(_)) => Ok(()),

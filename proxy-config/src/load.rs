@@ -59,7 +59,7 @@ pub fn bootstrap(text: &str, overlay: Option<&str>, options: Options) -> Result<
     let clusters = load.resources::<Cluster>("clusters", |c| &c.name, Twice::IsRefused);
     let (mut errors, warnings) = load.findings.finish();
     if options.strict {
-        errors.extend(warnings.iter().cloned().map(|d| Diagnostic { severity: Severity::Error, ..d }));
+        errors.extend(warnings.iter().cloned().map(Diagnostic::refused));
     }
     match lowered {
         Some(lowered) if errors.is_empty() => {
@@ -119,9 +119,8 @@ impl<'s> Load<'s> {
             let encoder = Encoder::new(&source.document, self.options.unknown_fields());
             let mut encoder = encoder.detaching(DETACHED);
             bytes.extend(encoder.encode(message, source.document.root(), Path::default()));
-            let (problems, detached) = encoder.finish();
-            self.findings.take(problems, source.suffix);
-            self.detached.extend(detached.into_iter().map(|(field, id)| (source, field, id)));
+            self.findings.take(encoder.take_problems(), source.suffix);
+            self.detached.extend(encoder.take_detached().into_iter().map(|(field, id)| (source, field, id)));
         }
         if self.findings.errors > before || self.sources.is_empty() {
             return (None, Bytes::new());
@@ -141,12 +140,17 @@ impl<'s> Load<'s> {
         let mut index = 0;
         for (source, _, list) in self.detached.clone().into_iter().filter(|(_, f, _)| *f == field) {
             let path = Path::default().field(STATIC).field(field);
-            let Content::Sequence(elements) = source.document.content(list) else {
-                let why = format!("expected a list, found {}", source.document.describe(list));
-                let position = Some(source.document.position(list));
-                self.findings
-                    .add(Diagnostic { severity: Severity::Error, position, path, why }, source.suffix);
-                continue;
+            let document = &source.document;
+            let elements = if let Content::Sequence(elements) = document.content(list) {
+                elements
+            } else {
+                let why =
+                    format!("expected a list, found {}: taken as its one element", document.describe(list));
+                let position = Some(document.position(list));
+                let diagnostic =
+                    Diagnostic { severity: Severity::Warning, position, path: path.clone(), why };
+                self.findings.add(diagnostic, source.suffix);
+                std::slice::from_ref(&list)
             };
             let mut encoder = Encoder::new(&source.document, self.options.unknown_fields());
             for (at, element) in elements.iter().enumerate() {

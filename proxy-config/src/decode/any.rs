@@ -76,7 +76,7 @@ fn from_struct(
     let bytes = Document::parse(&json, &mut problems).map(|document| {
         let mut encoder = Encoder::new(&document, Severity::Warning);
         let bytes = encoder.encode(message, document.root(), Path::default());
-        problems.extend(encoder.finish().0);
+        problems.extend(encoder.take_problems());
         bytes
     });
     let (errors, _) = problems.finish();

@@ -56,6 +56,10 @@ pub(super) enum Text<'a> {
     Copy(&'a str),
 }
 
+pub(super) fn too_deep() -> String {
+    format!("nested deeper than {MAX_DEPTH} levels")
+}
+
 impl<'t> Builder<'t> {
     pub(super) fn new(text: &'t str, json: bool) -> Self {
         let document = Document {
@@ -106,7 +110,7 @@ impl<'t> Builder<'t> {
 
     pub(super) fn open(&mut self, mapping: bool, position: Position, anchor: usize) -> Result<(), Fatal> {
         if self.stack.len() as u32 >= MAX_DEPTH {
-            return Err(Fatal::new(position, format!("nested deeper than {MAX_DEPTH} levels")));
+            return Err(Fatal::new(position, too_deep()));
         }
         let size = Size { weight: 1, height: 1 };
         self.stack.push(Frame { mapping, position, anchor, first: self.pending.len(), size });
@@ -169,7 +173,7 @@ impl<'t> Builder<'t> {
         frame.size.weight = frame.size.weight.saturating_add(size.weight);
         frame.size.height = frame.size.height.max(size.height + 1);
         if open + size.height > MAX_DEPTH {
-            return Err(Fatal::new(position, format!("nested deeper than {MAX_DEPTH} levels")));
+            return Err(Fatal::new(position, too_deep()));
         }
         if frame.size.weight > self.max_weight {
             return Err(Fatal::new(position, "aliases make this document too large"));

@@ -75,7 +75,9 @@ impl<'t> Document<'t> {
             return None;
         }
         let document = if text.trim_start().starts_with('{') {
-            super::json::parse(text).or_else(|json| super::yaml::parse(text).map_err(|yaml| json.later(yaml)))
+            super::json::parse(text).or_else(|json| {
+                super::yaml::parse(text).map_err(|yaml| if like_json(text) { json } else { yaml })
+            })
         } else {
             super::yaml::parse(text)
         };
@@ -211,6 +213,12 @@ impl<'d> Pairs<'d> {
     pub(crate) fn value(self, wanted: &str) -> Option<Id> {
         self.iter().find(|(key, _)| self.document.scalar(*key) == Some(wanted)).map(|(_, value)| value)
     }
+}
+
+/// Whether somebody means this to be JSON: YAML seldom quotes a key.
+fn like_json(text: &str) -> bool {
+    let inside = text.trim_start().strip_prefix('{').map(str::trim_start);
+    inside.is_some_and(|text| text.starts_with(['"', '}']))
 }
 
 /// `statPrefix` is `stat_prefix`.

@@ -59,11 +59,12 @@ impl<'d> Encoder<'d> {
         self
     }
 
-    /// The problems, and what was set aside.
-    pub(crate) fn finish(self) -> (Problems, Vec<(&'static str, Id)>) {
-        (self.problems, self.detached)
+    /// The fields that were set aside, by name, with their values.
+    pub(crate) fn take_detached(&mut self) -> Vec<(&'static str, Id)> {
+        std::mem::take(&mut self.detached)
     }
 
+    /// What has been found so far.
     pub(crate) fn take_problems(&mut self) -> Problems {
         std::mem::take(&mut self.problems)
     }
@@ -133,7 +134,9 @@ impl<'d> Encoder<'d> {
         let mut why = format!("unknown field {name:?}");
         if let Some(instead) = super::old::gone(message, name) {
             why = format!("{why}: {instead}");
-        } else if let Some(meant) = nearest(name, message.fields.iter().map(|f| f.name)) {
+        } else if !self.problems.full()
+            && let Some(meant) = nearest(name, message.fields.iter().map(|f| f.name))
+        {
             why = format!("{why} (did you mean {meant}?)");
         }
         match self.unknown_fields {
@@ -154,6 +157,10 @@ impl<'d> Encoder<'d> {
             seen.fields.push((index, key));
             return true;
         };
+        if self.document.scalar(place) == self.document.scalar(key) {
+            // The document itself has said so.
+            return false;
+        }
         let place = self.document.position(place);
         let why = if known == index {
             format!("{} is set twice, first at line {}:{}", field.name, place.line, place.column)
@@ -193,9 +200,15 @@ impl<'d> Encoder<'d> {
     }
 
     fn list(&mut self, field: &'static Field, id: Id) {
-        let Content::Sequence(elements) = self.document.content(id) else {
-            let found = self.document.describe(id);
-            return self.error(id, format!("expected a list, found {found}"));
+        let elements = if let Content::Sequence(elements) = self.document.content(id) {
+            elements
+        } else {
+            // As Envoy, which says nothing.
+            self.warning(
+                id,
+                format!("expected a list, found {}: taken as its one element", self.document.describe(id)),
+            );
+            std::slice::from_ref(&id)
         };
         if !field.kind.packs() {
             return self.each(elements, |encoder, element| {

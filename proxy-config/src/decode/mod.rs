@@ -18,4 +18,4 @@ mod suggest;
 mod value;
 mod yaml;
 
-pub use resources::{Resource, Resources, resources, resources_binary, text};
+pub use resources::{Encoded, Resource, Resources, message, resources, resources_binary, text};

@@ -28,11 +28,6 @@ impl Fatal {
     pub(crate) fn new(position: Position, why: impl Into<String>) -> Self {
         Self { position, why: why.into() }
     }
-
-    /// Of two ways to read a text, the one that came further has understood it better.
-    pub(crate) fn later(self, other: Self) -> Self {
-        if other.position > self.position { other } else { self }
-    }
 }
 
 impl From<Fatal> for Diagnostic {
@@ -60,6 +55,11 @@ impl Problems {
     pub(crate) fn extend(&mut self, other: Self) {
         self.errors.extend(other.errors);
         self.warnings.extend(other.warnings);
+    }
+
+    /// Whether further problems are only counted, so that no words need to be found for them.
+    pub(crate) fn full(&self) -> bool {
+        self.errors.diagnostics.len() >= KEPT || self.warnings.diagnostics.len() >= KEPT
     }
 
     pub(crate) fn failed(&self) -> bool {

@@ -6,9 +6,9 @@ use prost::Message as _;
 use super::document::{Document, position};
 use super::encode::Encoder;
 use super::problem::Problems;
-use super::special::root_type;
 use crate::diagnostic::{Diagnostic, Path, Severity};
 use crate::load::Options;
+use crate::proto::schema;
 
 /// What a control plane or a file says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -29,6 +29,13 @@ pub struct Resource {
     pub value: Bytes,
 }
 
+/// A message in protobuf's own format.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Encoded {
+    pub bytes: Bytes,
+    pub warnings: Vec<Diagnostic>,
+}
+
 /// A file's bytes as text, or where they stop to be that.
 pub fn text(bytes: &[u8]) -> Result<&str, Diagnostic> {
     std::str::from_utf8(bytes).map_err(|error| {
@@ -44,22 +51,31 @@ pub fn text(bytes: &[u8]) -> Result<&str, Diagnostic> {
 
 /// A response in YAML or JSON. Dynamic configuration is lenient in Envoy: pass `allow_unknown_fields`.
 pub fn resources(text: &str, options: Options) -> Result<Resources, Vec<Diagnostic>> {
+    let response = message("envoy.service.discovery.v3.DiscoveryResponse", text, options)?;
+    Ok(Resources { warnings: response.warnings, ..resources_binary(&response.bytes)? })
+}
+
+/// One message of any type that the descriptors have, in YAML or JSON.
+pub fn message(name: &str, text: &str, options: Options) -> Result<Encoded, Vec<Diagnostic>> {
     let mut problems = Problems::default();
-    let bytes = Document::parse(text, &mut problems).and_then(|document| {
-        let mut encoder = Encoder::new(&document, options.unknown_fields());
-        let bytes = match root_type("envoy.service.discovery.v3.DiscoveryResponse") {
-            Ok(message) => Some(encoder.encode(message, document.root(), Path::default())),
-            Err(why) => {
-                problems.error(None, Path::default(), why);
-                None
-            }
-        };
-        problems.extend(encoder.finish().0);
-        bytes
-    });
-    let (errors, warnings) = problems.finish();
+    let bytes = match schema::message(name) {
+        Some(message) => Document::parse(text, &mut problems).map(|document| {
+            let mut encoder = Encoder::new(&document, options.unknown_fields());
+            let bytes = encoder.encode(message, document.root(), Path::default());
+            problems.extend(encoder.take_problems());
+            bytes
+        }),
+        None => {
+            problems.error(None, Path::default(), format!("no descriptor of {name}"));
+            None
+        }
+    };
+    let (mut errors, warnings) = problems.finish();
+    if options.strict {
+        errors.extend(warnings.iter().cloned().map(Diagnostic::refused));
+    }
     match bytes {
-        Some(bytes) if errors.is_empty() => Ok(Resources { warnings, ..resources_binary(&bytes)? }),
+        Some(bytes) if errors.is_empty() => Ok(Encoded { bytes: bytes.into(), warnings }),
         Some(_) | None => Err(errors),
     }
 }

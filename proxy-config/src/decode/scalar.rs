@@ -1,5 +1,5 @@
 //! What a scalar means: plain ones as yaml-cpp reads them for Envoy, which is YAML 1.1 with C's integers, and the
-//! strings that stand for durations, times, bytes and field masks.
+//! strings that stand for durations, times and bytes.
 
 use base64::Engine;
 use base64::alphabet::{STANDARD, URL_SAFE};
@@ -63,6 +63,15 @@ fn boolean(text: &str) -> Option<bool> {
     let cased = tail.bytes().all(|b| b.is_ascii_lowercase()) || text.bytes().all(|b| b.is_ascii_uppercase());
     let (_, value) = NAMES.into_iter().find(|(name, _)| name.eq_ignore_ascii_case(text))?;
     cased.then_some(value)
+}
+
+/// A string where a boolean is wanted, as protobuf takes it.
+pub(crate) fn quoted_boolean(text: &str) -> Option<bool> {
+    let is = |names: [&str; 5]| names.into_iter().any(|name| name.eq_ignore_ascii_case(text));
+    if is(["true", "t", "yes", "y", "1"]) {
+        return Some(true);
+    }
+    is(["false", "f", "no", "n", "0"]).then_some(false)
 }
 
 /// `0x` is hexadecimal and a leading zero octal, as in C++'s streams.
@@ -244,22 +253,6 @@ pub(crate) fn bytes(text: &str) -> Option<Vec<u8>> {
     GeneralPurpose::new(alphabet, config).decode(text).ok()
 }
 
-/// `a.bC,d` means `a.b_c` and `d`.
-pub(crate) fn field_mask(text: &str) -> Vec<String> {
-    let mut paths = Vec::new();
-    for path in text.split(',').filter(|path| !path.is_empty()) {
-        let mut snake = String::with_capacity(path.len() + 4);
-        for c in path.chars() {
-            if c.is_ascii_uppercase() {
-                snake.push('_');
-            }
-            snake.push(c.to_ascii_lowercase());
-        }
-        paths.push(snake);
-    }
-    paths
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -396,11 +389,5 @@ mod tests {
         assert_eq!(float("1e400"), None);
         assert_eq!(float("0.5"), Some(0.5));
         assert_eq!(float("nan"), None);
-    }
-
-    #[test]
-    fn field_masks_are_camel_case() {
-        assert_eq!(field_mask("a.bC,d"), ["a.b_c", "d"]);
-        assert!(field_mask("").is_empty());
     }
 }

@@ -3,7 +3,7 @@
 use super::document::{Content, Id, Pairs};
 use super::encode::{Encoder, Step};
 use super::scalar::{self, Plain, Seconds};
-use crate::proto::schema::{self, Message, Special};
+use crate::proto::schema::{Message, Special};
 use crate::proto::wire::Value;
 
 impl<'d> Encoder<'d> {
@@ -12,7 +12,6 @@ impl<'d> Encoder<'d> {
             Special::Any => self.any(id),
             Special::Duration => self.duration(id),
             Special::Timestamp => self.timestamp(id),
-            Special::FieldMask => self.field_mask(id),
             Special::Struct => self.structure(id),
             Special::Value => self.any_value(id),
             Special::ListValue => self.list_value(id),
@@ -149,20 +148,6 @@ impl<'d> Encoder<'d> {
         }
     }
 
-    fn field_mask(&mut self, id: Id) {
-        match self.document.scalar(id) {
-            Some(_) if self.is_null(id) => {}
-            Some(text) => {
-                for path in scalar::field_mask(text) {
-                    self.put(1, Value::Bytes(path.as_bytes()));
-                }
-            }
-            None => {
-                self.expected::<()>(id, "paths such as \"user.displayName,photo\"");
-            }
-        }
-    }
-
     fn wrapper(&mut self, message: &'static Message, id: Id) {
         if self.is_null(id) {
             return;
@@ -238,9 +223,4 @@ impl<'d> Encoder<'d> {
             }
         }
     }
-}
-
-/// The type that a document is read as.
-pub(crate) fn root_type(name: &str) -> Result<&'static Message, String> {
-    schema::message(name).ok_or_else(|| format!("no descriptor of {name}"))
 }

@@ -74,11 +74,11 @@ impl<'d> Encoder<'d> {
         let value = match self.document.content(id) {
             Content::Plain(text) => match Plain::of(text) {
                 Plain::Bool(value) => Some(value),
-                Plain::Null | Plain::Int(_) | Plain::Text => None,
+                Plain::Text => scalar::quoted_boolean(text),
+                Plain::Null | Plain::Int(_) => None,
             },
-            Content::Quoted("true") => Some(true),
-            Content::Quoted("false") => Some(false),
-            Content::Quoted(_) | Content::Sequence(_) | Content::Mapping(_) => None,
+            Content::Quoted(text) => scalar::quoted_boolean(text),
+            Content::Sequence(_) | Content::Mapping(_) => None,
         };
         value.map(|v| Scalar::Varint(v.into())).or_else(|| self.expected(id, "true or false"))
     }

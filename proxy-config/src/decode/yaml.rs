@@ -2,7 +2,7 @@
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError};
 
-use super::builder::{Builder, Text};
+use super::builder::{Builder, Text, too_deep};
 use super::document::Document;
 use super::problem::{Fatal, Problems};
 use crate::diagnostic::Position;
@@ -53,7 +53,9 @@ fn in_source(text: &str, start: &Marker, style: ScalarStyle, content: &str) -> O
 }
 
 fn syntax(error: &ScanError) -> Fatal {
-    Fatal::new(place(error.marker()), error.info())
+    // The scanner has a limit of its own, which it may meet first.
+    let why = if error.info().contains("recursion limit") { too_deep() } else { error.info().to_owned() };
+    Fatal::new(place(error.marker()), why)
 }
 
 fn place(marker: &Marker) -> Position {

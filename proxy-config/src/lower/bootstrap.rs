@@ -269,3 +269,6 @@ lower! { "envoy.config.metrics.v3.HistogramBucketSettings" metrics::HistogramBuc
         Some(HistogramBuckets { matcher: matcher?, buckets })
     }
 }
+
+#[cfg(test)]
+mod tests;

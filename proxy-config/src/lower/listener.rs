@@ -205,3 +205,6 @@ lower! { "envoy.config.listener.v3.Listener.DeprecatedV1" pb::listener::Deprecat
         Some(flag(bind_to_port, true))
     }
 }
+
+#[cfg(test)]
+mod tests;

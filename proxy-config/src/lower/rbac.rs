@@ -2,7 +2,6 @@
 //! and one refused rule refuses the whole.
 
 use envoy_types::pb::envoy::config::rbac::v3 as pb;
-use envoy_types::pb::envoy::config::route::v3::HeaderMatcher;
 use envoy_types::pb::envoy::extensions::filters::network::rbac::v3 as ext;
 
 use super::Cx;
@@ -105,7 +104,7 @@ lower! { "envoy.config.rbac.v3.Permission" pb::Permission => Permission, cx;
             Some(Rule::OrRules(set)) => cx.lower("or_rules", set).map(Permission::Or),
             Some(Rule::NotRule(not)) => cx.lower("not_rule", *not).map(Box::new).map(Permission::Not),
             Some(Rule::Any(any)) => must_be_true(cx, any).then_some(Permission::Any),
-            Some(Rule::Header(header)) => header_never_matches(cx, &header).then_some(Permission::Http),
+            Some(Rule::Header(_)) => refuse_header(cx),
             Some(Rule::UrlPath(_)) => {
                 cx.warn("url_path", NEVER);
                 Some(Permission::Http)
@@ -139,19 +138,10 @@ fn must_be_true(cx: &mut Cx, any: bool) -> bool {
     any
 }
 
-/// A header matcher is asked about no headers at all.
-fn header_never_matches(cx: &mut Cx, header: &HeaderMatcher) -> bool {
-    use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
-    let absence = matches!(header.header_match_specifier, Some(HeaderMatchSpecifier::PresentMatch(false)));
-    if header.invert_match || header.treat_missing_header_as_empty || absence {
-        cx.reject(
-            "header",
-            "a matcher that is satisfied by a missing header is not implemented for connections",
-        );
-        return false;
-    }
-    cx.warn("header", NEVER);
-    true
+/// There is no request: Envoy's network filter refuses such a rule.
+fn refuse_header<T>(cx: &mut Cx) -> Option<T> {
+    cx.reject("header", "is not supported for connections, as in Envoy");
+    None
 }
 
 fn port_range(cx: &mut Cx, range: &envoy_types::pb::envoy::r#type::v3::Int32Range) -> Option<Permission> {
@@ -190,7 +180,8 @@ lower! { "envoy.config.rbac.v3.Principal" pb::Principal => Principal, cx;
                 cx.lower("direct_remote_ip", range).map(Principal::DirectRemoteIp)
             }
             Some(Identifier::RemoteIp(range)) => cx.lower("remote_ip", range).map(Principal::RemoteIp),
-            Some(Identifier::Header(header)) => header_never_matches(cx, &header).then_some(Principal::Http),
+            Some(Identifier::Header(_)) => refuse_header(cx),
+
             Some(Identifier::UrlPath(_)) => {
                 cx.warn("url_path", NEVER);
                 Some(Principal::Http)

@@ -170,10 +170,8 @@ impl Samples {
         if field.is_map() {
             let Kind::Message(entry) = field.kind() else { return Vec::new() };
             let values = entry.get_field_by_name("value").map(|f| self.one(&f, depth)).unwrap_or_default();
-            let key = match entry.map_entry_key_field().kind() {
-                Kind::Int64 => MapKey::I64(1),
-                _ => MapKey::String("key".to_owned()),
-            };
+            let numbered = entry.map_entry_key_field().kind() == Kind::Int64;
+            let key = if numbered { MapKey::I64(1) } else { MapKey::String("key".to_owned()) };
             let one = |value| Value::Map(HashMap::from([(key.clone(), value)]));
             return values.into_iter().map(one).collect();
         }

@@ -149,7 +149,8 @@ fn same_ip_or_loopback(facts: &Facts) -> bool {
         || remote == IpAddr::V6(Ipv6Addr::LOCALHOST)
 }
 
-/// Longest prefix first. There are few different lengths, so each is a hash table of its own.
+/// Longest prefix first. A range of length 0 is more specific than no range, where Envoy takes any of the two.
+/// There are few different lengths, so each is a hash table of its own.
 #[derive(Debug)]
 struct Prefixes<T> {
     v4: Vec<(u8, HashMap<u32, T>)>,

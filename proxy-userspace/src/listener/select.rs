@@ -56,3 +56,81 @@ impl Handoff {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proxy_config::model::listener::{DrainType, ListenAddress, TrafficDirection};
+    use proxy_config::model::{HostPort, Metadata};
+
+    use super::*;
+
+    /// A listener with those addresses and nothing else.
+    pub(crate) fn listener(addresses: &[(&str, bool)]) -> Listener {
+        let at = |&(address, ipv4_compat): &(&str, bool)| ListenAddress {
+            address: Address::Ip(address.parse().unwrap()),
+            ipv4_compat,
+            socket_options: Vec::new(),
+        };
+        Listener {
+            name: "test".into(),
+            stat_prefix: None,
+            addresses: addresses.iter().map(at).collect(),
+            bind_to_port: false,
+            use_original_dst: false,
+            traffic_direction: TrafficDirection::Unspecified,
+            reuse_port: true,
+            per_connection_buffer_limit_bytes: 1 << 20,
+            tcp_backlog_size: None,
+            tcp_fast_open_queue_length: None,
+            tcp_keepalive: None,
+            enable_mptcp: false,
+            transparent: false,
+            freebind: false,
+            max_connections_to_accept_per_socket_event: None,
+            access_log: Vec::new(),
+            listener_filters: Vec::new(),
+            listener_filters_timeout: None,
+            continue_on_listener_filters_timeout: false,
+            filter_chains: Vec::new(),
+            default_filter_chain: None,
+            drain_type: DrainType::Default,
+            metadata: Metadata::default(),
+        }
+    }
+
+    #[test]
+    fn exact_then_wildcard_then_none() {
+        let mut named = listener(&[]);
+        named.addresses.push(ListenAddress {
+            address: Address::Host(HostPort { host: "a".into(), port: 5 }),
+            ipv4_compat: false,
+            socket_options: Vec::new(),
+        });
+        let listeners = [
+            listener(&[("0.0.0.0:80", false), ("0.0.0.0:81", false)]),
+            listener(&[("10.0.0.1:80", false)]),
+            listener(&[("[::]:80", false)]),
+            listener(&[("[::]:90", true), ("[fd00::1]:91", false)]),
+            named,
+            listener(&[("10.0.0.1:80", false), ("0.0.0.0:90", false)]),
+        ];
+        let handoff = Handoff::new(listeners.iter().enumerate());
+        for (destination, expected) in [
+            ("10.0.0.1:80", Some(1)),
+            ("10.0.0.2:80", Some(0)),
+            ("10.0.0.2:81", Some(0)),
+            ("[::ffff:10.0.0.1]:80", Some(1)),
+            ("[fd00::9]:80", Some(2)),
+            ("[fd00::9]:81", None),
+            ("10.0.0.2:90", Some(5)),
+            ("[fd00::9]:90", Some(3)),
+            ("[fd00::1]:91", Some(3)),
+            ("10.0.0.2:91", None),
+            ("10.0.0.2:5", None),
+        ] {
+            assert_eq!(handoff.find(destination.parse().unwrap()), expected, "{destination}");
+        }
+        let compat = Handoff::new([(7, &listeners[3])]);
+        assert_eq!(compat.find("10.0.0.2:90".parse().unwrap()), Some(7));
+    }
+}

@@ -59,3 +59,41 @@ fn capacity(config: &Config) -> u128 {
 fn nanos(duration: Duration) -> u128 {
     duration.as_nanos()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_at_first_then_dripping() {
+        let config = Config { max_tokens: 4, tokens_per_fill: 4, fill_interval: Duration::from_secs(4) };
+        let bucket = TokenBucket::new(config);
+        let start = clock::now();
+        let taken: Vec<u64> = (0..=9_000u64)
+            .step_by(250)
+            .filter(|at| bucket.take_at(start + Duration::from_millis(*at)))
+            .collect();
+        // As the real Envoy: five in the first second (one dripped), then one a second.
+        assert_eq!(taken, [0, 250, 500, 750, 1_000, 2_000, 3_000, 4_000, 5_000, 6_000, 7_000, 8_000, 9_000]);
+    }
+
+    #[test]
+    fn no_more_than_full_however_long_it_waits() {
+        let config = Config { max_tokens: 2, tokens_per_fill: 1, fill_interval: Duration::from_millis(50) };
+        let bucket = TokenBucket::new(config);
+        let later = clock::now() + Duration::from_secs(1_000_000_000);
+        assert_eq!((0..5).filter(|_| bucket.take_at(later)).count(), 2);
+    }
+
+    #[test]
+    fn odd_configurations_are_survived() {
+        let config =
+            Config { max_tokens: u32::MAX, tokens_per_fill: u32::MAX, fill_interval: Duration::ZERO };
+        assert!(TokenBucket::new(config).take());
+        let config = Config { max_tokens: 0, tokens_per_fill: 1, fill_interval: Duration::from_secs(1) };
+        assert!(!TokenBucket::new(config).take());
+        let config = Config { max_tokens: u32::MAX, tokens_per_fill: u32::MAX, fill_interval: Duration::MAX };
+        let bucket = TokenBucket::new(config);
+        assert!(bucket.take() && bucket.take());
+    }
+}

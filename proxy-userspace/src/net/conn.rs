@@ -78,17 +78,17 @@ async fn resolve(
             return failure;
         }
     }
-    let stats = &listener.stats;
-    let _closed = Accounted::new(stats, accepted);
     if !listener.access_log.is_empty() {
         record.add(listener.access_log.clone());
     }
     let Some(chain) = listener.chain(&record.entry.facts) else {
-        stats.no_filter_chain_match.inc();
+        // Not a connection in Envoy's accounts either.
+        listener.stats.no_filter_chain_match.inc();
         let mut outcome = Outcome::new(Side::Internal, Flags::NR, "no_filter_chain_match");
         outcome.response_code_details = Some("filter_chain_not_found".into());
         return outcome;
     };
+    let _closed = Accounted::new(&listener.stats, accepted);
     record.entry.filter_chain = Some(chain.name.clone());
     let (place, shared, listener) = (ctx.place.as_ref(), ctx.place.shared.as_ref(), listener.as_ref());
     let conn = Conn {
@@ -116,12 +116,13 @@ async fn inspect(
     if listener.model.listener_filters.is_empty() && !listener.model.use_original_dst {
         return Ok(());
     }
-    let _inspecting = Held::new(&listener.stats, |s| &s.downstream_pre_cx_active);
     let facts = &mut record.entry.facts;
     // Boxed here and where connections are made: what lasts for moments is not kept room for while they idle.
     let inspected = Box::pin(listener.filters.run(stream, facts, ctx.original_dst.as_ref())).await;
     if let Err(failure) = inspected {
         log::debug!("{}: {failure}", ctx.describe());
+        // It never becomes a connection of the listener's, but has a line in its log.
+        record.add(listener.access_log.clone());
         return Err(Outcome::new(Side::Internal, Flags::NONE, format!("listener_filter: {failure}")));
     }
     // A PROXY header may name any destination.

@@ -142,7 +142,7 @@ impl<'a> Relay<'a> {
         Self { down, up, to_up, to_down, first: None, record, terms: *terms }
     }
 
-    /// Asks the gatekeepers once the client's first bytes have come. Pending keeps those bytes where they are.
+    /// Asks the gatekeepers once the client's first bytes or its FIN have come. Pending keeps those bytes where they are.
     fn poll_gates(&mut self, cx: &mut Context<'_>) -> Poll<Verdict> {
         let Some(gates) = self.terms.gates else { return Poll::Ready(Verdict::Continue) };
         // A failed socket is readable; the relay finds out.
@@ -153,7 +153,8 @@ impl<'a> Relay<'a> {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            Ok(0) | Err(_) => {}
+            Err(_) => {}
+            // A client that ends without a byte is judged, too.
             Ok(_) => {
                 self.terms.gates = None;
                 return Poll::Ready(gates.on_first_byte(&mut self.record.entry.facts));

@@ -1,16 +1,27 @@
 //! `envoy.filters.network.direct_response`: some bytes, and the end.
 
 use std::io;
+use std::net::Shutdown;
 
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
+use super::gates;
 use crate::telemetry::Bytes;
 
 /// Envoy's `%RESPONSE_CODE_DETAILS%` of it.
 pub const DETAILS: &str = "direct_response";
 
-/// Writes `body` to the client. The caller closes.
+/// Writes `body` and the end to the client, whatever it may have sent. The caller closes.
 pub async fn run(stream: &TcpStream, body: &[u8], bytes: &mut Bytes) -> io::Result<()> {
+    write_all(stream, body, bytes).await?;
+    SockRef::from(stream).shutdown(Shutdown::Write)?;
+    // It is not counted as received: Envoy does not read it.
+    gates::discard(stream, &mut Bytes::default());
+    Ok(())
+}
+
+pub(super) async fn write_all(stream: &TcpStream, body: &[u8], bytes: &mut Bytes) -> io::Result<()> {
     let mut rest = body;
     while !rest.is_empty() {
         stream.writable().await?;
@@ -24,4 +35,30 @@ pub async fn run(stream: &TcpStream, body: &[u8], bytes: &mut Bytes) -> io::Resu
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_body_and_a_clean_end_even_for_a_client_that_talks() {
+        for (body, sent) in [(&b"hello"[..], &b""[..]), (b"hello", b"abc"), (b"", b"abc")] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (server, _) = listener.accept().await.unwrap();
+            client.write_all(sent).await.unwrap();
+            let mut bytes = Bytes::default();
+            run(&server, body, &mut bytes).await.unwrap();
+            drop(server);
+            let mut got = Vec::new();
+            client.read_to_end(&mut got).await.unwrap();
+            assert_eq!(got, body);
+            let expected = Bytes { downstream_tx: body.len() as u64, ..Bytes::default() };
+            assert_eq!(bytes, expected);
+        }
+    }
 }

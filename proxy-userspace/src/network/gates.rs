@@ -1,18 +1,21 @@
 //! The filters before the last one of a chain: each lets a connection pass or closes it.
 
 use std::borrow::Cow;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use proxy_config::model::NetworkFilter;
 use proxy_config::model::network_filter::NetworkFilterConfig;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::connection_limit::{self, ConnectionLimit};
 use super::local_ratelimit::{Buckets, LocalRateLimit};
 use super::rbac::Rbac;
 use crate::net::facts::Facts;
-use crate::telemetry::Flags;
 use crate::telemetry::stats::Stats;
+use crate::telemetry::{Bytes, Flags};
 
 /// The gatekeepers of one filter chain, in order.
 #[derive(Debug)]
@@ -115,6 +118,38 @@ impl Gates {
     }
 }
 
+impl Close {
+    /// All of a close but the close itself, which is the drop of the stream. Ends early where the client goes
+    /// first.
+    pub async fn prepare(&self, stream: &TcpStream, bytes: &mut Bytes) {
+        if self.drain {
+            discard(stream, bytes);
+        }
+        if let Some(delay) = self.delay {
+            // Running out is what a delay is for.
+            let _ = timeout(delay, client_gone(stream, bytes)).await;
+        }
+    }
+}
+
+/// Reads and throws away what the client has sent so far, so that a close does not reset the connection. Bounded,
+/// for a client that sends as fast as this reads. Whether the client may still send.
+pub(super) fn discard(stream: &TcpStream, bytes: &mut Bytes) -> bool {
+    let mut scratch = [0; 4 * 1024];
+    for _ in 0..64 {
+        match stream.try_read(&mut scratch) {
+            Ok(0) => return false,
+            Ok(n) => bytes.downstream_rx += n as u64,
+            Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
+        }
+    }
+    true
+}
+
+async fn client_gone(stream: &TcpStream, bytes: &mut Bytes) {
+    while stream.readable().await.is_ok() && discard(stream, bytes) {}
+}
+
 fn gate(filter: &NetworkFilter, stats: &Stats, buckets: &Buckets) -> Option<Gate> {
     match filter {
         NetworkFilter::Rbac(rbac) => Some(Gate::Rbac(Rbac::new(rbac, stats))),
@@ -132,3 +167,6 @@ fn gate(filter: &NetworkFilter, stats: &Stats, buckets: &Buckets) -> Option<Gate
         | NetworkFilter::Echo => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,6 @@ use std::sync::Arc;
 
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::time::sleep;
 
 pub use self::gates::{Close, Entered, Gates, Verdict};
 use self::tcp_proxy::TcpProxy;
@@ -26,7 +25,7 @@ use crate::drain::Guard;
 use crate::net::conn::reset_on_close;
 use crate::net::copy::is_reset;
 use crate::net::{Dial, Place, Shared};
-use crate::telemetry::{ConnRecord, Flags, Outcome, Side};
+use crate::telemetry::{Bytes, ConnRecord, Flags, Outcome, Side};
 use crate::world::{Listener, Snapshot};
 
 /// The filter that ends a chain.
@@ -66,7 +65,7 @@ pub(crate) struct Conn<'a> {
 pub(crate) async fn run(mut conn: Conn<'_>, filters: &Filters) -> Outcome {
     let (entered, verdict) = filters.gates.on_new_connection(&conn.record.entry.facts);
     if let Verdict::Close(close) = verdict {
-        return Box::pin(refuse(conn.stream, close, conn.guard)).await;
+        return Box::pin(refuse(conn.stream, close, &mut conn.record.entry.bytes, conn.guard)).await;
     }
     conn.cluster.clone_from(&entered.cluster);
     conn.gates = filters.gates.needs_first_byte().then_some(&filters.gates);
@@ -74,7 +73,7 @@ pub(crate) async fn run(mut conn: Conn<'_>, filters: &Filters) -> Outcome {
         Last::TcpProxy(proxy) => tcp_proxy::run(&mut conn, proxy).await,
         Last::DirectResponse(body) => Box::pin(respond(&mut conn, body)).await,
         Last::Echo => Box::pin(echo(&mut conn)).await,
-        Last::Nothing => Outcome::new(Side::Internal, Flags::NONE, "empty_filter_chain"),
+        Last::Nothing => Outcome::new(Side::Internal, Flags::NONE, "no_filters"),
     }
 }
 
@@ -88,37 +87,21 @@ async fn respond(conn: &mut Conn<'_>, body: &[u8]) -> Outcome {
 
 async fn echo(conn: &mut Conn<'_>) -> Outcome {
     if let Some(close) = conn.first_byte().await {
-        return refuse(conn.stream, close, conn.guard).await;
+        return refuse(conn.stream, close, &mut conn.record.entry.bytes, conn.guard).await;
     }
     let bytes = &mut conn.record.entry.bytes;
     let echoed = until_cut(conn.guard, echo::run(conn.stream, bytes)).await;
     ended(conn.stream, echoed, "downstream_closed")
 }
 
-/// What a gatekeeper's refusal becomes in the log, after its delay. The caller closes the socket.
-pub(crate) async fn refuse(stream: &TcpStream, close: Close, guard: &Guard) -> Outcome {
-    if let Some(delay) = close.delay {
-        tokio::select! {
-            () = sleep(delay) => {}
-            () = guard.cut() => {}
-        }
+/// What a gatekeeper's refusal becomes in the log, once it is time to close. The caller closes the socket.
+pub(crate) async fn refuse(stream: &TcpStream, close: Close, bytes: &mut Bytes, guard: &Guard) -> Outcome {
+    tokio::select! {
+        () = close.prepare(stream, bytes) => {}
+        () = guard.cut() => {}
     }
-    let Close { flags, details, response_code_details, termination_details, delay: _, drain } = close;
-    if drain {
-        discard(stream);
-    }
+    let Close { flags, details, response_code_details, termination_details, delay: _, drain: _ } = close;
     Outcome { response_code_details, termination_details, ..Outcome::new(Side::Internal, flags, details) }
-}
-
-/// Reads away what has come, so that the close is an end and not a reset; a peer that keeps sending gets one.
-fn discard(stream: &TcpStream) {
-    let mut scratch = [0; 4096];
-    for _ in 0..64 {
-        match stream.try_read(&mut scratch) {
-            Ok(0) | Err(_) => return,
-            Ok(_) => {}
-        }
-    }
 }
 
 /// `None`: the drain's deadline came first.

@@ -124,7 +124,9 @@ async fn carry(conn: &mut Conn<'_>, proxy: &TcpProxy, up: &Upstream, deadline: O
     }
     up.closed(&end);
     match end {
-        End::Refused(close) => Box::pin(super::refuse(conn.stream, close, conn.guard)).await,
+        End::Refused(close) => {
+            Box::pin(super::refuse(conn.stream, close, &mut conn.record.entry.bytes, conn.guard)).await
+        }
         end => outcome(&end, proxy),
     }
 }

@@ -8,7 +8,7 @@ pub mod http_inspector;
 mod peek;
 pub mod proxy_protocol;
 mod reader;
-mod stats;
+pub mod stats;
 pub mod tls_inspector;
 
 use std::io;

@@ -12,7 +12,7 @@ use super::reader::Reader;
 /// A record's type, version and length.
 const HEADER: usize = 5;
 /// What a record may hold: 2^14 bytes and what encryption adds, as the library counts it.
-const MAX_RECORD: usize = 16_384 + 256;
+const MAX_RECORD: usize = 16_384 + 256 + 64;
 /// The longest handshake message that is taken.
 const MAX_MESSAGE: usize = 16_384;
 const MAX_EMPTY_RECORDS: usize = 32;
@@ -56,7 +56,7 @@ pub fn inspect(buf: &[u8], max: usize) -> Peek<Inspected, Refusal> {
     match records(buf) {
         Peek::NeedMore(_) if buf.len() >= max => Peek::Refuse(Refusal::TooLarge),
         Peek::NeedMore(total) => Peek::NeedMore(total.min(max)),
-        other => other,
+        other @ (Peek::Done(_) | Peek::Refuse(_)) => other,
     }
 }
 
