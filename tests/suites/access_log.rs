@@ -90,13 +90,14 @@ const SHAPED: &[&str] = &[
     "HOSTNAME",
 ];
 
+/// Values in the order of the operators.
 fn text_format() -> String {
-    let operator = |name: &&str| format!("{name}=%{name}%");
-    OPERATORS.iter().chain(SHAPED).map(operator).collect::<Vec<_>>().join("|").replace("%Y", "%Y")
+    OPERATORS.iter().chain(SHAPED).map(|name| format!("%{name}%")).collect::<Vec<_>>().join(";;")
 }
 
 fn json_format() -> String {
-    let entries = OPERATORS.iter().chain(SHAPED).map(|name| format!("{name:?}: \"%{name}%\""));
+    // A key is a format, too, where it has a percent sign.
+    let entries = OPERATORS.iter().chain(SHAPED).map(|name| format!("{:?}: \"%{name}%\"", key(name)));
     let nested = "\"nested\": { \"two\": \"%BYTES_SENT% of %UPSTREAM_CLUSTER%\", \"fixed\": \"x\", \"number\": 7, \"list\": [ \"%RESPONSE_FLAGS%\" ] }";
     format!("{{ {}, {nested} }}", entries.collect::<Vec<_>>().join(", "))
 }
@@ -185,7 +186,7 @@ fn run(proxy: &Proxy, what: &str, listener: &str) -> Result<String> {
 /// A value without what is the run's own.
 fn plain(name: &str, value: &str, own: &str, at: &str) -> String {
     let (own_port, at_port) = (own.rsplit(':').next().unwrap_or(own), at.rsplit(':').next().unwrap_or(at));
-    if SHAPED.contains(&name) {
+    if SHAPED.iter().any(|shaped| key(shaped) == name) {
         return shape(value);
     }
     match value {
@@ -213,16 +214,17 @@ fn shape(value: &str) -> String {
     out
 }
 
+/// An operator as a key.
+fn key(name: &str) -> String {
+    name.replace('%', "")
+}
+
 fn parse_text(line: &str, own: &str, at: &str) -> Value {
-    let entries = line.split('|').map(|part| {
-        let (name, value) = OPERATORS
-            .iter()
-            .chain(SHAPED)
-            .filter_map(|name| Some((*name, part.strip_prefix(name)?.strip_prefix('=')?)))
-            .next()
-            .unwrap_or(("?", part));
-        (name.to_owned(), json!(plain(name, value, own, at)))
-    });
+    let entries = OPERATORS
+        .iter()
+        .chain(SHAPED)
+        .zip(line.split(";;"))
+        .map(|(name, value)| (key(name), json!(plain(&key(name), value, own, at))));
     Value::Object(entries.collect())
 }
 
@@ -259,7 +261,7 @@ fn every_operator_has_envoys_value() -> Result<()> {
             };
             pair.same(&mut cases, format_args!("access log, text: {what}"), |proxy| {
                 let (line, own, at) = lines(proxy, "text.log")?;
-                ensure!(line.split('|').count() == OPERATORS.len() + SHAPED.len(), "{line}");
+                ensure!(line.split(";;").count() == OPERATORS.len() + SHAPED.len(), "{line}");
                 Ok(parse_text(&line, &own, &at))
             });
             for file in ["json.log", "short.log"] {

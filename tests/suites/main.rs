@@ -3,6 +3,7 @@
 mod access_log;
 mod attach;
 mod bpftool;
+mod clusters;
 mod common;
 mod dns;
 mod examples;

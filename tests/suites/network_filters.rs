@@ -159,12 +159,12 @@ fn connection_limit() -> Result<()> {
             .listener("two", &limited("two", ""))
             .listener("late", &limited("late", ", delay: 0.6s"))
             .listener(
-                "off",
-                &limited("off", ", runtime_enabled: { default_value: false, runtime_key: off }"),
+                "disabled",
+                &limited("disabled", ", runtime_enabled: { default_value: false, runtime_key: limit }"),
             );
         let pair = Pair::start(lab, &config.yaml())?;
         let mut cases = Cases::new();
-        for listener in ["two", "late", "off"] {
+        for listener in ["two", "late", "disabled"] {
             let mut seen = Vec::new();
             let stats = [format!("connection_limit.{listener}.*")];
             pair.same_stats(
