@@ -541,6 +541,7 @@ fn endpoints_from_a_file() -> Result<()> {
             )
         };
         let config = Bootstrap::new()
+            .top("node: { id: test, cluster: test }")
             .relay("eds", "eds")
             .relay("old", "old")
             .cluster("eds", &eds(&source))

@@ -1,10 +1,12 @@
 //! The suites: what shunt must do, shown on the real daemon, real network namespaces and real programs.
 
 mod access_log;
+mod admin;
 mod attach;
 mod bpftool;
 mod clusters;
 mod common;
+mod config;
 mod dns;
 mod examples;
 mod exec;
@@ -23,3 +25,4 @@ mod peers;
 mod policy;
 mod relay;
 mod security;
+mod shutdown;

@@ -166,7 +166,11 @@ fn connection_limit() -> Result<()> {
         let mut cases = Cases::new();
         for listener in ["two", "late", "disabled"] {
             let mut seen = Vec::new();
-            let stats = [format!("connection_limit.{listener}.*")];
+            let gauge = match listener {
+                "disabled" => "tcp.disabled.downstream_cx_active".to_owned(),
+                _ => format!("connection_limit.{listener}.active_connections"),
+            };
+            let stats = [format!("connection_limit.{listener}.limited_connections")];
             pair.same_stats(
                 &mut cases,
                 format_args!("connection_limit, stats: {listener}"),
@@ -184,11 +188,11 @@ fn connection_limit() -> Result<()> {
                     let late = start.elapsed() > Duration::from_millis(400);
                     drop(open);
                     drop(third);
-                    proxy.expect_stat(&format!("connection_limit.{listener}.active_connections"), 0)?;
+                    proxy.expect_stat(&gauge, 0)?;
                     let mut again = Client::connect(proxy.at(listener)?)?;
                     seen.push(json!([answer, late, again.ask("again")?]));
                     drop(again);
-                    proxy.expect_stat(&format!("connection_limit.{listener}.active_connections"), 0)
+                    proxy.expect_stat(&gauge, 0)
                 },
             );
             let mut seen = seen.into_iter();
