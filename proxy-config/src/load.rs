@@ -36,7 +36,7 @@ impl Options {
 }
 
 /// A configuration that can be run.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Loaded {
     pub bootstrap: model::Bootstrap,
     /// The bootstrap message, encoded, without its listeners and clusters.

@@ -9,11 +9,12 @@ use anyhow::{Context as _, Result};
 use proxy_config::endpoints::{self, Endpoints};
 use proxy_config::enrol::Workload;
 use proxy_config::load::Loaded;
+use proxy_config::model::{Address, Bootstrap};
 use tokio::runtime::Handle;
 
+use crate::admin::{self, Admin};
 use crate::cluster::{EndpointUpdate, Env};
 use crate::control::{self, Control};
-use crate::drain::Drain;
 use crate::ebpf::{self, Kernel, Pins};
 use crate::net::{self, ListenerContext, Options, Place, Shared};
 use crate::network::local_ratelimit::Buckets;
@@ -22,8 +23,8 @@ use crate::telemetry::AccessLog;
 use crate::telemetry::access_log::{self, Sinks};
 use crate::telemetry::stats::Stats;
 use crate::workload::{Origin, Registry, Settings, StateFile};
-use crate::world::{Parts, Snapshot, World, bind};
-use crate::{admin, cgroup, enrolment};
+use crate::world::{Parts, Snapshot, Status, World, bind};
+use crate::{cgroup, enrolment};
 
 /// Which cgroup the daemon, as the proxy, is known by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +53,10 @@ pub struct Config {
     pub drain_time: Duration,
     /// Accepting sockets per address of a listener with `reuse_port`.
     pub workers: usize,
+    /// How long lines of the configuration's access logs may gather.
+    pub log_flush_interval: Duration,
+    /// For `/server_info`.
+    pub command_line: serde_json::Value,
 }
 
 /// What the kernel half captures, and how.
@@ -89,6 +94,8 @@ impl Config {
             access_log: None,
             drain_time: Duration::ZERO,
             workers: 1,
+            log_flush_interval: Duration::from_secs(10),
+            command_line: serde_json::json!({}),
         }
     }
 }
@@ -96,12 +103,13 @@ impl Config {
 /// The running daemon.
 pub struct Bound {
     pub shared: Arc<Shared>,
+    pub status: Arc<Status>,
+    /// Of `--admin-address`.
     pub admin_address: Option<SocketAddr>,
-    /// Where the configuration's listeners listen: name and address.
-    pub listeners: Vec<(Arc<str>, SocketAddr)>,
+    /// Of the bootstrap's admin.
+    pub bootstrap_admin: Option<SocketAddr>,
     half: Option<KernelHalf>,
-    own: Arc<Drain>,
-    drain_time: Duration,
+    _admin: Admin,
 }
 
 /// The kernel half, running.
@@ -119,29 +127,47 @@ const RING: usize = 256;
 /// Starts the daemon. Everything that can fail at the start fails here.
 pub async fn start(config: Config) -> Result<Bound> {
     raise_open_files();
-    let shared = shared(&config)?;
+    let (shared, status) = build(&config)?;
+    let admin_model = config.bootstrap.as_ref().and_then(|loaded| loaded.bootstrap.admin.clone());
     let bound = match &shared.world {
         Some(world) => bind::open(world.snapshot().listeners(), config.workers).map_err(all)?,
         None => Vec::new(),
     };
-    let listeners = bound.iter().map(|b| (b.listener.model.name.clone(), b.local)).collect();
-    let admin = config.admin_address.into_iter().collect::<Vec<_>>();
+    status.bound(&bound);
+    let fixed = admin_model.as_ref().and_then(|admin| match admin.address {
+        Address::Ip(address) => Some(address),
+        Address::Host(_) | Address::Pipe { .. } => None,
+    });
+    let mut forbidden: Vec<SocketAddr> = config.admin_address.into_iter().chain(fixed).collect();
     let half = match config.interception {
         Some(interception) => {
-            Some(intercept(interception, &config.run_dir, config.drain_time, &admin, &shared).await?)
+            Some(intercept(interception, &config.run_dir, config.drain_time, &forbidden, &shared).await?)
         }
         None => None,
     };
-    let admin_address = match (config.admin_address, &half) {
-        (Some(address), Some(half)) => {
-            let bound = admin::serve_tcp(address, half.context(&shared)?).await;
-            Some(bound.with_context(|| format!("admin address {address}"))?)
-        }
-        (_, _) => None,
+    let admin = Admin::start(Arc::new(admin::Context {
+        control: half.as_ref().map(|half| half.control.clone()),
+        shared: shared.clone(),
+        cgroup2: ebpf::cgroup2_mount().unwrap_or_default(),
+        view: status.clone(),
+    }))
+    .context("admin thread")?;
+    if let Some(half) = &half {
+        let socket = &half.admin_socket;
+        admin.unix(socket).with_context(|| format!("admin socket {}", socket.display()))?;
+    }
+    let read_only = |address| {
+        admin.tcp(address, admin::Access::ReadOnly).with_context(|| format!("admin address {address}"))
     };
-    let own = Arc::new(Drain::new());
-    serve(bound, &shared, admin, &own);
-    Ok(Bound { shared, admin_address, listeners, half, own, drain_time: config.drain_time })
+    let admin_address = config.admin_address.map(read_only).transpose()?;
+    let bootstrap_admin = match &admin_model {
+        Some(model) => admin.bootstrap(model).context("the bootstrap's admin address")?,
+        None => None,
+    };
+    // Where a port was left to the kernel it is known only now.
+    forbidden.extend(admin_address.into_iter().chain(bootstrap_admin));
+    serve(bound, &shared, forbidden, &status);
+    Ok(Bound { shared, status, admin_address, bootstrap_admin, half, _admin: admin })
 }
 
 fn all<E: std::fmt::Display>(errors: Vec<E>) -> anyhow::Error {
@@ -150,19 +176,21 @@ fn all<E: std::fmt::Display>(errors: Vec<E>) -> anyhow::Error {
 }
 
 /// Accepts once every cluster knows its endpoints, as Envoy's workers do.
-fn serve(bound: Vec<bind::Bound>, shared: &Arc<Shared>, admin: Vec<SocketAddr>, drain: &Drain) {
+fn serve(bound: Vec<bind::Bound>, shared: &Arc<Shared>, admin: Vec<SocketAddr>, status: &Arc<Status>) {
     let Some(world) = shared.world.clone() else { return };
-    let (place, watch) = (Arc::new(Place::own(admin, shared.clone())), drain.watch());
-    let tasks = shared.tasks.clone();
+    let place = Arc::new(Place::own(admin, shared.clone()));
+    let (tasks, status) = (shared.tasks.clone(), status.clone());
     shared.tasks.spawn("listeners", async move {
         for cluster in world.snapshot().clusters().filter(|cluster| cluster.model.wait_for_warm_on_init) {
             cluster.warmed().await;
         }
-        log::info!("all clusters are warm: accepting on {} sockets", bound.len());
         for bind::Bound { listener, socket, local } in bound {
+            let watch = status.watch(&listener.model);
             let context = ListenerContext::own(place.clone(), listener, local);
-            tasks.spawn("accept", net::accept::run(socket, Arc::new(context), watch.clone()));
+            tasks.spawn("accept", net::accept::run(socket, Arc::new(context), watch));
         }
+        status.is_warm();
+        log::info!("all clusters are warm: connections are accepted");
     });
 }
 
@@ -204,17 +232,7 @@ async fn intercept(
         result?;
     }
     let admin_socket = run_dir.join("admin.sock");
-    let half = KernelHalf { control, admin_socket, pins, thread, home };
-    let served = admin::serve_unix(&half.admin_socket, half.context(shared)?).await;
-    served.with_context(|| format!("admin socket {}", half.admin_socket.display()))?;
-    Ok(half)
-}
-
-impl KernelHalf {
-    fn context(&self, shared: &Arc<Shared>) -> Result<Arc<admin::Context>> {
-        let cgroup2 = ebpf::cgroup2_mount()?;
-        Ok(Arc::new(admin::Context { control: self.control.clone(), shared: shared.clone(), cgroup2 }))
-    }
+    Ok(KernelHalf { control, admin_socket, pins, thread, home })
 }
 
 impl Bound {
@@ -227,11 +245,6 @@ impl Bound {
         self.half.as_ref().map(|half| half.admin_socket.as_path())
     }
 
-    /// Lets the configuration's listeners go and waits for their connections, no longer than the drain time.
-    pub async fn drain(&self) {
-        self.own.drain(self.drain_time).await;
-    }
-
     /// Stops. `keep` leaves the workloads captured, and so closed, for the next daemon; else nothing of ours is
     /// left in the kernel, unless `shunt attach` put it there.
     pub fn stop(self, keep: bool) {
@@ -239,6 +252,7 @@ impl Bound {
             half.stop(keep, &self.shared);
         }
         self.shared.access_log.flush(Duration::from_secs(2));
+        self.status.flush(Duration::from_secs(2));
     }
 }
 
@@ -257,7 +271,7 @@ impl KernelHalf {
     }
 }
 
-fn shared(config: &Config) -> Result<Arc<Shared>> {
+fn build(config: &Config) -> Result<(Arc<Shared>, Arc<Status>)> {
     let stats = Arc::new(Stats::default());
     let sink = match &config.access_log {
         Some(path) => {
@@ -268,13 +282,14 @@ fn shared(config: &Config) -> Result<Arc<Shared>> {
     };
     let log = AccessLog::start(sink, RING, &stats)?;
     let tasks = Tasks::new(&stats);
-    let endpoints = Arc::new(read_endpoints);
-    let env = Env::new(stats.clone(), tasks, Arc::new(net::HostDial), endpoints);
-    let (sinks, buckets) = (Sinks::new(&stats), Buckets::default());
+    let env = Env::new(stats.clone(), tasks.clone(), Arc::new(net::HostDial), Arc::new(read_endpoints));
+    let (sinks, buckets) = (Sinks::new(config.log_flush_interval, &stats), Buckets::default());
     let parts = Parts { cluster: &env, sinks: &sinks, buckets: &buckets };
-    let world = config.bootstrap.as_ref().map(|loaded| world(loaded, &parts)).transpose()?;
-    let shared = Shared::new(log, Options::default(), world, &parts)?;
-    Ok(Arc::new(shared))
+    let world = config.bootstrap.as_ref().map(|loaded| world(&loaded.bootstrap, &parts)).transpose()?;
+    let shared = Arc::new(Shared::new(log, Options::default(), world.clone(), &parts)?);
+    let (loaded, options) = (config.bootstrap.clone(), config.command_line.clone());
+    let status = Status::new(world, loaded, sinks, tasks, config.drain_time, options);
+    Ok((shared, Arc::new(status)))
 }
 
 /// Reads an EDS file for the clusters.
@@ -286,8 +301,7 @@ fn read_endpoints(text: &str) -> Result<EndpointUpdate, String> {
     Ok(EndpointUpdate { version: read.version, assignments: read.assignments })
 }
 
-fn world(loaded: &Loaded, parts: &Parts<'_>) -> Result<Arc<World>> {
-    let bootstrap = &loaded.bootstrap;
+fn world(bootstrap: &Bootstrap, parts: &Parts<'_>) -> Result<Arc<World>> {
     let listeners = bootstrap.listeners.iter().map(|resource| resource.model.clone());
     let clusters = bootstrap.clusters.iter().map(|resource| resource.model.clone());
     let snapshot = Snapshot::build(listeners, clusters, parts)?;

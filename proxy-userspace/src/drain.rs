@@ -23,6 +23,18 @@ pub struct Drain {
     inner: Arc<Inner>,
 }
 
+/// Starts a drain whose owner is somebody else.
+#[derive(Debug)]
+pub struct Starter {
+    inner: Arc<Inner>,
+}
+
+impl Starter {
+    pub fn start(&self) {
+        self.inner.draining.send_replace(true);
+    }
+}
+
 impl Drain {
     pub fn new() -> Self {
         let inner = Inner {
@@ -37,6 +49,11 @@ impl Drain {
         Watch { inner: self.inner.clone(), draining: self.inner.draining.subscribe() }
     }
 
+    /// The means to start it later, from elsewhere.
+    pub fn starter(&self) -> Starter {
+        Starter { inner: self.inner.clone() }
+    }
+
     /// How many guards are held.
     pub fn live(&self) -> usize {
         lock(&self.inner.live).slots.len()
@@ -44,7 +61,7 @@ impl Drain {
 
     /// Tells every watch to stop taking new work; does not wait.
     pub fn start(&self) {
-        self.inner.draining.send_replace(true);
+        self.starter().start();
     }
 
     /// Starts, waits until every guard is gone or `deadline` has passed, then cuts the rest. Returns how many

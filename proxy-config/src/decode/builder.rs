@@ -1,6 +1,6 @@
 //! Grows a [`Document`] from what a parser finds in it, within limits.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::document::{Document, Id, Node, NodeKind};
 use super::problem::{Fatal, Problems};
@@ -204,9 +204,10 @@ impl<'t> Builder<'t> {
                 );
                 continue;
             };
+            let mut known: HashSet<_> =
+                children.iter().step_by(2).map(|key| self.document.scalar(*key)).collect();
             for pair in sources.chunks_exact(2) {
-                let known = |have: &[Id]| self.document.scalar(have[0]) == self.document.scalar(pair[0]);
-                if !children.chunks_exact(2).any(known) {
+                if known.insert(self.document.scalar(pair[0])) {
                     children.extend_from_slice(pair);
                 }
             }

@@ -3,55 +3,96 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::{Bytes, Incoming};
-use hyper::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use hyper::{Method, Request, StatusCode};
 use proxy_config::enrol::Workload;
+use proxy_config::model::StringMatcher;
 
-use super::{Access, Context};
+use super::body::{self, Answer, Body, text};
+use super::query::Params;
+use super::view::State;
+use super::{Access, Context, clusters, config_dump, help, server, stats};
 use crate::workload::{Status, Summary};
 
 /// An entry is a few hundred bytes; its exclusions may be long.
 const BODY_LIMIT: usize = 1 << 20;
 
-const HELP: &str = "\
-GET /ready                200 once every workload is captured, else 503 and what is missing
-GET /workloads            every workload with its state, as JSON
-POST /workloads           enrol or change one: {name, cgroup, netns, policy}, YAML or JSON (unix socket only)
-DELETE /workloads/NAME    take one out (unix socket only)
-GET /stats                counters and gauges
-";
-
-type Answer = Response<Full<Bytes>>;
-
 pub(super) async fn answer(
     request: Request<Incoming>,
     context: Arc<Context>,
     access: Access,
+    allow: Arc<[StringMatcher]>,
 ) -> Result<Answer, Infallible> {
     let path = request.uri().path().to_owned();
     let method = request.method().clone();
+    if !allow.is_empty() && !allow.iter().any(|matcher| matcher.is_match(&path)) {
+        return Ok(text(StatusCode::FORBIDDEN, format!("request to path {path} not allowed\n")));
+    }
+    let read_only = || text(StatusCode::FORBIDDEN, "changes are taken on the unix socket only\n");
+    let endpoint = help::find(&path);
     Ok(match (&method, path.as_str()) {
-        (&Method::GET, "/" | "/help") => text(StatusCode::OK, HELP),
-        (&Method::GET, "/ready") => ready(&context).await,
         (&Method::GET, "/workloads") => list(&context).await,
-        (&Method::GET, "/stats") => text(StatusCode::OK, context.shared.stats.render_text()),
-        (&Method::POST | &Method::DELETE, _) if access == Access::ReadOnly => {
-            text(StatusCode::FORBIDDEN, "changes are taken on the unix socket only\n")
+        (&Method::POST | &Method::DELETE, path)
+            if path.starts_with("/workloads") && access != Access::Workloads =>
+        {
+            read_only()
         }
         (&Method::POST, "/workloads") => post(request, &context).await,
         (&Method::DELETE, path) if path.starts_with("/workloads/") => {
             delete(path.trim_start_matches("/workloads/"), &context).await
         }
-        (_, "/" | "/help" | "/ready" | "/workloads" | "/stats") => {
+        (_, "/workloads") => {
             text(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not a method of {path}\n"))
         }
-        _ => text(StatusCode::NOT_FOUND, format!("no path {path}\n{HELP}")),
+        (_, "/ready") => ready(&context).await,
+        _ => match endpoint {
+            None => text(StatusCode::NOT_FOUND, format!("invalid path. {}", help::text())),
+            Some(endpoint) if endpoint.mutates && method != Method::POST => {
+                text(StatusCode::METHOD_NOT_ALLOWED, format!("Method {method} not allowed, POST required."))
+            }
+            Some(endpoint) if endpoint.mutates && access == Access::ReadOnly => read_only(),
+            Some(_) => envoy(path, Params::parse(request.uri().query()), context).await,
+        },
     })
 }
 
+/// Envoy's endpoints. Their work is done on another thread: sorting 400,000 stats takes longer than `/ready` may.
+async fn envoy(path: String, params: Params, context: Arc<Context>) -> Answer {
+    let answered = tokio::task::spawn_blocking(move || {
+        let (view, stats) = (&context.view, &context.shared.stats);
+        match path.as_str() {
+            "/" => html(help::html()),
+            "/help" => text(StatusCode::OK, help::text()),
+            "/stats" => stats::answer(&params, stats, view.as_ref(), false),
+            "/stats/prometheus" => stats::answer(&params, stats, view.as_ref(), true),
+            "/clusters" => clusters::clusters(&params, view),
+            "/listeners" => clusters::listeners(&params, view.as_ref()),
+            "/config_dump" => config_dump::answer(&params, view),
+            "/server_info" => server::info(view.as_ref()),
+            "/memory" => server::memory(),
+            "/runtime" => server::runtime(view.as_ref()),
+            "/logging" => server::logging(&params),
+            path => server::small(path, &params, view.as_ref(), stats)
+                .unwrap_or_else(|| text(StatusCode::NOT_FOUND, format!("invalid path. {}", help::text()))),
+        }
+    });
+    match answered.await {
+        Ok(answer) => answer,
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
 async fn ready(context: &Context) -> Answer {
-    let Some(workloads) = context.control.list().await else { return stopping() };
+    let state = context.view.state();
+    if state != State::Live {
+        return text(StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", state.name()));
+    }
+    let workloads = match &context.control {
+        Some(control) => control.list().await,
+        None => Some(Vec::new()),
+    };
+    let Some(workloads) = workloads else { return stopping() };
     let pending = |w: &Summary| match &w.status {
         Status::Ready => None,
         Status::Pending { reason } => Some(format!("{}: {reason}\n", w.name)),
@@ -66,7 +107,8 @@ async fn ready(context: &Context) -> Answer {
 }
 
 async fn list(context: &Context) -> Answer {
-    match context.control.list().await {
+    let Some(control) = &context.control else { return no_interception() };
+    match control.list().await {
         Some(workloads) => json(StatusCode::OK, &workloads),
         None => stopping(),
     }
@@ -87,7 +129,8 @@ async fn post(request: Request<Incoming>, context: &Context) -> Answer {
             return text(StatusCode::BAD_REQUEST, lines);
         }
     };
-    match context.control.put(spec).await {
+    let Some(control) = &context.control else { return no_interception() };
+    match control.put(spec).await {
         Some(summary) if summary.status == Status::Ready => json(StatusCode::OK, &summary),
         // Kept and tried again.
         Some(summary) => json(StatusCode::ACCEPTED, &summary),
@@ -96,32 +139,29 @@ async fn post(request: Request<Incoming>, context: &Context) -> Answer {
 }
 
 async fn delete(name: &str, context: &Context) -> Answer {
-    match context.control.remove(name.to_owned()).await {
+    let Some(control) = &context.control else { return no_interception() };
+    match control.remove(name.to_owned()).await {
         Some(Ok(())) => text(StatusCode::OK, "OK\n"),
         Some(Err(e)) => text(StatusCode::NOT_FOUND, format!("{e}\n")),
         None => stopping(),
     }
 }
 
+fn no_interception() -> Answer {
+    text(StatusCode::NOT_FOUND, "this daemon captures no workloads: start it with --intercept on\n")
+}
+
 fn stopping() -> Answer {
     text(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping\n")
 }
 
-fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
-    reply(status, "text/plain; charset=UTF-8", body.into())
-}
-
 fn json<T: serde::Serialize + ?Sized>(status: StatusCode, value: &T) -> Answer {
     match serde_json::to_vec_pretty(value) {
-        Ok(body) => reply(status, "application/json", body.into()),
+        Ok(text) => body::json(status, text),
         Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{e}\n")),
     }
 }
 
-fn reply(status: StatusCode, content_type: &'static str, body: Bytes) -> Answer {
-    let mut response = Response::new(Full::new(body));
-    *response.status_mut() = status;
-    let value = hyper::header::HeaderValue::from_static(content_type);
-    response.headers_mut().insert(hyper::header::CONTENT_TYPE, value);
-    response
+fn html(page: String) -> Answer {
+    body::reply(StatusCode::OK, "text/html; charset=UTF-8", Body::Whole(Some(page.into())))
 }

@@ -119,6 +119,27 @@ impl EnvoyArgs {
         self.config_path.is_some() || self.config_yaml.is_some()
     }
 
+    /// `command_line_options` of `/server_info`.
+    pub(super) fn shown(&self, drain_time_s: u64) -> serde_json::Value {
+        let path =
+            |path: &Option<PathBuf>| path.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
+        serde_json::json!({
+            "config_path": path(&self.config_path),
+            "config_yaml": self.config_yaml.clone().unwrap_or_default(),
+            "concurrency": self.workers(),
+            "mode": match self.mode { Mode::Serve => "Serve", Mode::Validate => "Validate" },
+            "drain_time": format!("{drain_time_s}s"),
+            "file_flush_interval": format!("{}s", self.file_flush_interval_msec as f64 / 1e3),
+            "service_cluster": self.service_cluster.clone().unwrap_or_default(),
+            "service_node": self.service_node.clone().unwrap_or_default(),
+            "service_zone": self.service_zone.clone().unwrap_or_default(),
+            "admin_address_path": path(&self.admin_address_path),
+            "log_path": path(&self.log_path),
+            "component_log_level": self.component_log_level.clone().unwrap_or_default(),
+            "allow_unknown_static_fields": self.allow_unknown_static_fields,
+        })
+    }
+
     /// One per CPU unless said otherwise.
     pub(super) fn workers(&self) -> usize {
         let cpus = || std::thread::available_parallelism().map_or(1, usize::from);

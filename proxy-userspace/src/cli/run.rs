@@ -87,17 +87,24 @@ pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
     runtime.block_on(async {
         let bound = app::start(config).await?;
         announce(&bound).await;
-        let keep = wait().await?;
+        // `None`: by /quitquitquit, which ends at once, as Envoy's does.
+        let asked = tokio::select! {
+            asked = wait() => Some(asked?),
+            () = bound.status.quit_asked() => None,
+        };
+        if asked.is_some() {
+            tokio::select! {
+                () = bound.status.drain() => {}
+                // Whoever asks twice does not want to wait.
+                _ = wait() => log::info!("asked again: not waiting for connections"),
+                () = bound.status.quit_asked() => {}
+            }
+        }
         let keep = match on_exit {
             Some(OnExit::Keep) => true,
             Some(OnExit::Detach) => false,
-            None => keep,
+            None => asked.unwrap_or(true),
         };
-        tokio::select! {
-            () = bound.drain() => {}
-            // Whoever asks twice does not want to wait.
-            _ = wait() => log::info!("asked again: not waiting for connections"),
-        }
         tokio::task::spawn_blocking(move || bound.stop(keep)).await?;
         Ok(ExitCode::SUCCESS)
     })
@@ -146,6 +153,8 @@ fn config(args: RunArgs, bootstrap: Option<Loaded>) -> Result<Config> {
         access_log,
         drain_time: Duration::from_secs(args.drain_time_s),
         workers: args.envoy.workers(),
+        log_flush_interval: Duration::from_millis(args.envoy.file_flush_interval_msec),
+        command_line: args.envoy.shown(args.drain_time_s),
     })
 }
 
@@ -165,7 +174,7 @@ fn workloads(entries: &[String], defaults: &str) -> Result<Vec<Workload>> {
 }
 
 async fn announce(bound: &Bound) {
-    for (name, address) in &bound.listeners {
+    for (name, address) in bound.status.addresses() {
         log::info!("listener {name} on {address}");
     }
     let Some(control) = bound.control() else { return };

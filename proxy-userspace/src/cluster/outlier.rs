@@ -433,3 +433,7 @@ impl Reason {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "outlier_tests.rs"]
+mod tests;

@@ -22,8 +22,8 @@ pub(crate) struct Seeded(std::sync::atomic::AtomicU64);
 
 #[cfg(test)]
 impl Seeded {
-    pub(crate) fn new(seed: u64) -> std::sync::Arc<dyn Random> {
-        std::sync::Arc::new(Self(seed.into()))
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.into())
     }
 }
 

@@ -29,14 +29,14 @@ pub(super) fn env() -> Env {
         None => Ok(eds(text)),
     };
     let tasks = Tasks::new(&stats);
-    Env { random: Seeded::new(7), ..Env::new(stats, tasks, Arc::new(HostDial), Arc::new(parse)) }
+    Env { random: Arc::new(Seeded::new(7)), ..Env::new(stats, tasks, Arc::new(HostDial), Arc::new(parse)) }
 }
 
 /// `version` then addresses, by spaces.
 fn eds(text: &str) -> EndpointUpdate {
     let mut words = text.split_whitespace();
     let version = words.next().unwrap_or_default().to_owned();
-    let endpoints: Vec<_> = words.map(|word| endpoint(word)).collect();
+    let endpoints: Vec<_> = words.map(endpoint).collect();
     let localities = vec![LocalityEndpoints { endpoints, ..LocalityEndpoints::default() }];
     let assignment = LoadAssignment { cluster_name: "c".into(), localities, ..LoadAssignment::default() };
     EndpointUpdate { version, assignments: vec![assignment] }

@@ -25,8 +25,8 @@ use tokio::net::TcpStream;
 use self::splice::Pipes;
 use crate::sys::sock;
 use crate::task::Tasks;
-use crate::telemetry::AccessLog;
 use crate::telemetry::stats::{OwnStats, Stats};
+use crate::telemetry::{AccessLog, access_log};
 use crate::world::builtin::Builtin;
 use crate::world::{Listener, Parts, Snapshot, World};
 
@@ -180,7 +180,7 @@ impl Shared {
         options: Options,
         world: Option<Arc<World>>,
         parts: &Parts<'_>,
-    ) -> io::Result<Self> {
+    ) -> Result<Self, access_log::Error> {
         let stats = parts.cluster.stats.clone();
         let own = OwnStats::of(&stats);
         Ok(Self {

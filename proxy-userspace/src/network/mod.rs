@@ -100,7 +100,7 @@ pub(crate) async fn refuse(stream: &TcpStream, close: Close, bytes: &mut Bytes, 
         () = close.prepare(stream, bytes) => {}
         () = guard.cut() => {}
     }
-    let Close { flags, details, response_code_details, termination_details, delay: _, drain: _ } = close;
+    let Close { flags, details, response_code_details, termination_details, .. } = close;
     Outcome { response_code_details, termination_details, ..Outcome::new(Side::Internal, flags, details) }
 }
 

@@ -215,7 +215,7 @@ impl Why {
                 proxy.stats.downstream_cx_no_route.inc();
                 (Side::Internal, Flags::NC, "cluster_not_found".into())
             }
-            Self::NoHost(_) => (Side::Upstream, Flags::UH, "no_healthy_upstream".into()),
+            Self::NoHost(why) => (Side::Upstream, Flags::UH, no_host(*why).into()),
             Self::Connect(ConnectError::Overflow(_)) => {
                 (Side::Upstream, Flags::UO, "upstream_overflow".into())
             }
@@ -304,7 +304,7 @@ async fn connect_once(
             Ok(Box::new(Upstream { cluster, host, inner, attempts, since: start, took }))
         }
         Err(error) => {
-            log::debug!("{}: {}: {error}", cluster.model.name, address_text(&host.address));
+            log::debug!("{}: {}: {error}", cluster.model.name, address_text(&host.address()));
             Err(Why::Connect(error))
         }
     }
@@ -366,6 +366,14 @@ async fn back_off(proxy: &TcpProxy, attempt: u32) {
     let base = backoff.base.saturating_mul(2_u32.saturating_pow(attempt).saturating_sub(1)).min(backoff.max);
     let part = rand::rng().random_range(0.0..1.0);
     tokio::time::sleep(base.mul_f64(part)).await;
+}
+
+fn no_host(why: NoHost) -> &'static str {
+    match why {
+        NoHost::NoHealthy => "no_healthy_upstream",
+        NoHost::NoSubset => "no_healthy_upstream_in_subset",
+        NoHost::NoOriginalDst => "no_original_destination",
+    }
 }
 
 fn max_duration(proxy: &TcpProxy) -> Outcome {

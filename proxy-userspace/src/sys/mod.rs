@@ -5,3 +5,4 @@ pub(crate) mod bpf;
 pub mod netns;
 pub(crate) mod process;
 pub mod sock;
+pub(crate) mod time;

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use proxy_config::model::{Cluster, Metadata};
 use serde::Serialize;
 
 use super::access_log::Logger;
@@ -94,6 +95,8 @@ impl ConnRecord {
             facts,
             original_dst: None,
             filter_chain: None,
+            listener_metadata: None,
+            filter_chain_metadata: None,
             upstream: Upstream::default(),
             bytes: Bytes::default(),
             duration: Duration::ZERO,
@@ -164,6 +167,16 @@ pub struct Upstream {
     pub attempts: u32,
     /// From the first attempt to the connection.
     pub connected_after: Option<Duration>,
+    /// From the connection's start to the first attempt.
+    pub connect_started: Option<Duration>,
+    /// `%UPSTREAM_CONNECTION_ID%`; 0 where there is none.
+    pub connection_id: u64,
+    /// The endpoints that were tried, in order; empty where `host` is all there was.
+    pub attempted: Vec<SocketAddr>,
+    /// The cluster's own configuration: its metadata, and its name in stats.
+    pub cluster_model: Option<Arc<Cluster>>,
+    /// The endpoint's metadata.
+    pub host_metadata: Option<Arc<Metadata>>,
 }
 
 /// Why a line is written: Envoy's `%ACCESS_LOG_TYPE%`.
@@ -176,6 +189,19 @@ pub enum LogType {
     NotSet,
 }
 
+impl LogType {
+    /// Envoy's name, in `%ACCESS_LOG_TYPE%` and in filters.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TcpUpstreamConnected => "TcpUpstreamConnected",
+            Self::TcpPeriodic => "TcpPeriodic",
+            Self::TcpConnectionStart => "TcpConnectionStart",
+            Self::TcpConnectionEnd => "TcpConnectionEnd",
+            Self::NotSet => "NotSet",
+        }
+    }
+}
+
 /// A connection, finished or as it stands.
 #[derive(Clone, Debug)]
 pub struct Entry {
@@ -185,6 +211,10 @@ pub struct Entry {
     /// Where the client was going, whatever a PROXY header says.
     pub original_dst: Option<SocketAddr>,
     pub filter_chain: Option<Arc<str>>,
+    /// `%METADATA(LISTENER:…)%`.
+    pub listener_metadata: Option<Arc<Metadata>>,
+    /// `%METADATA(LISTENER_FILTER_CHAIN:…)%`.
+    pub filter_chain_metadata: Option<Arc<Metadata>>,
     pub upstream: Upstream,
     pub bytes: Bytes,
     pub duration: Duration,

@@ -8,6 +8,11 @@
 
 mod blocks;
 mod histogram;
+pub mod json;
+pub mod prometheus;
+mod snapshot;
+pub mod tags;
+pub mod text;
 
 use std::any::{Any, TypeId};
 use std::collections::BTreeMap;
@@ -15,8 +20,13 @@ use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-pub use self::blocks::{ClusterStats, ListenerStats, OwnStats, TcpStats};
-pub use self::histogram::Histogram;
+pub use self::blocks::{
+    ClusterManagerStats, ClusterStats, ListenerManagerStats, ListenerStats, OwnStats, RuntimeStats,
+    ServerStats, SubscriptionStats, TcpStats,
+};
+pub use self::histogram::{Bins, Histogram};
+pub use self::snapshot::{Buckets, Kind, Query, Snapshot};
+pub use self::text::Mode;
 
 /// All metrics of one proxy.
 #[derive(Default)]
@@ -122,16 +132,34 @@ impl Stats {
         found
     }
 
-    /// Envoy's `/stats`: `name: value`, one a line, sorted by name.
+    /// Envoy's `/stats`: `name: value`, one a line, sorted by name; histograms last.
     pub fn render_text(&self) -> String {
-        let mut lines = Vec::new();
-        self.visit(&mut |name, metric| match metric {
-            Metric::Counter(counter) => lines.push(format!("{name}: {}\n", counter.value())),
-            Metric::Gauge(gauge) => lines.push(format!("{name}: {}\n", gauge.value())),
-            Metric::Histogram(_) => {}
+        let snapshot = self.snapshot(&Query::default());
+        let chunks = text::Text::new(snapshot, Mode::Summary, Buckets::default());
+        chunks.map(|chunk| String::from_utf8_lossy(&chunk).into_owned()).collect()
+    }
+
+    /// `/reset_counters`.
+    pub fn reset_counters(&self) {
+        self.visit(&mut |_, metric| match metric {
+            Metric::Counter(counter) => counter.reset(),
+            Metric::Gauge(_) | Metric::Histogram(_) => {}
         });
-        lines.sort();
-        lines.concat()
+    }
+
+    /// The values of now of what `query` asks for, sorted by name.
+    pub fn snapshot(&self, query: &Query) -> Snapshot {
+        let mut taking = snapshot::Taking::new(query);
+        for (name, single) in lock(&self.singles).iter() {
+            taking.source(name, &mut |take| match single {
+                Single::Counter(counter) => take("", Metric::Counter(counter)),
+                Single::Gauge(gauge) => take("", Metric::Gauge(gauge)),
+            });
+        }
+        for (prefix, block) in self.live_blocks() {
+            taking.source(&prefix, &mut |take| block.visit(take));
+        }
+        taking.done()
     }
 
     /// The blocks that have an owner; the others are forgotten.
@@ -159,6 +187,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Set once a metric was written to, for `usedonly`: no value of ours has this bit.
+const USED: u64 = 1 << 63;
+
 /// Only goes up, but for `/reset_counters`.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -173,11 +204,18 @@ impl Counter {
     }
 
     pub fn value(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.load(Ordering::Relaxed) & !USED
     }
 
+    /// It stays used.
     pub fn reset(&self) {
-        self.0.store(0, Ordering::Relaxed);
+        if self.used() {
+            self.0.store(USED, Ordering::Relaxed);
+        }
+    }
+
+    pub fn used(&self) -> bool {
+        self.0.load(Ordering::Relaxed) != 0
     }
 }
 
@@ -186,12 +224,23 @@ impl Counter {
 pub struct Gauge(AtomicU64);
 
 impl Gauge {
+    /// Its highest bit is lost.
     pub fn set(&self, value: u64) {
-        self.0.store(value, Ordering::Relaxed);
+        self.0.store(value | USED, Ordering::Relaxed);
     }
 
     pub fn value(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.load(Ordering::Relaxed) & !USED
+    }
+
+    pub fn used(&self) -> bool {
+        self.0.load(Ordering::Relaxed) != 0
+    }
+
+    fn up(&self) {
+        if self.0.fetch_add(1, Ordering::Relaxed) & USED == 0 {
+            self.0.fetch_or(USED, Ordering::Relaxed);
+        }
     }
 }
 
@@ -205,7 +254,7 @@ pub struct Held<B> {
 impl<B> Held<B> {
     /// `Held::new(&stats, |s| &s.upstream_cx_active)`.
     pub fn new(block: &Arc<B>, gauge: fn(&B) -> &Gauge) -> Self {
-        gauge(block).0.fetch_add(1, Ordering::Relaxed);
+        gauge(block).up();
         Self { block: block.clone(), gauge }
     }
 }

@@ -15,6 +15,7 @@ use proxy_config::model::{self, Address, Cidr, Metadata, NetworkFilter};
 
 use super::{Listener, Parts, Snapshot};
 use crate::net::{Direction, Options, OutboundPolicy};
+use crate::telemetry::access_log;
 
 /// Istio's names, by which people look for them.
 pub const PASSTHROUGH: &str = "PassthroughCluster";
@@ -36,7 +37,7 @@ pub struct Builtin {
 }
 
 impl Builtin {
-    pub fn new(options: &Options, parts: &Parts<'_>) -> std::io::Result<Self> {
+    pub fn new(options: &Options, parts: &Parts<'_>) -> Result<Self, access_log::Error> {
         let clusters = [
             cluster(PASSTHROUGH, original_dst(), None, options),
             cluster(BLACK_HOLE, Discovery::Static, None, options),

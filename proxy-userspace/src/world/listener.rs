@@ -1,6 +1,5 @@
 //! A listener as it runs: its filters, its chains and how one of them is found.
 
-use std::io;
 use std::sync::Arc;
 
 use proxy_config::model::network_filter::{NetworkFilter, NetworkFilterConfig};
@@ -12,7 +11,7 @@ use crate::listener::filters::Filters;
 use crate::net::facts::Facts;
 use crate::network::tcp_proxy::TcpProxy;
 use crate::network::{self, Gates, Last};
-use crate::telemetry::access_log::Logger;
+use crate::telemetry::access_log::{Error, Logger};
 use crate::telemetry::stats::ListenerStats;
 
 pub struct Listener {
@@ -32,7 +31,7 @@ pub struct Chain {
 }
 
 impl Listener {
-    pub fn new(model: Arc<model::Listener>, parts: &Parts<'_>) -> io::Result<Self> {
+    pub fn new(model: Arc<model::Listener>, parts: &Parts<'_>) -> Result<Self, Error> {
         let stats = &parts.cluster.stats;
         let chain = |chain: &model::FilterChain| Chain::new(chain, parts);
         let own: Arc<ListenerStats> = stats.block(format!("listener.{}", stat_name(&model)));
@@ -41,7 +40,7 @@ impl Listener {
             stats: own,
             access_log: parts.loggers(&model.access_log)?,
             matcher: ChainMatch::new(&model.filter_chains),
-            chains: model.filter_chains.iter().map(chain).collect::<io::Result<_>>()?,
+            chains: model.filter_chains.iter().map(chain).collect::<Result<_, Error>>()?,
             default: model.default_filter_chain.as_ref().map(chain).transpose()?,
             model,
         })
@@ -55,7 +54,7 @@ impl Listener {
 }
 
 impl Chain {
-    fn new(model: &model::FilterChain, parts: &Parts<'_>) -> io::Result<Self> {
+    fn new(model: &model::FilterChain, parts: &Parts<'_>) -> Result<Self, Error> {
         let gates = Gates::new(&model.filters, &parts.cluster.stats, parts.buckets);
         let last = match model.filters.last() {
             Some(last) => last_filter(last, parts)?,
@@ -65,7 +64,7 @@ impl Chain {
     }
 }
 
-fn last_filter(config: &NetworkFilterConfig, parts: &Parts<'_>) -> io::Result<Last> {
+fn last_filter(config: &NetworkFilterConfig, parts: &Parts<'_>) -> Result<Last, Error> {
     Ok(match &config.filter {
         NetworkFilter::TcpProxy(model) => {
             let access_log = parts.loggers(&model.access_log)?;

@@ -6,6 +6,7 @@
 pub mod bind;
 pub mod builtin;
 mod listener;
+mod status;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -16,11 +17,12 @@ use proxy_config::model::listener::TrafficDirection;
 use proxy_config::model::{self, Address};
 
 pub use self::listener::{Chain, Listener};
+pub use self::status::Status;
 use crate::cluster::{Cluster, Env};
 use crate::listener::select::Handoff;
 use crate::net::Direction;
 use crate::network::local_ratelimit::Buckets;
-use crate::telemetry::access_log::{Logger, Sinks};
+use crate::telemetry::access_log::{self, Logger, Sinks};
 
 /// A running configuration. Its parts change as a whole.
 pub struct World {
@@ -44,8 +46,8 @@ pub struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    fn loggers(&self, models: &[model::AccessLog]) -> std::io::Result<Arc<[Logger]>> {
-        models.iter().map(|model| Logger::new(model, self.sinks, &self.cluster.stats)).collect()
+    fn loggers(&self, models: &[model::AccessLog]) -> Result<Arc<[Logger]>, access_log::Error> {
+        models.iter().map(|model| Logger::new(model, self.sinks)).collect()
     }
 }
 
@@ -65,9 +67,9 @@ impl Snapshot {
         listeners: impl IntoIterator<Item = Arc<model::Listener>>,
         clusters: impl IntoIterator<Item = Arc<model::Cluster>>,
         parts: &Parts<'_>,
-    ) -> std::io::Result<Self> {
+    ) -> Result<Self, access_log::Error> {
         let built = listeners.into_iter().map(|model| Listener::new(model, parts).map(Arc::new));
-        let listeners = built.collect::<std::io::Result<Vec<_>>>()?;
+        let listeners = built.collect::<Result<Vec<_>, _>>()?;
         let clusters = clusters.into_iter().map(|model| {
             let cluster = Cluster::new(model, parts.cluster);
             (cluster.model.name.clone(), cluster)

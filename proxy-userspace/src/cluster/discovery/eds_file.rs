@@ -13,6 +13,7 @@ use tokio::time::sleep;
 use xxhash_rust::xxh64::xxh64;
 
 use super::fixed;
+use super::watch::Directories;
 use crate::clock;
 use crate::cluster::members::Change;
 use crate::cluster::{Cluster, EndpointSource, EndpointUpdate, Env};
@@ -34,6 +35,7 @@ pub(super) fn start(cluster: &Arc<Cluster>, eds: &Eds, env: &Env) -> JoinHandle<
         service: eds.service_name.clone(),
         parse: env.endpoints.clone(),
         last: None,
+        _directories: env.directories.clone(),
     };
     env.tasks.spawn("eds_file", follow.run(changes.ok()))
 }
@@ -44,6 +46,8 @@ struct Follow {
     service: Arc<str>,
     parse: EndpointSource,
     last: Option<String>,
+    /// Keeps the watching alive.
+    _directories: Arc<Directories>,
 }
 
 impl Follow {

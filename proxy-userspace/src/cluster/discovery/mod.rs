@@ -5,6 +5,8 @@ mod eds_file;
 pub(super) mod fixed;
 pub(super) mod original_dst;
 pub(super) mod resolver;
+#[cfg(test)]
+mod tests;
 pub(super) mod watch;
 
 use std::sync::Arc;

@@ -14,6 +14,8 @@ mod pool;
 mod priority;
 mod ring_hash;
 mod subset;
+#[cfg(test)]
+mod subset_tests;
 
 use std::sync::Arc;
 
@@ -102,9 +104,8 @@ impl LbState {
     /// Nothing that the state was built from has changed but, perhaps, the hosts' own health and weight.
     pub(super) fn same_shape(&self, levels: &[Members], policy: &AssignmentPolicy) -> bool {
         let same = |(a, b): (&Members, &Members)| {
-            a.localities == b.localities
-                && a.hosts.len() == b.hosts.len()
-                && a.hosts.iter().zip(b.hosts.iter()).all(|(a, b)| Arc::ptr_eq(a, b))
+            // The order within a locality means nothing: DNS turns it round with every answer.
+            a.localities == b.localities && a.groups().zip(b.groups()).all(|(a, b)| same_set(a.1, b.1))
         };
         self.depth() == levels.len() && self.all.members().zip(levels).all(same) && self.policy() == *policy
     }
@@ -126,6 +127,15 @@ impl LbState {
         stats.lb_subsets_removed.add(removed);
         stats.lb_subsets_active.set(subsets.active());
     }
+}
+
+fn same_set(a: &[Arc<Host>], b: &[Arc<Host>]) -> bool {
+    let sorted = |hosts: &[Arc<Host>]| {
+        let mut all: Vec<_> = hosts.iter().map(Arc::as_ptr).collect();
+        all.sort_unstable();
+        all
+    };
+    a.len() == b.len() && (a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b)) || sorted(a) == sorted(b))
 }
 
 /// What the parts of a state are built from.

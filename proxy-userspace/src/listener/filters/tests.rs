@@ -279,15 +279,14 @@ async fn a_long_header_in_small_parts_wakes_nobody_in_vain() {
     assert_eq!(rig.rest().await, b"x");
 }
 
-/// A task of its own would have its own wake-ups; this counts how often its readiness made the future look.
+/// Counts how often the future was woken: polls for the sake of others in the same task are kept from it.
 async fn counted<T>(future: impl Future<Output = T>, polls: &mut usize) -> T {
     let mut future = std::pin::pin!(future);
     let woken = Arc::new(Woken::default());
     std::future::poll_fn(|cx| {
-        if woken.outer.lock().unwrap().replace(cx.waker().clone()).is_some() {
-            if !woken.flag.swap(false, Ordering::Relaxed) {
-                return Poll::Pending;
-            }
+        let polled_before = woken.outer.lock().unwrap().replace(cx.waker().clone()).is_some();
+        if polled_before && !woken.flag.swap(false, Ordering::Relaxed) {
+            return Poll::Pending;
         }
         *polls += 1;
         let waker = Waker::from(woken.clone());

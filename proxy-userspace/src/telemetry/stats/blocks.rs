@@ -123,6 +123,94 @@ stats_block! {
 }
 
 stats_block! {
+    /// `listener_manager.`
+    pub struct ListenerManagerStats {
+        counter listener_added;
+        counter listener_create_failure;
+        counter listener_create_success;
+        counter listener_in_place_updated;
+        counter listener_modified;
+        counter listener_removed;
+        counter listener_stopped;
+        gauge total_filter_chains_draining;
+        gauge total_listeners_active;
+        gauge total_listeners_draining;
+        gauge total_listeners_warming;
+        gauge workers_started;
+    }
+}
+
+stats_block! {
+    /// `cluster_manager.`
+    pub struct ClusterManagerStats {
+        gauge active_clusters;
+        gauge warming_clusters;
+        counter cluster_added;
+        counter cluster_modified;
+        counter cluster_removed;
+        counter cluster_updated;
+        counter cluster_updated_via_merge;
+        counter update_merge_cancelled;
+        counter update_out_of_merge_window;
+    }
+}
+
+stats_block! {
+    /// `listener_manager.lds.` and `cluster_manager.cds.`
+    pub struct SubscriptionStats {
+        counter init_fetch_timeout;
+        counter update_attempt;
+        counter update_failure;
+        counter update_rejected;
+        counter update_success;
+        gauge update_time;
+        gauge version;
+    }
+}
+
+stats_block! {
+    /// `runtime.`
+    pub struct RuntimeStats {
+        gauge admin_overrides_active;
+        counter deprecated_feature_use;
+        gauge deprecated_feature_seen_since_process_start;
+        counter load_error;
+        counter load_success;
+        gauge num_keys;
+        gauge num_layers;
+        counter override_dir_exists;
+        counter override_dir_not_exists;
+    }
+}
+
+stats_block! {
+    /// `server.`
+    pub struct ServerStats {
+        gauge state;
+        gauge live;
+        gauge uptime;
+        gauge concurrency;
+        gauge memory_allocated;
+        gauge memory_heap_size;
+        gauge memory_physical_size;
+        gauge total_connections;
+        gauge parent_connections;
+        gauge version;
+        gauge days_until_first_cert_expiring;
+        gauge seconds_until_first_ocsp_response_expiring;
+        gauge hot_restart_epoch;
+        gauge hot_restart_generation;
+        counter debug_assertion_failures;
+        counter dropped_stat_flushes;
+        counter dynamic_unknown_fields;
+        counter static_unknown_fields;
+        counter wip_protos;
+        counter envoy_bug_failures;
+        histogram initialization_time_ms;
+    }
+}
+
+stats_block! {
     /// `shunt.`: what Envoy has no name for.
     pub struct OwnStats {
         counter original_destination_is_listener;
@@ -151,6 +239,37 @@ impl ClusterStats {
     /// A colon of a cluster's name is an underscore in its stats.
     pub fn of(stats: &Stats, name: &str) -> Arc<Self> {
         stats.block(format!("cluster.{}", name.replace(':', "_")))
+    }
+}
+
+impl ListenerManagerStats {
+    pub fn of(stats: &Stats) -> Arc<Self> {
+        stats.block("listener_manager")
+    }
+}
+
+impl ClusterManagerStats {
+    pub fn of(stats: &Stats) -> Arc<Self> {
+        stats.block("cluster_manager")
+    }
+}
+
+impl SubscriptionStats {
+    /// `listener_manager.lds` or `cluster_manager.cds`.
+    pub fn of(stats: &Stats, prefix: &str) -> Arc<Self> {
+        stats.block(prefix)
+    }
+}
+
+impl RuntimeStats {
+    pub fn of(stats: &Stats) -> Arc<Self> {
+        stats.block("runtime")
+    }
+}
+
+impl ServerStats {
+    pub fn of(stats: &Stats) -> Arc<Self> {
+        stats.block("server")
     }
 }
 

@@ -1,4 +1,4 @@
-//! The access log: a bounded queue in front of one writing thread, and a ring of the latest records.
+//! The built-in access log: a bounded queue in front of one writing thread, and a ring of the latest records.
 //!
 //! The data path never waits for it: a line that finds the queue full is counted and dropped, and the writer
 //! says how many were lost once it is through.
@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::record::Entry;
-use super::stats::{Counter, Stats};
+use crate::telemetry::record::Entry;
+use crate::telemetry::stats::{Counter, Stats};
 
 /// Lines that may wait for the writer.
 const QUEUE: usize = 8_192;
@@ -31,22 +31,6 @@ pub fn open(path: &str) -> io::Result<Sink> {
     }
     let file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
     Ok(Box::new(file))
-}
-
-#[derive(Debug)]
-pub struct Sinks;
-impl Sinks {
-    pub fn new(_: &Stats) -> Self {
-        Self
-    }
-}
-#[derive(Debug)]
-pub struct Logger;
-impl Logger {
-    pub fn new(_: &proxy_config::model::AccessLog, _: &Sinks, _: &Stats) -> io::Result<Self> {
-        Ok(Self)
-    }
-    pub fn log(&self, _: &Entry) {}
 }
 
 /// A handle; clones write to the same log.
@@ -97,7 +81,7 @@ impl AccessLog {
         queue.try_send(Message::Flush(done)).is_ok() && flushed.recv_timeout(deadline).is_ok()
     }
 
-    pub(super) fn push(&self, entry: &Entry) {
+    pub(in crate::telemetry) fn push(&self, entry: &Entry) {
         if self.shared.queue.is_none() && self.shared.ring == 0 {
             return;
         }

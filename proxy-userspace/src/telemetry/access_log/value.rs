@@ -1,0 +1,91 @@
+//! What an operator yields: typed, so that JSON keeps numbers as numbers.
+
+use std::borrow::Cow;
+
+use proxy_config::model::metadata::{Metadata, Value as Meta};
+use serde_json::{Map, Number, Value as Json};
+
+/// The value of one operator for one connection.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Value<'a> {
+    /// `-` in text, null in JSON.
+    Missing,
+    Text(Cow<'a, str>),
+    Number(u64),
+    /// Of metadata.
+    Json(Json),
+}
+
+impl<'a> Value<'a> {
+    pub(super) fn text(text: impl Into<Cow<'a, str>>) -> Self {
+        Self::Text(text.into())
+    }
+
+    pub(super) fn option(text: Option<impl Into<Cow<'a, str>>>) -> Self {
+        text.map_or(Self::Missing, |text| Self::Text(text.into()))
+    }
+
+    /// As text; nothing where it is missing.
+    pub(super) fn to_text(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Missing => None,
+            Self::Text(text) => Some(Cow::Borrowed(text)),
+            Self::Number(number) => Some(number.to_string().into()),
+            Self::Json(Json::String(text)) => Some(Cow::Borrowed(text)),
+            Self::Json(json) => Some(json.to_string().into()),
+        }
+    }
+
+    pub(super) fn into_json(self) -> Option<Json> {
+        match self {
+            Self::Missing => None,
+            Self::Text(text) => Some(Json::String(text.into_owned())),
+            Self::Number(number) => Some(Json::from(number)),
+            Self::Json(json) => Some(json),
+        }
+    }
+}
+
+/// The value under `namespace` and a path of keys; null is as missing, as in Envoy.
+pub(super) fn metadata<'a>(metadata: Option<&Metadata>, path: &[String]) -> Value<'a> {
+    let Some((namespace, keys)) = path.split_first() else { return Value::Missing };
+    let Some(found) = metadata.and_then(|m| m.of(namespace)) else { return Value::Missing };
+    let Some((first, rest)) = keys.split_first() else {
+        return Value::Json(Json::Object(found.iter().map(|(k, v)| (k.clone(), json(v))).collect()));
+    };
+    let mut value = found.get(first);
+    for key in rest {
+        value = match value {
+            Some(Meta::Struct(fields)) => fields.get(key),
+            Some(Meta::Null | Meta::Bool(_) | Meta::Number(_) | Meta::String(_) | Meta::List(_)) | None => {
+                None
+            }
+        };
+    }
+    match value {
+        None | Some(Meta::Null) => Value::Missing,
+        Some(value) => Value::Json(json(value)),
+    }
+}
+
+fn json(value: &Meta) -> Json {
+    match value {
+        Meta::Null => Json::Null,
+        Meta::Bool(b) => Json::Bool(*b),
+        Meta::Number(n) => number(*n),
+        Meta::String(s) => Json::String(s.clone()),
+        Meta::List(list) => Json::Array(list.iter().map(json).collect()),
+        Meta::Struct(fields) => {
+            Json::Object(fields.iter().map(|(k, v)| (k.clone(), json(v))).collect::<Map<_, _>>())
+        }
+    }
+}
+
+/// A whole number without a point, as Envoy writes it.
+pub(super) fn number(n: f64) -> Json {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    if n.fract() == 0.0 && n.abs() <= EXACT {
+        return Json::from(n as i64);
+    }
+    Number::from_f64(n).map_or(Json::Null, Json::Number)
+}

@@ -1,0 +1,291 @@
+//! What the admin API shows of a running configuration, and what it may do to it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use hyper::body::Bytes;
+use proxy_config::load::Loaded;
+use proxy_config::model;
+use proxy_config::model::bootstrap::{Node, Resource, StatsConfig};
+use proxy_config::model::listener::TrafficDirection;
+use tokio::sync::Notify;
+
+use super::{World, bind};
+use crate::admin::View;
+use crate::admin::view::{
+    ClusterView, DrainListeners, Health, HostCounts, HostView, Kind, ListenerView, ResourceView, State,
+    SuccessRates,
+};
+use crate::clock::{self, Start};
+use crate::cluster::{HealthFlag, Host};
+use crate::drain::{Drain, Watch};
+use crate::task::Tasks;
+use crate::telemetry::access_log::Sinks;
+
+/// The running configuration as people see it; without one, the daemon alone.
+pub struct Status {
+    start: Start,
+    world: Option<Arc<World>>,
+    loaded: Option<Loaded>,
+    sinks: Sinks,
+    tasks: Tasks,
+    command_line: serde_json::Value,
+    drain_time: Duration,
+    bound: Mutex<Vec<ListenerView>>,
+    /// Listeners of inbound traffic, and the others: `/drain_listeners?inboundonly` ends the first.
+    inbound: Drain,
+    others: Drain,
+    unhealthy: AtomicBool,
+    warm: AtomicBool,
+    quit: Notify,
+}
+
+impl Status {
+    pub fn new(
+        world: Option<Arc<World>>,
+        loaded: Option<Loaded>,
+        sinks: Sinks,
+        tasks: Tasks,
+        drain_time: Duration,
+        command_line: serde_json::Value,
+    ) -> Self {
+        Self {
+            start: Start::new(),
+            warm: AtomicBool::new(world.is_none()),
+            world,
+            loaded,
+            sinks,
+            tasks,
+            command_line,
+            drain_time,
+            bound: Mutex::default(),
+            inbound: Drain::new(),
+            others: Drain::new(),
+            unhealthy: AtomicBool::new(false),
+            quit: Notify::new(),
+        }
+    }
+
+    /// What a listener's sockets and connections follow.
+    pub fn watch(&self, listener: &model::Listener) -> Watch {
+        match listener.traffic_direction {
+            TrafficDirection::Inbound => self.inbound.watch(),
+            TrafficDirection::Outbound | TrafficDirection::Unspecified => self.others.watch(),
+        }
+    }
+
+    pub fn bound(&self, sockets: &[bind::Bound]) {
+        let mut by_name: HashMap<Arc<str>, usize> = HashMap::new();
+        let mut views: Vec<ListenerView> = Vec::new();
+        for socket in sockets {
+            let name = &socket.listener.model.name;
+            let index = *by_name.entry(name.clone()).or_insert_with(|| {
+                views.push(ListenerView { name: name.clone(), addresses: Vec::new() });
+                views.len() - 1
+            });
+            if let Some(view) = views.get_mut(index)
+                && !view.addresses.contains(&socket.local)
+            {
+                view.addresses.push(socket.local);
+            }
+        }
+        *self.bound.lock().unwrap_or_else(PoisonError::into_inner) = views;
+    }
+
+    /// Where the configuration's listeners listen: name and address.
+    pub fn addresses(&self) -> Vec<(Arc<str>, SocketAddr)> {
+        let each = |view: ListenerView| {
+            let name = view.name;
+            view.addresses.into_iter().map(move |address| (name.clone(), address))
+        };
+        self.listeners().into_iter().flat_map(each).collect()
+    }
+
+    /// Every cluster knows its endpoints: connections are accepted.
+    pub fn is_warm(&self) {
+        self.warm.store(true, Ordering::Relaxed);
+    }
+
+    /// `/quitquitquit` was asked for: end at once.
+    pub async fn quit_asked(&self) {
+        self.quit.notified().await;
+    }
+
+    /// Lets all listeners go and waits for their connections, no longer than the drain time.
+    pub async fn drain(&self) {
+        self.unhealthy.store(true, Ordering::Relaxed);
+        let (inbound, others) =
+            tokio::join!(self.inbound.drain(self.drain_time), self.others.drain(self.drain_time));
+        if inbound + others > 0 {
+            log::info!("{} connections were cut after {:?}", inbound + others, self.drain_time);
+        }
+    }
+
+    /// Waits until what the access logs were told is written.
+    pub fn flush(&self, deadline: Duration) {
+        if !self.sinks.flush(deadline) {
+            log::warn!("access logs: not everything could be written");
+        }
+    }
+
+    fn config(&self) -> Option<&model::Bootstrap> {
+        self.loaded.as_ref().map(|loaded| &loaded.bootstrap)
+    }
+
+    fn static_resource<T>(&self, name: &Arc<str>, resource: &Resource<T>) -> ResourceView {
+        ResourceView {
+            name: name.clone(),
+            raw: resource.raw.clone(),
+            version: "".into(),
+            updated: self.start.wall,
+        }
+    }
+}
+
+impl View for Status {
+    fn state(&self) -> State {
+        if self.unhealthy.load(Ordering::Relaxed) {
+            State::Draining
+        } else if self.warm.load(Ordering::Relaxed) {
+            State::Live
+        } else {
+            State::PreInitializing
+        }
+    }
+
+    fn uptime(&self) -> Duration {
+        clock::now() - self.start.at
+    }
+
+    fn listeners(&self) -> Vec<ListenerView> {
+        self.bound.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn cluster_names(&self) -> Vec<Arc<str>> {
+        let clusters = self.config().map(|config| config.clusters.as_slice()).unwrap_or_default();
+        clusters.iter().map(|cluster| cluster.model.name.clone()).collect()
+    }
+
+    fn cluster(&self, name: &str) -> Option<ClusterView> {
+        let snapshot = self.world.as_ref()?.snapshot();
+        let cluster = snapshot.cluster(name)?;
+        Some(ClusterView {
+            model: cluster.model.clone(),
+            added_via_api: false,
+            hosts: cluster.hosts().iter().filter_map(|host| view(host)).collect(),
+            success_rates: SuccessRates::default(),
+        })
+    }
+
+    fn bootstrap(&self) -> (Bytes, SystemTime) {
+        let raw = self.loaded.as_ref().map(|loaded| loaded.raw.clone());
+        (raw.unwrap_or_default(), self.start.wall)
+    }
+
+    fn resources(&self, kind: Kind) -> Vec<ResourceView> {
+        let Some(config) = self.config() else { return Vec::new() };
+        match kind {
+            Kind::StaticCluster => {
+                config.clusters.iter().map(|c| self.static_resource(&c.model.name, c)).collect()
+            }
+            Kind::StaticListener => {
+                config.listeners.iter().map(|l| self.static_resource(&l.model.name, l)).collect()
+            }
+            Kind::DynamicActiveCluster | Kind::DynamicWarmingCluster | Kind::DynamicListener => Vec::new(),
+        }
+    }
+
+    fn node(&self) -> Node {
+        self.config().map(|config| config.node.clone()).unwrap_or_default()
+    }
+
+    fn stats_config(&self) -> StatsConfig {
+        self.config().map(|config| config.stats.clone()).unwrap_or_default()
+    }
+
+    fn runtime(&self) -> BTreeMap<String, model::metadata::Struct> {
+        self.config().map(|config| config.runtime.clone()).unwrap_or_default()
+    }
+
+    fn command_line(&self) -> serde_json::Value {
+        self.command_line.clone()
+    }
+
+    fn drain_listeners(&self, how: DrainListeners) {
+        let (inbound, others) = (self.inbound.starter(), self.others.starter());
+        let stop = move || {
+            inbound.start();
+            if !how.inbound_only {
+                others.start();
+            }
+        };
+        if !how.graceful {
+            stop();
+        } else if !how.skip_exit {
+            // Envoy goes on accepting for the drain time.
+            let time = self.drain_time;
+            self.tasks.spawn("drain listeners", async move {
+                tokio::time::sleep(time).await;
+                stop();
+            });
+        }
+    }
+
+    fn quit(&self) {
+        self.quit.notify_one();
+    }
+
+    fn set_healthy(&self, healthy: bool) {
+        self.unhealthy.store(!healthy, Ordering::Relaxed);
+    }
+
+    fn reopen_logs(&self) {
+        self.sinks.reopen();
+    }
+}
+
+/// A unix socket has no address that the API could show here.
+fn view(host: &Arc<Host>) -> Option<HostView> {
+    let stats = &host.stats;
+    let has = |flag| host.has(flag);
+    let locality = &host.locality;
+    Some(HostView {
+        address: host.socket_address()?,
+        hostname: host.hostname.clone(),
+        health: Health {
+            failed_active_hc: has(HealthFlag::FAILED_ACTIVE_HC),
+            failed_outlier_check: has(HealthFlag::FAILED_OUTLIER_CHECK),
+            failed_eds_health: has(HealthFlag::FAILED_EDS_HEALTH),
+            degraded_active_hc: has(HealthFlag::DEGRADED_ACTIVE_HC),
+            degraded_eds_health: has(HealthFlag::DEGRADED_EDS_HEALTH),
+            pending_dynamic_removal: has(HealthFlag::PENDING_DYNAMIC_REMOVAL),
+            pending_active_hc: has(HealthFlag::PENDING_ACTIVE_HC),
+            excluded_via_immediate_hc_fail: has(HealthFlag::EXCLUDED_VIA_IMMEDIATE_HC_FAIL),
+            active_hc_timeout: has(HealthFlag::ACTIVE_HC_TIMEOUT),
+            eds_status_draining: has(HealthFlag::EDS_STATUS_DRAINING),
+        },
+        weight: host.weight(),
+        region: locality.region.clone(),
+        zone: locality.zone.clone(),
+        sub_zone: locality.sub_zone.clone(),
+        canary: host.canary(),
+        priority: host.priority(),
+        success_rate: host.success_rate(),
+        local_origin_success_rate: host.local_origin_success_rate(),
+        metadata: Some(host.metadata()).filter(|metadata| !metadata.is_empty()),
+        stats: HostCounts {
+            cx_connect_fail: stats.cx_connect_fail.value(),
+            cx_total: stats.cx_total.value(),
+            cx_active: stats.cx_active.value(),
+            rq_error: stats.rq_error.value(),
+            rq_success: stats.rq_success.value(),
+            rq_timeout: stats.rq_timeout.value(),
+            rq_total: stats.rq_total.value(),
+            rq_active: stats.rq_active.value(),
+            rq_pending_active: 0,
+        },
+    })
+}
