@@ -43,7 +43,7 @@ use crate::net::Shared;
 
 /// What the handlers answer from.
 pub struct Context {
-    /// The captured workloads; none without interception.
+    /// Of the captured workloads; none without interception.
     pub control: Option<Control>,
     pub shared: Arc<Shared>,
     /// The cgroup v2 mount, to tell which cgroup a client is in.
@@ -213,12 +213,9 @@ async fn refusal(stream: &UnixStream, context: &Context) -> Option<String> {
     if peer.uid() != 0 {
         return Some(format!("uid {}", peer.uid()));
     }
-    // The checked socket is there with interception only.
-    let workloads = match &context.control {
-        Some(control) => control.list().await,
-        None => None,
-    };
-    let Some(workloads) = workloads else { return Some("stopping".to_owned()) };
+    // Without interception there is no workload to be in.
+    let control = context.control.as_ref()?;
+    let Some(workloads) = control.list().await else { return Some("stopping".to_owned()) };
     let Some(dir) = peer.pid().and_then(|pid| cgroup::of_process(&context.cgroup2, pid)) else {
         return Some("its cgroup cannot be read".to_owned());
     };
@@ -240,3 +237,6 @@ async fn serve(
         log::debug!("admin: {e}");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -88,11 +88,7 @@ async fn ready(context: &Context) -> Answer {
     if state != State::Live {
         return text(StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", state.name()));
     }
-    let workloads = match &context.control {
-        Some(control) => control.list().await,
-        None => Some(Vec::new()),
-    };
-    let Some(workloads) = workloads else { return stopping() };
+    let Some(workloads) = workloads(context).await else { return stopping() };
     let pending = |w: &Summary| match &w.status {
         Status::Ready => None,
         Status::Pending { reason } => Some(format!("{}: {reason}\n", w.name)),
@@ -107,8 +103,7 @@ async fn ready(context: &Context) -> Answer {
 }
 
 async fn list(context: &Context) -> Answer {
-    let Some(control) = &context.control else { return no_interception() };
-    match control.list().await {
+    match workloads(context).await {
         Some(workloads) => json(StatusCode::OK, &workloads),
         None => stopping(),
     }
@@ -129,7 +124,7 @@ async fn post(request: Request<Incoming>, context: &Context) -> Answer {
             return text(StatusCode::BAD_REQUEST, lines);
         }
     };
-    let Some(control) = &context.control else { return no_interception() };
+    let Some(control) = &context.control else { return uncaptured() };
     match control.put(spec).await {
         Some(summary) if summary.status == Status::Ready => json(StatusCode::OK, &summary),
         // Kept and tried again.
@@ -139,7 +134,7 @@ async fn post(request: Request<Incoming>, context: &Context) -> Answer {
 }
 
 async fn delete(name: &str, context: &Context) -> Answer {
-    let Some(control) = &context.control else { return no_interception() };
+    let Some(control) = &context.control else { return uncaptured() };
     match control.remove(name.to_owned()).await {
         Some(Ok(())) => text(StatusCode::OK, "OK\n"),
         Some(Err(e)) => text(StatusCode::NOT_FOUND, format!("{e}\n")),
@@ -147,8 +142,16 @@ async fn delete(name: &str, context: &Context) -> Answer {
     }
 }
 
-fn no_interception() -> Answer {
-    text(StatusCode::NOT_FOUND, "this daemon captures no workloads: start it with --intercept on\n")
+/// None while the daemon stops.
+async fn workloads(context: &Context) -> Option<Vec<Summary>> {
+    match &context.control {
+        Some(control) => control.list().await,
+        None => Some(Vec::new()),
+    }
+}
+
+fn uncaptured() -> Answer {
+    text(StatusCode::NOT_FOUND, "this daemon captures no workloads\n")
 }
 
 fn stopping() -> Answer {

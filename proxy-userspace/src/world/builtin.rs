@@ -153,7 +153,12 @@ fn original_dst() -> Discovery {
     Discovery::OriginalDst(OriginalDst::default())
 }
 
-fn cluster(name: &str, discovery: Discovery, source: Option<IpAddr>, options: &Options) -> model::Cluster {
+pub(crate) fn cluster(
+    name: &str,
+    discovery: Discovery,
+    source: Option<IpAddr>,
+    options: &Options,
+) -> model::Cluster {
     let lb = match discovery {
         Discovery::OriginalDst(_) => LbPolicy::ClusterProvided,
         Discovery::Static | Discovery::StrictDns(_) | Discovery::LogicalDns(_) | Discovery::Eds(_) => {

@@ -57,8 +57,12 @@ impl Counters {
 }
 
 impl Sinks {
+    pub fn new(stats: &Stats) -> Self {
+        Self::with_interval(FLUSH_INTERVAL, stats)
+    }
+
     /// `interval`: `--file-flush-interval-msec`.
-    pub fn new(interval: Duration, stats: &Stats) -> Self {
+    pub fn with_interval(interval: Duration, stats: &Stats) -> Self {
         let counter = |name: &str| stats.counter(name);
         let counters = Counters {
             buffered: counter("filesystem.write_buffered"),

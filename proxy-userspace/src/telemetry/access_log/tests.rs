@@ -23,6 +23,7 @@ fn entry() -> Entry {
         Origin { connection_id: 7, workload: None, direction: Direction::Outbound, listener: "l1".into() };
     let record = ConnRecord::new(log, origin, Facts::new(client, "127.0.0.1:10011".parse().unwrap()));
     let mut entry = Entry::clone(&record.entry);
+    record.finish(Outcome::new(Side::Internal, Flags::NONE, ""));
     entry.start = UNIX_EPOCH + Duration::from_nanos(1_795_272_810_497_439_000);
     entry.duration = Duration::from_micros(52_400);
     entry.filter_chain = Some("fc1".into());
@@ -243,7 +244,7 @@ fn loggers_of_one_path_share_a_file_and_survive_a_rotation() {
     let dir = tempfile::tempdir().unwrap();
     let (path, old) = (dir.path().join("log"), dir.path().join("old"));
     let stats = Stats::new();
-    let sinks = Sinks::new(Duration::from_secs(3_600), &stats);
+    let sinks = Sinks::with_interval(Duration::from_secs(3_600), &stats);
     let (one, two) = (logger(&path, &sinks), logger(&path, &sinks));
     assert!(Arc::ptr_eq(&one.file, &two.file));
     one.log(&connected());
@@ -262,7 +263,7 @@ fn loggers_of_one_path_share_a_file_and_survive_a_rotation() {
 
 #[test]
 fn a_path_that_cannot_be_opened_is_named() {
-    let sinks = Sinks::new(Duration::from_secs(1), &Stats::new());
+    let sinks = Sinks::new(&Stats::new());
     let sink = LogSink::File("/no/such/directory/log".into());
     let error = Logger::new(&model::AccessLog { filter: None, sink, format: LogFormat::Default }, &sinks);
     assert!(error.unwrap_err().to_string().contains("/no/such/directory/log"));
