@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use proxy_config::enrol::Workload;
 use proxy_config::load::Loaded;
@@ -82,10 +82,14 @@ pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
         return check::verdict(&args.envoy, bootstrap.as_ref());
     }
     let on_exit = args.on_exit;
+    let address_path = args.envoy.admin_address_path.clone();
     let runtime = super::runtime_with(args.envoy.workers())?;
     let config = config(args, bootstrap)?;
     runtime.block_on(async {
         let bound = app::start(config).await?;
+        if let (Some(path), Some(address)) = (&address_path, bound.bootstrap_admin) {
+            std::fs::write(path, address.to_string()).with_context(|| path.display().to_string())?;
+        }
         announce(&bound).await;
         // `None`: by /quitquitquit, which ends at once, as Envoy's does.
         let asked = tokio::select! {
