@@ -9,7 +9,6 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::plain::Plain;
 use super::view::*;
 use super::*;
 use crate::clock;
@@ -104,7 +103,14 @@ fn start(count: usize, access: Access) -> (Admin, SocketAddr) {
     let shared = Arc::new(Shared::new(log, Options::default(), None, &parts).unwrap());
     let cluster = builtin::cluster("a", Discovery::Static, None, &Options::default()).into();
     let tasks = env.tasks.clone();
-    let plain = Status::new(None, None, Sinks::new(&stats), tasks, Duration::ZERO, serde_json::json!({}));
+    let plain = Status::new(
+        None,
+        None,
+        Sinks::new(Duration::from_secs(1), &stats),
+        (tasks, &stats),
+        Duration::ZERO,
+        (1, serde_json::json!({})),
+    );
     let view = Arc::new(Made { plain, cluster, count });
     let context = Context { control: None, shared, cgroup2: PathBuf::new(), view };
     let admin = Admin::start(Arc::new(context)).unwrap();

@@ -21,7 +21,6 @@ const GATHER: usize = 64 * 1024;
 const LIMIT: usize = 8 * 1024 * 1024;
 
 /// Envoy's default of `--file-flush-interval-msec`.
-pub const FLUSH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// All log files of one proxy.
 #[derive(Debug)]
