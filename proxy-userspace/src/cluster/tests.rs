@@ -206,7 +206,7 @@ fn hosts_survive_updates() {
 #[test]
 fn original_destinations() {
     let with = |port| {
-        let how = OriginalDst { upstream_port_override: port, http_header: None };
+        let how = OriginalDst { upstream_port_override: port };
         cluster(model::Cluster {
             discovery: Discovery::OriginalDst(how),
             lb: LbPolicy::ClusterProvided,

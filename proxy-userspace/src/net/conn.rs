@@ -62,6 +62,7 @@ async fn resolve(
 ) -> Outcome {
     let mut listener = entry;
     let accepted = clock::now();
+    record.entry.listener_metadata = listener.metadata();
     if let Err(failure) = inspect(stream, ctx, &listener, record).await {
         return failure;
     }
@@ -74,6 +75,7 @@ async fn resolve(
     {
         listener = other.clone();
         record.entry.origin.listener = listener.model.name.clone();
+        record.entry.listener_metadata = listener.metadata();
         if let Err(failure) = inspect(stream, ctx, &listener, record).await {
             return failure;
         }
@@ -90,6 +92,7 @@ async fn resolve(
     };
     let _closed = Accounted::new(&listener.stats, accepted);
     record.entry.filter_chain = Some(chain.name.clone());
+    record.entry.filter_chain_metadata = chain.metadata.clone();
     let (place, shared, listener) = (ctx.place.as_ref(), ctx.place.shared.as_ref(), listener.as_ref());
     let conn = Conn {
         stream,

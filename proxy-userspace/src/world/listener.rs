@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use proxy_config::model::network_filter::{NetworkFilter, NetworkFilterConfig};
-use proxy_config::model::{self, Address};
+use proxy_config::model::{self, Address, Metadata};
 
 use super::Parts;
 use crate::listener::chain_match::ChainMatch;
@@ -27,6 +27,8 @@ pub struct Listener {
 /// A filter chain.
 pub struct Chain {
     pub name: Arc<str>,
+    /// For access logs; none where it is empty.
+    pub metadata: Option<Arc<Metadata>>,
     pub filters: network::Filters,
 }
 
@@ -46,6 +48,11 @@ impl Listener {
         })
     }
 
+    /// For access logs; none where it is empty.
+    pub fn metadata(&self) -> Option<Arc<Metadata>> {
+        present(&self.model.metadata)
+    }
+
     /// The chain that serves a connection.
     pub fn chain(&self, facts: &Facts) -> Option<&Chain> {
         let found = self.matcher.find(facts).and_then(|index| self.chains.get(index));
@@ -60,8 +67,13 @@ impl Chain {
             Some(last) => last_filter(last, parts)?,
             None => Last::Nothing,
         };
-        Ok(Self { name: model.name.clone(), filters: network::Filters { gates, last } })
+        let metadata = present(&model.metadata);
+        Ok(Self { name: model.name.clone(), metadata, filters: network::Filters { gates, last } })
     }
+}
+
+fn present(metadata: &Arc<Metadata>) -> Option<Arc<Metadata>> {
+    (!metadata.is_empty()).then(|| metadata.clone())
 }
 
 fn last_filter(config: &NetworkFilterConfig, parts: &Parts<'_>) -> Result<Last, Error> {
