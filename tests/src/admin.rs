@@ -1,16 +1,28 @@
-//! A client of the daemon's admin socket: one HTTP/1.1 request per connection.
+//! A client of a proxy's admin, at a socket of the file system or at an address: one HTTP/1.1 request per connection.
 
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
+#[derive(Clone, Debug)]
 pub struct Admin {
-    socket: PathBuf,
+    place: Socket,
 }
+
+#[derive(Clone, Debug)]
+enum Socket {
+    File(PathBuf),
+    Address(SocketAddr),
+}
+
+trait Stream: Read + Write {}
+
+impl<T: Read + Write> Stream for T {}
 
 /// An answer.
 #[derive(Debug)]
@@ -21,11 +33,19 @@ pub struct Answer {
 
 impl Admin {
     pub(crate) fn new(socket: PathBuf) -> Self {
-        Self { socket }
+        Self { place: Socket::File(socket) }
     }
 
-    pub fn socket(&self) -> &Path {
-        &self.socket
+    pub(crate) fn at(address: SocketAddr) -> Self {
+        Self { place: Socket::Address(address) }
+    }
+
+    /// Where it is, if that is an address.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match &self.place {
+            Socket::File(_) => None,
+            Socket::Address(address) => Some(*address),
+        }
     }
 
     pub fn get(&self, path: &str) -> Result<Answer> {
@@ -58,10 +78,14 @@ impl Admin {
         self.request("DELETE", path, "")
     }
 
-    fn request(&self, method: &str, path: &str, body: &str) -> Result<Answer> {
-        let mut stream = UnixStream::connect(&self.socket)
-            .with_context(|| format!("cannot connect to {}", self.socket.display()))?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    /// A JSON answer, of status 200.
+    pub fn json(&self, path: &str) -> Result<Value> {
+        let body = self.ok(path)?;
+        serde_json::from_str(&body).with_context(|| format!("GET {path}: {body:.2000}"))
+    }
+
+    pub fn request(&self, method: &str, path: &str, body: &str) -> Result<Answer> {
+        let mut stream = self.connect().with_context(|| format!("cannot connect to {:?}", self.place))?;
         let len = body.len();
         write!(
             stream,
@@ -69,7 +93,23 @@ impl Admin {
         )?;
         let mut raw = String::new();
         stream.read_to_string(&mut raw).with_context(|| format!("{method} {path}: no answer"))?;
-        parse(&raw).with_context(|| format!("{method} {path}: {raw:?}"))
+        parse(&raw).with_context(|| format!("{method} {path}: {raw:.2000?}"))
+    }
+
+    fn connect(&self) -> Result<Box<dyn Stream>> {
+        let limit = Some(Duration::from_secs(20));
+        match &self.place {
+            Socket::File(path) => {
+                let stream = UnixStream::connect(path)?;
+                stream.set_read_timeout(limit)?;
+                Ok(Box::new(stream))
+            }
+            Socket::Address(address) => {
+                let stream = TcpStream::connect(address)?;
+                stream.set_read_timeout(limit)?;
+                Ok(Box::new(stream))
+            }
+        }
     }
 }
 

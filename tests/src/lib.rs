@@ -6,22 +6,36 @@
 pub mod access_log;
 pub mod admin;
 pub mod backend;
+pub mod bootstrap;
 pub mod cases;
 pub mod cgroup;
 pub mod daemon;
+pub mod deviations;
+pub mod example;
+pub mod hello;
 pub mod lab;
+pub mod name_server;
 pub mod netns;
+pub mod pair;
 pub mod payload;
 pub mod peer;
 pub mod pins;
 pub mod probe;
 pub mod process;
+pub mod proxy;
+pub mod upstream;
 pub mod wait;
+pub mod wire;
 
 mod sweep;
 
+pub use bootstrap::Bootstrap;
 pub use cases::{Cases, Family};
 pub use daemon::Daemon;
 pub use lab::{Lab, Pod, PodOptions, lab};
+pub use pair::Pair;
 pub use process::{Output, Place, Process, Spawn};
+pub use proxy::{Kind, Proxy};
+pub use upstream::{Does, Upstream};
 pub use wait::{eventually, until};
+pub use wire::{Client, End};

@@ -70,7 +70,7 @@ fn state_is_out_of_reach(lab: &Lab, daemon: &Daemon<'_>, user: &Place, cases: &m
             denied(lab, user, &["bpf-get", &text(&lab.pins().map(name)?)], &["EACCES", "EPERM"])
         });
     }
-    let (socket, host) = (daemon.admin().socket().to_owned(), host_netns());
+    let (socket, host) = (daemon.run_dir().join("admin.sock"), host_netns());
     let denials = [
         ("list", lab.pins().path()),
         ("list", daemon.run_dir()),

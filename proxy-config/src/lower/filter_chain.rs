@@ -47,7 +47,7 @@ lower! { "envoy.config.listener.v3.FilterChain" pb::FilterChain => FilterChain, 
             filter_chain_match: filter_chain_match?,
             filters,
             transport_socket: transport_socket?,
-            metadata: Arc::new(metadata),
+            metadata,
         })
     }
 }

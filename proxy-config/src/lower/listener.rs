@@ -91,7 +91,7 @@ lower! { "envoy.config.listener.v3.Listener" pb::Listener => Listener, cx;
             continue_on_listener_filters_timeout,
             filter_chains,
             default_filter_chain,
-            metadata: Arc::new(metadata),
+            metadata,
         })
     }
 }

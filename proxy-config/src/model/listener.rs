@@ -40,7 +40,7 @@ pub struct Listener {
     pub filter_chains: Vec<FilterChain>,
     pub default_filter_chain: Option<FilterChain>,
     /// `%METADATA(LISTENER:…)%`.
-    pub metadata: Arc<Metadata>,
+    pub metadata: Metadata,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -69,7 +69,7 @@ pub struct FilterChain {
     pub filters: Vec<NetworkFilterConfig>,
     pub transport_socket: TransportSocket,
     /// `%METADATA(LISTENER_FILTER_CHAIN:…)%`.
-    pub metadata: Arc<Metadata>,
+    pub metadata: Metadata,
 }
 
 /// `FilterChainMatch`, in Envoy's order of precedence. An empty list is no condition.

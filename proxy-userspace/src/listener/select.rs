@@ -92,7 +92,7 @@ pub(crate) mod tests {
             continue_on_listener_filters_timeout: false,
             filter_chains: Vec::new(),
             default_filter_chain: None,
-            metadata: Arc::default(),
+            metadata: Metadata::default(),
         }
     }
 

@@ -62,7 +62,6 @@ async fn resolve(
 ) -> Outcome {
     let mut listener = entry;
     let accepted = clock::now();
-    record.entry.listener_metadata = listener.metadata();
     if let Err(failure) = inspect(stream, ctx, &listener, record).await {
         return failure;
     }
@@ -75,7 +74,6 @@ async fn resolve(
     {
         listener = other.clone();
         record.entry.origin.listener = listener.model.name.clone();
-        record.entry.listener_metadata = listener.metadata();
         if let Err(failure) = inspect(stream, ctx, &listener, record).await {
             return failure;
         }
@@ -92,7 +90,8 @@ async fn resolve(
     };
     let _closed = Accounted::new(&listener.stats, accepted);
     record.entry.filter_chain = Some(chain.name.clone());
-    record.entry.filter_chain_metadata = chain.metadata.clone();
+    record.entry.listener_metadata.clone_from(&listener.metadata);
+    record.entry.filter_chain_metadata.clone_from(&chain.metadata);
     let (place, shared, listener) = (ctx.place.as_ref(), ctx.place.shared.as_ref(), listener.as_ref());
     let conn = Conn {
         stream,

@@ -111,7 +111,7 @@ fn virtual_listener(direction: Direction, filter_chains: Vec<model::FilterChain>
         continue_on_listener_filters_timeout: false,
         filter_chains,
         default_filter_chain: None,
-        metadata: Arc::default(),
+        metadata: Metadata::default(),
     }
 }
 
@@ -142,7 +142,7 @@ fn chain(cluster: &str, filter_chain_match: ChainMatch, options: &Options) -> mo
         filter_chain_match,
         filters: vec![NetworkFilterConfig { name: "envoy.filters.network.tcp_proxy".into(), filter }],
         transport_socket: model::TransportSocket::RawBuffer,
-        metadata: Arc::default(),
+        metadata: Metadata::default(),
     }
 }
 

@@ -19,6 +19,8 @@ pub struct Listener {
     pub stats: Arc<ListenerStats>,
     pub filters: Filters,
     pub access_log: Arc<[Logger]>,
+    /// For `%METADATA(LISTENER:…)%`; none where it is empty.
+    pub metadata: Option<Arc<Metadata>>,
     matcher: ChainMatch,
     chains: Vec<Chain>,
     default: Option<Chain>,
@@ -27,7 +29,7 @@ pub struct Listener {
 /// A filter chain.
 pub struct Chain {
     pub name: Arc<str>,
-    /// For access logs; none where it is empty.
+    /// For `%METADATA(LISTENER_FILTER_CHAIN:…)%`; none where it is empty.
     pub metadata: Option<Arc<Metadata>>,
     pub filters: network::Filters,
 }
@@ -40,17 +42,13 @@ impl Listener {
         Ok(Self {
             filters: Filters::new(&model, stats, own.clone()),
             stats: own,
+            metadata: shared(&model.metadata),
             access_log: parts.loggers(&model.access_log)?,
             matcher: ChainMatch::new(&model.filter_chains),
             chains: model.filter_chains.iter().map(chain).collect::<Result<_, Error>>()?,
             default: model.default_filter_chain.as_ref().map(chain).transpose()?,
             model,
         })
-    }
-
-    /// For access logs; none where it is empty.
-    pub fn metadata(&self) -> Option<Arc<Metadata>> {
-        present(&self.model.metadata)
     }
 
     /// The chain that serves a connection.
@@ -67,13 +65,12 @@ impl Chain {
             Some(last) => last_filter(last, parts)?,
             None => Last::Nothing,
         };
-        let metadata = present(&model.metadata);
-        Ok(Self { name: model.name.clone(), metadata, filters: network::Filters { gates, last } })
+        Ok(Self {
+            name: model.name.clone(),
+            metadata: shared(&model.metadata),
+            filters: network::Filters { gates, last },
+        })
     }
-}
-
-fn present(metadata: &Arc<Metadata>) -> Option<Arc<Metadata>> {
-    (!metadata.is_empty()).then(|| metadata.clone())
 }
 
 fn last_filter(config: &NetworkFilterConfig, parts: &Parts<'_>) -> Result<Last, Error> {
@@ -93,6 +90,10 @@ fn last_filter(config: &NetworkFilterConfig, parts: &Parts<'_>) -> Result<Last, 
         | NetworkFilter::MetadataExchange
         | NetworkFilter::IstioStats => Last::Nothing,
     })
+}
+
+fn shared(metadata: &Metadata) -> Option<Arc<Metadata>> {
+    (!metadata.is_empty()).then(|| Arc::new(metadata.clone()))
 }
 
 /// Envoy's: the prefix that was asked for, else the address without colons.

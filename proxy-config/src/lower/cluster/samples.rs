@@ -56,8 +56,4 @@ pub(crate) const SAMPLES: &[(&str, &str)] = &[
         "envoy.config.endpoint.v3.Endpoint",
         r#"{"address": {"socket_address": {"address": "127.0.0.1", "port_value": 1}}}"#,
     ),
-    (
-        "envoy.config.endpoint.v3.Endpoint.AdditionalAddress",
-        r#"{"address": {"socket_address": {"address": "127.0.0.1", "port_value": 1}}}"#,
-    ),
 ];

@@ -14,7 +14,7 @@ fn chain(filter_chain_match: Criteria) -> FilterChain {
         filter_chain_match,
         filters: Vec::new(),
         transport_socket: TransportSocket::RawBuffer,
-        metadata: std::sync::Arc::default(),
+        metadata: Metadata::default(),
     }
 }
 
