@@ -292,6 +292,4 @@ lower! { "envoy.config.cluster.v3.UpstreamConnectionOptions"
 }
 
 #[cfg(test)]
-pub(crate) mod samples;
-#[cfg(test)]
 mod tests;
