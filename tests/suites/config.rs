@@ -119,24 +119,6 @@ fn bad_files() -> Vec<(&'static str, Vec<u8>, Vec<&'static str>)> {
             vec!["1.2.3"],
         ),
         (
-            "a bad prefix",
-            text(
-                &Bootstrap::new()
-                    .listener(
-                        "l",
-                        &format!(
-                            "filter_chains: [ {} ]",
-                            chain(
-                                "prefix_ranges: [ { address_prefix: 10.0.0.0, prefix_len: 40 } ]",
-                                &[says("x")]
-                            )
-                        ),
-                    )
-                    .yaml(),
-            ),
-            vec!["prefix_len"],
-        ),
-        (
             "a bad wildcard",
             text(
                 &Bootstrap::new()
