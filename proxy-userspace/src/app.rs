@@ -283,12 +283,13 @@ fn build(config: &Config) -> Result<(Arc<Shared>, Arc<Status>)> {
     let log = AccessLog::start(sink, RING, &stats)?;
     let tasks = Tasks::new(&stats);
     let env = Env::new(stats.clone(), tasks.clone(), Arc::new(net::HostDial), Arc::new(read_endpoints));
-    let (sinks, buckets) = (Sinks::with_interval(config.log_flush_interval, &stats), Buckets::default());
+    let (sinks, buckets) = (Sinks::new(config.log_flush_interval, &stats), Buckets::default());
     let parts = Parts { cluster: &env, sinks: &sinks, buckets: &buckets };
     let world = config.bootstrap.as_ref().map(|loaded| world(&loaded.bootstrap, &parts)).transpose()?;
     let shared = Arc::new(Shared::new(log, Options::default(), world.clone(), &parts)?);
     let (loaded, options) = (config.bootstrap.clone(), config.command_line.clone());
-    let status = Status::new(world, loaded, sinks, tasks, config.drain_time, options);
+    let status =
+        Status::new(world, loaded, sinks, (tasks, &stats), config.drain_time, (config.workers, options));
     Ok((shared, Arc::new(status)))
 }
 

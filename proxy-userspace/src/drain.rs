@@ -54,6 +54,10 @@ impl Drain {
         Starter { inner: self.inner.clone() }
     }
 
+    pub fn is_draining(&self) -> bool {
+        *self.inner.draining.borrow()
+    }
+
     /// How many guards are held.
     pub fn live(&self) -> usize {
         lock(&self.inner.live).slots.len()

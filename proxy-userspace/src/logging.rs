@@ -2,7 +2,10 @@
 //!
 //! Levels are kept per component, under Envoy's names of loggers; a component is one or more modules.
 
+use std::fs::File;
 use std::io::Write as _;
+use std::path::Path;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -160,6 +163,16 @@ pub fn levels() -> Vec<(&'static str, &'static str)> {
         .collect()
 }
 
+/// `--log-path`: appends to this file instead of writing to standard error. The first call holds.
+pub fn append_to(path: &Path) -> std::io::Result<()> {
+    let file = File::options().create(true).append(true).open(path)?;
+    // Fails only where there is one already.
+    let _ = FILE.set(file);
+    Ok(())
+}
+
+static FILE: OnceLock<File> = OnceLock::new();
+
 /// Sends everything at `level` and above to standard error. A second call changes only the level.
 pub fn start(level: LevelFilter) {
     // Fails only where a logger is set already: ours.
@@ -207,13 +220,12 @@ impl Log for Stderr {
             return;
         }
         let time = clock::rfc3339(clock::wall());
+        let line = format!("[{time}] {} {}\n", record.level().as_str().to_lowercase(), record.args());
         // A log that cannot be written must not end the daemon.
-        let _ = writeln!(
-            std::io::stderr(),
-            "[{time}] {} {}",
-            record.level().as_str().to_lowercase(),
-            record.args()
-        );
+        let _ = match FILE.get() {
+            Some(mut file) => file.write_all(line.as_bytes()),
+            None => std::io::stderr().write_all(line.as_bytes()),
+        };
     }
 
     fn flush(&self) {}

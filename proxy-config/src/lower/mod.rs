@@ -201,7 +201,7 @@ is_set_number!(i32, u32, i64, u64, f32, f64);
 
 /// Implements [`Lower`] for a message by the complete list of its fields.
 ///
-/// ```ignore
+/// ```text
 /// lower! { "envoy.config.core.v3.TcpKeepalive" pb::TcpKeepalive => model::TcpKeepalive, cx;
 ///     read { keepalive_probes, keepalive_time, keepalive_interval }
 ///     reject { field: "why" }

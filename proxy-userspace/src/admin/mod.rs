@@ -239,4 +239,6 @@ async fn serve(
 }
 
 #[cfg(test)]
+mod plain;
+#[cfg(test)]
 mod tests;

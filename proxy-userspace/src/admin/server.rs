@@ -77,7 +77,11 @@ pub(super) fn runtime(view: &dyn View) -> Answer {
         for (key, value) in fields {
             let shown = match super::clusters::meta(value) {
                 Value::String(text) => text,
-                other => other.to_string(),
+                other @ (Value::Null
+                | Value::Bool(_)
+                | Value::Number(_)
+                | Value::Array(_)
+                | Value::Object(_)) => other.to_string(),
             };
             let entry = entries.entry(key.clone());
             let entry =

@@ -98,12 +98,19 @@ fn start(count: usize, access: Access) -> (Admin, SocketAddr) {
     let log = AccessLog::start(None, 0, &stats).unwrap();
     let no_files = Arc::new(|_: &str| Err(String::new()));
     let env = Env::new(stats.clone(), Tasks::new(&stats), Arc::new(HostDial), no_files);
-    let (sinks, buckets) = (Sinks::new(&stats), Buckets::default());
+    let (sinks, buckets) = (Sinks::new(Duration::from_secs(1), &stats), Buckets::default());
     let parts = Parts { cluster: &env, sinks: &sinks, buckets: &buckets };
     let shared = Arc::new(Shared::new(log, Options::default(), None, &parts).unwrap());
     let cluster = builtin::cluster("a", Discovery::Static, None, &Options::default()).into();
     let tasks = env.tasks.clone();
-    let plain = Status::new(None, None, Sinks::new(&stats), tasks, Duration::ZERO, serde_json::json!({}));
+    let plain = Status::new(
+        None,
+        None,
+        Sinks::new(Duration::from_secs(1), &stats),
+        (tasks, &stats),
+        Duration::ZERO,
+        (1, serde_json::json!({})),
+    );
     let view = Arc::new(Made { plain, cluster, count });
     let context = Context { control: None, shared, cgroup2: PathBuf::new(), view };
     let admin = Admin::start(Arc::new(context)).unwrap();
@@ -166,7 +173,7 @@ async fn answers_as_envoy() {
             "envoy.admin.v3.ClustersConfigDump.StaticCluster",
         ),
         ("GET", "/config_dump?resource=static_clusters&name_regex=b.*", 200, "{\n \"configs\": ["),
-        ("GET", "/workloads", 200, "[]"),
+        ("GET", "/workloads", 404, "captures no workloads"),
         ("POST", "/workloads", 403, "unix socket only"),
         ("POST", "/healthcheck/fail", 200, "OK\n"),
         ("GET", "/ready", 503, "DRAINING\n"),

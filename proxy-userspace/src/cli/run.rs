@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::envoy::{EnvoyArgs, Mode};
 use super::{Places, check};
+use crate::admin::View as _;
 use crate::app::{self, Bound, Config, Interception, ProxyCgroup};
 
 #[derive(Args)]
@@ -74,6 +75,12 @@ enum OnExit {
 }
 
 pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
+    if let Some(path) = &args.envoy.log_path {
+        crate::logging::append_to(path).with_context(|| format!("--log-path {}", path.display()))?;
+    }
+    if let Some(levels) = &args.envoy.component_log_level {
+        crate::logging::set_components(levels).with_context(|| format!("--component-log-level {levels}"))?;
+    }
     for (flag, why) in args.envoy.ignored.named() {
         log::info!("{flag} has no effect: {why}");
     }
@@ -91,6 +98,7 @@ pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
             std::fs::write(path, address.to_string()).with_context(|| path.display().to_string())?;
         }
         announce(&bound).await;
+        reopen_on_request(&bound)?;
         // `None`: by /quitquitquit, which ends at once, as Envoy's does.
         let asked = tokio::select! {
             asked = wait() => Some(asked?),
@@ -112,6 +120,18 @@ pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
         tokio::task::spawn_blocking(move || bound.stop(keep)).await?;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// SIGUSR1 opens the access logs anew, after a rotation.
+fn reopen_on_request(bound: &Bound) -> Result<()> {
+    let mut asked = signal(SignalKind::user_defined1())?;
+    let status = bound.status.clone();
+    bound.shared.tasks.spawn("reopen logs", async move {
+        while asked.recv().await.is_some() {
+            status.reopen_logs();
+        }
+    });
+    Ok(())
 }
 
 impl RunArgs {

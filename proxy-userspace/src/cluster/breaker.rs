@@ -52,9 +52,15 @@ pub struct Permit {
 }
 
 enum Request {
-    Pending { _held: Held<ClusterStats> },
-    Active { _held: Held<ClusterStats>, _host: Held<Host> },
-    Over,
+    Pending {
+        _held: Held<ClusterStats>,
+    },
+    Active {
+        _held: Held<ClusterStats>,
+        _host: Held<Host>,
+    },
+    /// It failed with its connection.
+    Failed,
 }
 
 impl Breaker {
@@ -65,7 +71,9 @@ impl Breaker {
         let breaker = Self { remaining, ..Self::default() };
         if let Some(remaining) = &breaker.remaining {
             remaining.remaining_cx.set(thresholds.max_connections.into());
-            remaining.remaining_cx_pools.set(thresholds.max_connection_pools.into());
+            let unlimited = thresholds.max_connection_pools == u32::MAX;
+            let pools = if unlimited { u64::MAX } else { thresholds.max_connection_pools.into() };
+            remaining.remaining_cx_pools.set(pools);
             remaining.remaining_pending.set(thresholds.max_pending_requests.into());
             remaining.remaining_retries.set(thresholds.max_retries.into());
             remaining.remaining_rq.set(thresholds.max_requests.into());
@@ -145,16 +153,31 @@ impl Permit {
         };
         breaker.publish(&self.cluster.model.circuit_breakers.default, stats);
     }
+
+    /// There will be no connection: the pending request fails with it.
+    pub fn fail(&mut self) {
+        if let Request::Pending { .. } = self.request {
+            self.request = Request::Failed;
+            self.cluster.breaker.pending.fetch_sub(1, Ordering::AcqRel);
+            self.cluster.stats.upstream_rq_pending_failure_eject.inc();
+        }
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         let (breaker, stats) = (&self.cluster.breaker, &self.cluster.stats);
-        match std::mem::replace(&mut self.request, Request::Over) {
-            Request::Active { .. } => breaker.requests.fetch_sub(1, Ordering::AcqRel),
-            Request::Pending { .. } => breaker.pending.fetch_sub(1, Ordering::AcqRel),
-            Request::Over => 0,
-        };
+        match std::mem::replace(&mut self.request, Request::Failed) {
+            Request::Active { .. } => {
+                breaker.requests.fetch_sub(1, Ordering::AcqRel);
+            }
+            Request::Pending { .. } => {
+                breaker.pending.fetch_sub(1, Ordering::AcqRel);
+                // Nobody waits for the connection any more.
+                stats.upstream_rq_cancelled.inc();
+            }
+            Request::Failed => {}
+        }
         self.cx = None;
         breaker.connections.fetch_sub(1, Ordering::AcqRel);
         breaker.publish(&self.cluster.model.circuit_breakers.default, stats);

@@ -117,12 +117,16 @@ impl Cluster {
 
     /// Envoy counts each priority whose hosts are others than before.
     fn count_changes(&self, before: &LbState, after: &LbState) {
+        let mut changes = 0;
         for priority in 0..before.depth().max(after.depth()) {
-            if !before.same_hosts(after, priority) {
-                self.stats.membership_change.inc();
-            }
+            changes += u64::from(!before.same_hosts(after, priority));
         }
-        if self.active.is_some() {
+        self.stats.membership_change.add(changes);
+        if changes > 0 && self.model.common_lb.close_connections_on_host_set_change {
+            before.hosts().for_each(|host| host.close_connections());
+        }
+        // Envoy measures it where hosts come and go.
+        if self.model.discovery != model::cluster::Discovery::Static {
             self.stats.max_host_weight.set(after.hosts().map(|host| host.weight()).max().unwrap_or(0).into());
         }
     }

@@ -269,6 +269,7 @@ impl Cluster {
                 Ok(Upstream { connected, permit })
             }
             Err(error) => {
+                permit.fail();
                 let timeout = matches!(error, ConnectError::Timeout);
                 self.report(host, if timeout { Event::ConnectTimeout } else { Event::ConnectFailed });
                 Err(error)
@@ -285,8 +286,13 @@ impl Cluster {
             Event::ConnectFailed | Event::ConnectTimeout => {
                 self.stats.upstream_cx_connect_fail.inc();
                 host.stats.cx_connect_fail.inc();
+                self.stats.upstream_cx_destroy.inc();
+                // A refusal counts as the other side's close.
                 if event == Event::ConnectTimeout {
                     self.stats.upstream_cx_connect_timeout.inc();
+                    self.stats.upstream_cx_destroy_local.inc();
+                } else {
+                    self.stats.upstream_cx_destroy_remote.inc();
                 }
             }
             Event::Status(status) if status >= 500 => host.stats.rq_error.inc(),

@@ -203,6 +203,26 @@ fn hosts_survive_updates() {
     assert_eq!(cluster.stats.membership_total.value(), 1);
 }
 
+#[tokio::test]
+async fn another_set_of_hosts_closes_connections_on_wish() {
+    for wish in [false, true] {
+        let mut model = model(weighted(&[1]));
+        model.common_lb.close_connections_on_host_set_change = wish;
+        let cluster = cluster(model);
+        let host = cluster.hosts()[0].clone();
+        let closing = host.closing();
+        tokio::pin!(closing);
+        let told = tokio::time::timeout(Duration::from_millis(10), closing.as_mut()).await;
+        assert!(told.is_err());
+        let localities =
+            vec![LocalityEndpoints { endpoints: weighted(&[1, 1]), ..LocalityEndpoints::default() }];
+        let assignment = LoadAssignment { localities, ..LoadAssignment::default() };
+        cluster.update(discovery::fixed::groups(&assignment), &assignment.policy);
+        let told = tokio::time::timeout(Duration::from_millis(10), closing.as_mut()).await;
+        assert_eq!(told.is_ok(), wish);
+    }
+}
+
 #[test]
 fn original_destinations() {
     let with = |port| {
@@ -277,6 +297,11 @@ async fn connects_and_says_why_not() {
     assert_eq!(error.to_string(), "delayed connect error: Connection refused");
     assert_eq!(cluster.stats.upstream_cx_connect_fail.value(), 1);
     assert_eq!(hosts[1].stats.cx_connect_fail.value(), 1);
+    assert_eq!(cluster.stats.upstream_rq_pending_failure_eject.value(), 1);
+    assert_eq!(cluster.stats.upstream_cx_destroy_remote.value(), 1);
+    assert_eq!(cluster.stats.upstream_rq_cancelled.value(), 0);
+    drop(cluster.admit(&hosts[1]).unwrap());
+    assert_eq!(cluster.stats.upstream_rq_cancelled.value(), 1);
     assert_eq!(cluster.stats.upstream_cx_active.value(), 1);
 }
 
@@ -372,7 +397,7 @@ fn an_idle_cluster_is_small() {
     let lists = size_of::<LbState>() + 2 * size_of::<Arc<Host>>() + 128;
     let all = size_of::<Cluster>() + size_of::<ClusterStats>() + 2 * host + lists;
     assert!(
-        all <= 1_792,
+        all <= 1_536,
         "{all}: cluster {}, stats {}, host {host}",
         size_of::<Cluster>(),
         size_of::<ClusterStats>()

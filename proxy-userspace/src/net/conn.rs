@@ -90,6 +90,8 @@ async fn resolve(
     };
     let _closed = Accounted::new(&listener.stats, accepted);
     record.entry.filter_chain = Some(chain.name.clone());
+    record.entry.listener_metadata.clone_from(&listener.metadata);
+    record.entry.filter_chain_metadata.clone_from(&chain.metadata);
     let (place, shared, listener) = (ctx.place.as_ref(), ctx.place.shared.as_ref(), listener.as_ref());
     let conn = Conn {
         stream,

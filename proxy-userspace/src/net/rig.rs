@@ -73,7 +73,7 @@ impl Rig {
         let log = AccessLog::start(None, 1_000, &stats).unwrap();
         let no_files = Arc::new(|_: &str| Err(String::new()));
         let env = Env::new(stats.clone(), Tasks::new(&stats), Arc::new(HostDial), no_files);
-        let (sinks, buckets) = (Sinks::new(&stats), Buckets::default());
+        let (sinks, buckets) = (Sinks::new(Duration::from_secs(1), &stats), Buckets::default());
         let parts = Parts { cluster: &env, sinks: &sinks, buckets: &buckets };
         let shared = Arc::new(Shared::new(log, setup.options, None, &parts).unwrap());
         let ports = (addr.port(), addr.port());

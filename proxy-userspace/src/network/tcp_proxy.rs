@@ -164,27 +164,32 @@ impl Upstream {
         upstream.local = self.local();
         upstream.attempts = self.attempts;
         upstream.connected_after = Some(self.took);
+        upstream.connect_started = Some(self.since.saturating_duration_since(conn.accepted));
+        upstream.connection_id = conn.shared.next_connection();
+        upstream.cluster_model = Some(self.cluster.model.clone());
+        upstream.host_metadata = Some(self.host.metadata()).filter(|metadata| !metadata.is_empty());
     }
 
     fn closed(&self, end: &End) {
         let stats = &self.cluster.stats;
         stats.upstream_cx_destroy.inc();
-        match end {
-            End::Failed { side: Side::Upstream, .. } | End::Closed(Side::Upstream) => {
-                stats.upstream_cx_destroy_remote.inc();
-            }
-            End::Closed(_)
-            | End::Failed { .. }
-            | End::Refused(_)
-            | End::MaxDuration
-            | End::HostFailed
-            | End::Cut => {
-                stats.upstream_cx_destroy_local.inc();
-            }
-            End::Idle(_) => {
-                stats.upstream_cx_destroy_local.inc();
-                stats.upstream_cx_idle_timeout.inc();
-            }
+        // A TCP connection is one request from end to end.
+        stats.upstream_cx_destroy_with_active_rq.inc();
+        // Who said the last word: after the client's FIN the server's ends it, and the other way round.
+        let remote = match end {
+            End::Failed { side, .. } => *side == Side::Upstream,
+            End::Closed(first) => *first == Side::Downstream,
+            End::Idle(_) | End::Refused(_) | End::MaxDuration | End::HostFailed | End::Cut => false,
+        };
+        if remote {
+            stats.upstream_cx_destroy_remote.inc();
+            stats.upstream_cx_destroy_remote_with_active_rq.inc();
+        } else {
+            stats.upstream_cx_destroy_local.inc();
+            stats.upstream_cx_destroy_local_with_active_rq.inc();
+        }
+        if matches!(end, End::Idle(_)) {
+            stats.upstream_cx_idle_timeout.inc();
         }
         let lived = (clock::now() - self.since).as_millis();
         stats.upstream_cx_length_ms.record(u64::try_from(lived).unwrap_or(u64::MAX));

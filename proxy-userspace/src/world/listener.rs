@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use proxy_config::model::network_filter::{NetworkFilter, NetworkFilterConfig};
-use proxy_config::model::{self, Address};
+use proxy_config::model::{self, Address, Metadata};
 
 use super::Parts;
 use crate::listener::chain_match::ChainMatch;
@@ -19,6 +19,8 @@ pub struct Listener {
     pub stats: Arc<ListenerStats>,
     pub filters: Filters,
     pub access_log: Arc<[Logger]>,
+    /// For `%METADATA(LISTENER:…)%`; none where it is empty.
+    pub metadata: Option<Arc<Metadata>>,
     matcher: ChainMatch,
     chains: Vec<Chain>,
     default: Option<Chain>,
@@ -27,6 +29,8 @@ pub struct Listener {
 /// A filter chain.
 pub struct Chain {
     pub name: Arc<str>,
+    /// For `%METADATA(LISTENER_FILTER_CHAIN:…)%`; none where it is empty.
+    pub metadata: Option<Arc<Metadata>>,
     pub filters: network::Filters,
 }
 
@@ -38,6 +42,7 @@ impl Listener {
         Ok(Self {
             filters: Filters::new(&model, stats, own.clone()),
             stats: own,
+            metadata: shared(&model.metadata),
             access_log: parts.loggers(&model.access_log)?,
             matcher: ChainMatch::new(&model.filter_chains),
             chains: model.filter_chains.iter().map(chain).collect::<Result<_, Error>>()?,
@@ -60,7 +65,11 @@ impl Chain {
             Some(last) => last_filter(last, parts)?,
             None => Last::Nothing,
         };
-        Ok(Self { name: model.name.clone(), filters: network::Filters { gates, last } })
+        Ok(Self {
+            name: model.name.clone(),
+            metadata: shared(&model.metadata),
+            filters: network::Filters { gates, last },
+        })
     }
 }
 
@@ -81,6 +90,10 @@ fn last_filter(config: &NetworkFilterConfig, parts: &Parts<'_>) -> Result<Last, 
         | NetworkFilter::MetadataExchange
         | NetworkFilter::IstioStats => Last::Nothing,
     })
+}
+
+fn shared(metadata: &Metadata) -> Option<Arc<Metadata>> {
+    (!metadata.is_empty()).then(|| Arc::new(metadata.clone()))
 }
 
 /// Envoy's: the prefix that was asked for, else the address without colons.

@@ -14,16 +14,56 @@ use proxy_config::model::listener::TrafficDirection;
 use tokio::sync::Notify;
 
 use super::{World, bind};
-use crate::admin::View;
 use crate::admin::view::{
     ClusterView, DrainListeners, Health, HostCounts, HostView, Kind, ListenerView, ResourceView, State,
     SuccessRates,
 };
+use crate::admin::{Memory, View};
 use crate::clock::{self, Start};
 use crate::cluster::{HealthFlag, Host};
 use crate::drain::{Drain, Watch};
 use crate::task::Tasks;
 use crate::telemetry::access_log::Sinks;
+use crate::telemetry::stats::{
+    ClusterManagerStats, ListenerManagerStats, RuntimeStats, ServerStats, Stats, SubscriptionStats,
+};
+
+/// The stats of the server as a whole, under Envoy's names.
+struct Blocks {
+    server: Arc<ServerStats>,
+    listeners: Arc<ListenerManagerStats>,
+    clusters: Arc<ClusterManagerStats>,
+    /// There is no dynamic configuration yet; launchers ask for these all the same.
+    _lds: Arc<SubscriptionStats>,
+    _cds: Arc<SubscriptionStats>,
+    runtime: Arc<RuntimeStats>,
+}
+
+impl Blocks {
+    fn new(stats: &Stats, world: Option<&World>, loaded: Option<&Loaded>, workers: usize) -> Self {
+        let blocks = Self {
+            server: stats.block("server"),
+            listeners: stats.block("listener_manager"),
+            clusters: stats.block("cluster_manager"),
+            _lds: stats.block("listener_manager.lds"),
+            _cds: stats.block("cluster_manager.cds"),
+            runtime: stats.block("runtime"),
+        };
+        blocks.server.concurrency.set(workers as u64);
+        let layers = loaded.map_or(0, |loaded| loaded.bootstrap.runtime.len());
+        blocks.runtime.num_layers.set(layers as u64);
+        if let Some(snapshot) = world.map(World::snapshot) {
+            let (listeners, clusters) =
+                (snapshot.listeners().len() as u64, snapshot.clusters().count() as u64);
+            blocks.listeners.listener_added.add(listeners);
+            blocks.listeners.listener_create_success.add(listeners);
+            blocks.listeners.total_listeners_active.set(listeners);
+            blocks.clusters.cluster_added.add(clusters);
+            blocks.clusters.active_clusters.set(clusters);
+        }
+        blocks
+    }
+}
 
 /// The running configuration as people see it; without one, the daemon alone.
 pub struct Status {
@@ -35,6 +75,7 @@ pub struct Status {
     command_line: serde_json::Value,
     drain_time: Duration,
     bound: Mutex<Vec<ListenerView>>,
+    blocks: Blocks,
     /// Listeners of inbound traffic, and the others: `/drain_listeners?inboundonly` ends the first.
     inbound: Drain,
     others: Drain,
@@ -48,11 +89,12 @@ impl Status {
         world: Option<Arc<World>>,
         loaded: Option<Loaded>,
         sinks: Sinks,
-        tasks: Tasks,
+        (tasks, stats): (Tasks, &Stats),
         drain_time: Duration,
-        command_line: serde_json::Value,
+        (workers, command_line): (usize, serde_json::Value),
     ) -> Self {
         Self {
+            blocks: Blocks::new(stats, world.as_deref(), loaded.as_ref(), workers),
             start: Start::new(),
             warm: AtomicBool::new(world.is_none()),
             world,
@@ -107,6 +149,7 @@ impl Status {
     /// Every cluster knows its endpoints: connections are accepted.
     pub fn is_warm(&self) {
         self.warm.store(true, Ordering::Relaxed);
+        self.blocks.listeners.workers_started.set(1);
     }
 
     /// `/quitquitquit` was asked for: end at once.
@@ -129,6 +172,15 @@ impl Status {
         if !self.sinks.flush(deadline) {
             log::warn!("access logs: not everything could be written");
         }
+    }
+
+    fn draining_listeners(&self) -> u64 {
+        let Some(config) = self.config() else { return 0 };
+        let drained = |listener: &&Resource<model::Listener>| match listener.model.traffic_direction {
+            TrafficDirection::Inbound => self.inbound.is_draining(),
+            TrafficDirection::Outbound | TrafficDirection::Unspecified => self.others.is_draining(),
+        };
+        config.listeners.iter().filter(drained).count() as u64
     }
 
     fn config(&self) -> Option<&model::Bootstrap> {
@@ -244,6 +296,23 @@ impl View for Status {
 
     fn reopen_logs(&self) {
         self.sinks.reopen();
+    }
+
+    fn refresh_stats(&self) {
+        let Blocks { server, listeners, clusters, .. } = &self.blocks;
+        let state = self.state();
+        server.state.set(state.number());
+        server.live.set(u64::from(state == State::Live));
+        server.uptime.set(self.uptime().as_secs());
+        let memory = Memory::read();
+        server.memory_allocated.set(memory.data);
+        server.memory_heap_size.set(memory.data);
+        server.memory_physical_size.set(memory.resident);
+        server.total_connections.set((self.inbound.live() + self.others.live()) as u64);
+        let Some(snapshot) = self.world.as_ref().map(|world| world.snapshot()) else { return };
+        let warming = snapshot.clusters().filter(|cluster| !cluster.is_warm()).count() as u64;
+        clusters.warming_clusters.set(warming);
+        listeners.total_listeners_draining.set(self.draining_listeners());
     }
 }
 

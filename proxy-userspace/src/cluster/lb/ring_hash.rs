@@ -138,7 +138,8 @@ mod tests {
             for (index, weight) in weights.iter().enumerate() {
                 let points = ring.iter().filter(|(_, i)| *i as usize == index).count() as f64;
                 let want = ring.len() as f64 * f64::from(*weight) / f64::from(sum);
-                prop_assert!((points - want).abs() <= 1.0, "{points} of {want}");
+                // The running sums round at both ends, and so does the ring's own size.
+                prop_assert!((points - want).abs() <= 2.0, "{points} of {want}");
             }
         }
 

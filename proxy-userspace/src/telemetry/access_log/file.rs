@@ -21,7 +21,6 @@ const GATHER: usize = 64 * 1024;
 const LIMIT: usize = 8 * 1024 * 1024;
 
 /// Envoy's default of `--file-flush-interval-msec`.
-pub const FLUSH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// All log files of one proxy.
 #[derive(Debug)]
@@ -57,12 +56,8 @@ impl Counters {
 }
 
 impl Sinks {
-    pub fn new(stats: &Stats) -> Self {
-        Self::with_interval(FLUSH_INTERVAL, stats)
-    }
-
     /// `interval`: `--file-flush-interval-msec`.
-    pub fn with_interval(interval: Duration, stats: &Stats) -> Self {
+    pub fn new(interval: Duration, stats: &Stats) -> Self {
         let counter = |name: &str| stats.counter(name);
         let counters = Counters {
             buffered: counter("filesystem.write_buffered"),

@@ -38,7 +38,7 @@ impl Format {
                 (Body::Text(Template::new(format)?), *omit_empty_values)
             }
             // Envoy 1.40 writes the keys sorted whether or not it is asked to.
-            LogFormat::Json { format, omit_empty_values, sort: _ } => {
+            LogFormat::Json { format, omit_empty_values, .. } => {
                 (Body::Json(Node::new(format)?), *omit_empty_values)
             }
         };

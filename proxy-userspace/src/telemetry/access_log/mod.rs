@@ -13,7 +13,7 @@ mod time;
 mod value;
 
 pub use builtin::{AccessLog, Sink, open};
-pub use file::{FLUSH_INTERVAL, File, Sinks};
+pub use file::{File, Sinks};
 pub use format::Format;
 
 use std::sync::Arc;

@@ -244,7 +244,7 @@ fn loggers_of_one_path_share_a_file_and_survive_a_rotation() {
     let dir = tempfile::tempdir().unwrap();
     let (path, old) = (dir.path().join("log"), dir.path().join("old"));
     let stats = Stats::new();
-    let sinks = Sinks::with_interval(Duration::from_secs(3_600), &stats);
+    let sinks = Sinks::new(Duration::from_secs(3_600), &stats);
     let (one, two) = (logger(&path, &sinks), logger(&path, &sinks));
     assert!(Arc::ptr_eq(&one.file, &two.file));
     one.log(&connected());
@@ -263,7 +263,7 @@ fn loggers_of_one_path_share_a_file_and_survive_a_rotation() {
 
 #[test]
 fn a_path_that_cannot_be_opened_is_named() {
-    let sinks = Sinks::new(&Stats::new());
+    let sinks = Sinks::new(Duration::from_secs(1), &Stats::new());
     let sink = LogSink::File("/no/such/directory/log".into());
     let error = Logger::new(&model::AccessLog { filter: None, sink, format: LogFormat::Default }, &sinks);
     assert!(error.unwrap_err().to_string().contains("/no/such/directory/log"));

@@ -56,6 +56,8 @@ stats_block! {
         counter upstream_cx_destroy_local;
         counter upstream_cx_destroy_remote;
         counter upstream_cx_destroy_with_active_rq;
+        counter upstream_cx_destroy_local_with_active_rq;
+        counter upstream_cx_destroy_remote_with_active_rq;
         counter upstream_cx_idle_timeout;
         counter upstream_cx_none_healthy;
         counter upstream_cx_rx_bytes_total;
