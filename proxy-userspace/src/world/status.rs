@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use hyper::body::Bytes;
 use proxy_config::load::Loaded;
-use proxy_config::model;
 use proxy_config::model::bootstrap::{Node, Resource, StatsConfig};
 use proxy_config::model::listener::TrafficDirection;
+use proxy_config::model::{self, Address};
 use tokio::sync::Notify;
 
 use super::{World, bind};
@@ -133,6 +133,15 @@ impl Status {
             {
                 view.addresses.push(socket.local);
             }
+        }
+        // Those that wait for a hand-off listen nowhere, but are there.
+        let listeners = self.config().map(|config| config.listeners.as_slice()).unwrap_or_default();
+        for model in listeners.iter().map(|listener| &listener.model).filter(|model| !model.bind_to_port) {
+            let addresses = model.addresses.iter().filter_map(|at| match at.address {
+                Address::Ip(address) => Some(address),
+                Address::Host(_) | Address::Pipe { .. } => None,
+            });
+            views.push(ListenerView { name: model.name.clone(), addresses: addresses.collect() });
         }
         *self.bound.lock().unwrap_or_else(PoisonError::into_inner) = views;
     }
