@@ -4,7 +4,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use proxy_config::model::access_log::AccessLog;
 use proxy_config::model::address::BindConfig;
