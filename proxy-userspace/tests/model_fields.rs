@@ -56,8 +56,11 @@ fn reads(text: &str) -> BTreeSet<&str> {
     let access = Regex::new(r"\.(\w+)").unwrap();
     let pattern = Regex::new(r"(?m)(?:[{,(]|^)\s*(\w+)\s*").unwrap();
     let after = |end| text.get(end..).and_then(|rest| rest.chars().next());
-    let accessed = access.captures_iter(text).filter_map(|c| c.get(1)).filter(|m| after(m.end()) != Some('('));
-    let matched = pattern.captures_iter(text).filter(|c| matches!(c.get(0).and_then(|m| after(m.end())), Some(',' | '}')));
+    let accessed =
+        access.captures_iter(text).filter_map(|c| c.get(1)).filter(|m| after(m.end()) != Some('('));
+    let matched = pattern
+        .captures_iter(text)
+        .filter(|c| matches!(c.get(0).and_then(|m| after(m.end())), Some(',' | '}')));
     accessed.chain(matched.filter_map(|c| c.get(1))).map(|m| m.as_str()).collect()
 }
 

@@ -116,10 +116,7 @@ lower! { "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"
 
 impl Default for TlsInspector {
     fn default() -> Self {
-        Self {
-            max_client_hello_size: 16 * 1024,
-            close_connection_on_client_hello_parsing_errors: false,
-        }
+        Self { max_client_hello_size: 16 * 1024, close_connection_on_client_hello_parsing_errors: false }
     }
 }
 

@@ -25,11 +25,7 @@ pub struct AssignmentPolicy {
 
 impl Default for AssignmentPolicy {
     fn default() -> Self {
-        Self {
-            drop_overloads: Vec::new(),
-            overprovisioning_factor: 140,
-            weighted_priority_health: false,
-        }
+        Self { drop_overloads: Vec::new(), overprovisioning_factor: 140, weighted_priority_health: false }
     }
 }
 
