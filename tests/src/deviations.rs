@@ -1,6 +1,8 @@
 //! `deviations.toml`: where shunt differs from Envoy on purpose. What differs without an entry fails, and so does an
 //! entry whose difference is gone.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
@@ -27,25 +29,46 @@ pub fn check(id: &str, envoy: &Value, shunt: &Value) -> Result<()> {
         (true, None) | (false, Some(_)) => Ok(()),
         (true, Some(entry)) => bail!("the deviation {id:?} is gone, take its entry out: {}", entry.what),
         (false, None) => {
-            let (envoy, shunt) = differing(envoy, shunt);
-            bail!("{id:?}:\n    envoy: {envoy}\n    shunt: {shunt}")
+            let mut lines = Vec::new();
+            differing("", envoy, shunt, &mut lines);
+            let more = lines.len().saturating_sub(MANY);
+            lines.truncate(MANY);
+            if more > 0 {
+                lines.push(format!("and {more} more"));
+            }
+            bail!("{id:?}:\n    {}", lines.join("\n    "))
         }
     }
 }
 
-/// Of two objects only the entries that differ.
-fn differing(one: &Value, other: &Value) -> (Value, Value) {
-    let (Some(a), Some(b)) = (one.as_object(), other.as_object()) else {
-        return (one.clone(), other.clone());
-    };
-    let only = |from: &serde_json::Map<String, Value>, than: &serde_json::Map<String, Value>| -> Value {
-        from.iter()
-            .filter(|(key, value)| than.get(*key) != Some(value))
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect::<serde_json::Map<_, _>>()
-            .into()
-    };
-    (only(a, b), only(b, a))
+/// How many differences of one case are told.
+const MANY: usize = 40;
+
+/// One line for each place where the two differ.
+fn differing(path: &str, envoy: &Value, shunt: &Value, into: &mut Vec<String>) {
+    match (envoy, shunt) {
+        (one, other) if one == other => {}
+        (Value::Object(one), Value::Object(other)) => {
+            let keys: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+            for key in keys {
+                let of = |map: &serde_json::Map<String, Value>| map.get(key).cloned().unwrap_or_default();
+                differing(&format!("{path}.{key}"), &of(one), &of(other), into);
+            }
+        }
+        (Value::Array(one), Value::Array(other)) if one.len() == other.len() => {
+            for (n, (one, other)) in one.iter().zip(other).enumerate() {
+                differing(&format!("{path}[{n}]"), one, other, into);
+            }
+        }
+        (Value::Array(one), Value::Array(other)) => {
+            let only = |these: &[Value], than: &[Value]| {
+                these.iter().filter(|v| !than.contains(v)).map(Value::to_string).collect::<Vec<_>>().join(" ")
+            };
+            into.push(format!("{path} only envoy: {}", only(one, other)));
+            into.push(format!("{path} only shunt: {}", only(other, one)));
+        }
+        _ => into.push(format!("{path} envoy: {envoy}, shunt: {shunt}")),
+    }
 }
 
 /// The part of TOML that the file uses: tables `[[deviation]]` of one-line strings.

@@ -17,7 +17,6 @@ const OPERATORS: &[&str] = &[
     "RESPONSE_CODE_DETAILS",
     "CONNECTION_TERMINATION_DETAILS",
     "UPSTREAM_TRANSPORT_FAILURE_REASON",
-    "DOWNSTREAM_TRANSPORT_FAILURE_REASON",
     "UPSTREAM_CLUSTER",
     "UPSTREAM_CLUSTER_RAW",
     "UPSTREAM_HOST",
@@ -271,6 +270,28 @@ fn every_operator_has_envoys_value() -> Result<()> {
                 });
             }
         }
+        let config = Bootstrap::new().listener(
+            "reason",
+            &format!(
+                "listener_filters: [ {} ], filter_chains: [ {} ]",
+                tls_inspector(),
+                chain(
+                    "",
+                    &[tcp_proxy(
+                        "r",
+                        &format!(
+                            "cluster: none, access_log: [ {} ]",
+                            file_log("r.log", "%DOWNSTREAM_TRANSPORT_FAILURE_REASON%")
+                        )
+                    )]
+                )
+            ),
+        );
+        let pair = Pair::start(lab, &config.yaml())?;
+        pair.same(&mut cases, "access log: what tls_inspector thinks of plain text", |proxy| {
+            run(proxy, "plain text", "reason")?;
+            Ok(json!(proxy.lines("r.log", 1)?))
+        });
         cases.finish()
     })
 }

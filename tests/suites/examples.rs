@@ -209,7 +209,7 @@ fn general() -> Result<()> {
         let example = written()?.with("1h", "1s")?.with("10s", "2.5s")?;
         let pair = Pair::start(lab, example.yaml())?;
         for (name, talks, expected) in
-            [("idle", false, 1_000..2_200), ("the longest duration", true, 2_200..3_900)]
+            [("idle", false, 900..2_200), ("the longest duration", true, 2_200..3_900)]
         {
             pair.same(&mut cases, format_args!("tcp_proxy closes after: {name}"), |proxy| {
                 let mut client = Client::connect(proxy.at(GATEWAY)?)?;

@@ -86,7 +86,7 @@ fn registry_only() -> Result<()> {
     lab(|lab| {
         let _ports = ports();
         let (pod, server) = (lab.pod("a")?, lab.serve(&lab.outside())?);
-        let (_web, web_port) = crate::peers::web_server(lab, &Place::default())?;
+        let (_web, web_port) = crate::peers::web_server(lab, pod.place())?;
         let example = Example::load("intercept-registry_only.yaml")?.free(15_000)?.port(9_080, web_port)?;
         let mut daemon = daemon(lab, &pod, &example)?;
         let mut cases = Cases::new();
@@ -114,7 +114,8 @@ fn outbound() -> Result<()> {
     lab(|lab| {
         let _ports = ports();
         let (pod, server) = (lab.pod("a")?, lab.serve(&lab.outside())?);
-        let backend: Backend = lab.serve(&Place::default())?;
+        // Endpoints are dialled from the workload, as a sidecar's are.
+        let backend: Backend = lab.serve(pod.place())?;
         let example = Example::load("intercept-outbound.yaml")?.free(15_000)?.port(9_080, backend.port)?;
         let mut daemon = daemon(lab, &pod, &example)?;
         let mut cases = Cases::new();
@@ -135,8 +136,8 @@ fn outbound() -> Result<()> {
 fn inbound() -> Result<()> {
     lab(|lab| {
         let _ports = ports();
-        let (pod, server) = (lab.pod("a")?, lab.serve(&Place::default())?);
-        let inside = lab.serve(pod.place())?;
+        let pod = lab.pod("a")?;
+        let (server, inside) = (lab.serve(pod.place())?, lab.serve(pod.place())?);
         let example = Example::load("intercept-inbound.yaml")?.free(15_000)?.port(9_080, server.port)?;
         let mut daemon = daemon(lab, &pod, &example)?;
         let mut cases = Cases::new();

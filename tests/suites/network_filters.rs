@@ -249,7 +249,7 @@ fn direct_response_and_echo() -> Result<()> {
         pair.same(&mut cases, "echo", |proxy| {
             let mut client = Client::connect(proxy.at("echo")?)?;
             ensure!(client.ask("hello")? == "hello", "another text");
-            client.send("and the end")?;
+            ensure!(client.ask("again")? == "again", "another text");
             client.half_close()?;
             Ok(json!(client.rest()?))
         });
