@@ -177,7 +177,7 @@ impl Proxy {
             last = self.stat(name)?;
             Ok((last == wanted).then_some(()))
         })
-        .with_context(|| format!("{}", self.kind.name()))
+        .with_context(|| self.kind.name().to_string())
     }
 
     /// The lines of one of its files, once there are so many.

@@ -17,9 +17,15 @@ const CHECKS: &[(&str, Check)] = &[
     ("deny", deny::check),
     ("clippy", |ws| run(&mut ws.cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))),
     ("docs", docs::check),
+    ("protos", protos),
     ("BPF toolchain", setup::bpf_toolchain),
     ("ebpf", ebpf::check),
 ];
+
+/// What is made of protobuf sources is what they say.
+fn protos(ws: &Workspace) -> Result<()> {
+    run(&mut ws.cargo(&["run", "-q", "-p", "proxy-config", "--example", "gen_protos", "--", "--check"]))
+}
 
 pub(crate) fn ci(ws: &Workspace) -> Result<()> {
     checks(ws)?;

@@ -53,7 +53,7 @@ enum Task {
     },
     /// All of CI: the checks, then the tests
     Ci,
-    /// The checks of CI without the tests: fmt, deny, clippy, docs, ebpf
+    /// The checks of CI without the tests: fmt, deny, clippy, docs, protos, ebpf
     Check,
     /// Rebuild the committed BPF object from proxy-ebpf
     Ebpf {

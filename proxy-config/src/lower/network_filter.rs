@@ -205,8 +205,8 @@ lower! { "envoy.type.v3.HashPolicy" pb_type::HashPolicy => Option<HashPolicy>, c
         match policy_specifier {
             Some(PolicySpecifier::SourceIp(ip)) => cx.lower("source_ip", ip).map(Some),
             Some(PolicySpecifier::FilterState(pb_type::hash_policy::FilterState { key })) => {
-                cx.field("filter_state", |cx| cx.non_empty("key", key))?;
-                cx.warn("filter_state", "nothing here writes filter state: there is no hash");
+                let key = cx.field("filter_state", |cx| cx.non_empty("key", key))?;
+                cx.warn("filter_state", format!("nothing here writes \"{key}\": there is no hash"));
                 Some(None)
             }
             None => {

@@ -16,7 +16,6 @@ fn locality(zone: &str, priority: u32, weight: u32, ports: &[u16]) -> LocalityEn
         endpoints: ports.iter().map(|port| endpoint(&format!("127.0.0.1:{port}"))).collect(),
         load_balancing_weight: Some(weight),
         priority,
-        ..LocalityEndpoints::default()
     }
 }
 

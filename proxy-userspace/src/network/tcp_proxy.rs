@@ -133,7 +133,12 @@ async fn carry(conn: &mut Conn<'_>, proxy: &TcpProxy, up: &Upstream, deadline: O
         End::Refused(close) => {
             Box::pin(super::refuse(conn.stream, close, &mut conn.record.entry.bytes, conn.guard)).await
         }
-        end => outcome(&end, proxy),
+        end @ (End::Closed(_)
+        | End::Failed { .. }
+        | End::Idle(_)
+        | End::MaxDuration
+        | End::HostFailed
+        | End::Cut) => outcome(&end, proxy),
     }
 }
 
@@ -349,11 +354,10 @@ fn want<'a>(
     cluster: &Cluster,
 ) -> Want<'a> {
     let facts = &conn.record.entry.facts;
-    let hash = match &proxy.model.hash_policy {
+    let hash = proxy.model.hash_policy.map(|HashPolicy::SourceIp| {
         // Envoy hashes the address as text.
-        Some(HashPolicy::SourceIp) => Some(xxh64(facts.remote.ip().to_string().as_bytes(), 0)),
-        None => None,
-    };
+        xxh64(facts.remote.ip().to_string().as_bytes(), 0)
+    });
     let original = matches!(cluster.model.discovery, Discovery::OriginalDst(_));
     Want {
         hash,

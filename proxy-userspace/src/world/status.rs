@@ -236,7 +236,7 @@ impl View for Status {
         Some(ClusterView {
             model: cluster.model.clone(),
             added_via_api: false,
-            hosts: cluster.hosts().iter().map(|host| view(host)).collect(),
+            hosts: cluster.hosts().iter().map(view).collect(),
             success_rates: SuccessRates::default(),
         })
     }

@@ -4,7 +4,6 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::lower::Lower;
-use crate::model::access_log::LogSink;
 use crate::model::metadata;
 
 fn lower(json: &Value) -> (Option<Bootstrap>, Vec<String>) {
@@ -26,12 +25,22 @@ fn what_is_read() {
         "layered_runtime": {"layers": [{"name": "static", "static_layer": {"a": true}}]},
     }));
     let model = model.unwrap();
-    assert_eq!(said, Vec::<String>::new());
+    let zones = "zone-aware routing is not implemented: the endpoints of all zones are taken alike";
+    assert_eq!(
+        said,
+        [
+            "at stats_flush_interval: stats are counted when they are read".to_owned(),
+            format!("at cluster_manager.local_cluster_name: {zones}"),
+            "at cluster_manager.outlier_detection: ejections are counted, and not logged to a file".to_owned(),
+            "at admin.access_log_path: requests of the admin interface are not logged".to_owned(),
+            "at layered_runtime.layers[0].static_layer: is shown by /runtime, and changes nothing: defaults hold"
+                .to_owned(),
+        ]
+    );
     assert_eq!((model.node.id.as_str(), model.node.zone.as_str()), ("n", "z"));
     assert_eq!(model.node.metadata["k"], metadata::Value::Number(1.0));
     let admin = model.admin.unwrap();
     assert_eq!(admin.address, Address::Ip(([127, 0, 0, 1], 15000).into()));
-    assert_eq!(admin.access_log[0].sink, LogSink::Stdout);
     assert_eq!(admin.allow_paths.len(), 1);
     assert_eq!(model.runtime["static"]["a"], metadata::Value::Bool(true));
 }
@@ -65,6 +74,7 @@ fn what_is_said() {
         ),
     ];
     for (json, why) in table {
-        assert_eq!(lower(&json).1, [why], "{json}");
+        let said = lower(&json).1;
+        assert_eq!(said.last().map(String::as_str), Some(why), "{json}: {said:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! Each case was shown to the real Envoy 1.40: `envoy` says what it did there, and `ours` exactly what is said here.
 
 use prost::Message as _;
-use prost_reflect::{Cardinality, DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor};
+use prost_reflect::DynamicMessage;
 use serde_json::Value;
 
 use super::*;

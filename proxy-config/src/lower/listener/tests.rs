@@ -75,7 +75,7 @@ fn filters_that_a_flag_implies() {
     let filters = |name| case(name).listener_filters.into_iter().map(|f| f.filter).collect::<Vec<_>>();
     assert_eq!(filters("use_original_dst"), [ListenerFilter::OriginalDst]);
     assert_eq!(filters("use_proxy_proto"), [ListenerFilter::ProxyProtocol(ProxyProtocol::default())]);
-    let inspector = TlsInspector { initial_read_buffer_size: 16_384, ..TlsInspector::default() };
+    let inspector = TlsInspector::default();
     assert_eq!(filters("tls_insp 60000"), [ListenerFilter::TlsInspector(inspector)]);
 }
 
