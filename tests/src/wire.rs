@@ -161,12 +161,12 @@ pub(crate) fn read_to_end(mut stream: &TcpStream, each: &mut dyn FnMut(&[u8])) -
         match stream.read(&mut buf) {
             Ok(0) => return Ok(End::Eof),
             Ok(n) => each(&buf[..n]),
-            Err(error) => match error.kind() {
-                ErrorKind::Interrupted => {}
-                ErrorKind::ConnectionReset => return Ok(End::Reset),
-                ErrorKind::WouldBlock | ErrorKind::TimedOut => return Ok(End::Open),
-                _ => return Err(error).context("cannot read"),
-            },
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(End::Reset),
+            Err(error) if [ErrorKind::WouldBlock, ErrorKind::TimedOut].contains(&error.kind()) => {
+                return Ok(End::Open);
+            }
+            Err(error) => return Err(error).context("cannot read"),
         }
     }
 }
