@@ -35,7 +35,8 @@ pub(crate) fn bench(ws: &Workspace, name: &str, args: &[String]) -> Result<()> {
     require_root("bench", "it loads BPF programs and makes network namespaces")?;
     setup::base(ws, Voice::Brief)?;
     // The bench starts the daemon too, so both come from one build.
-    run(&mut ws.cargo(&["build", "--release", "-p", "proxy-userspace", "-p", "shunt-tests", "--bins"]))?;
+    let of = ["-p", "proxy-userspace", "-p", "shunt-tests", "--bins", "--example", "bench_match"];
+    run(ws.cargo(&["build", "--release"]).args(of))?;
     exec(Command::new(ws.target.join("release/shunt-bench")).arg(name).args(args))
 }
 

@@ -310,7 +310,7 @@ fn json_format(
     omit_empty_values: bool,
 ) -> Option<LogFormat> {
     match json(Value::Struct(structure(fields)), operators) {
-        Ok(format) => Some(LogFormat::Json { format, omit_empty_values, sort: true }),
+        Ok(format) => Some(LogFormat::Json { format, omit_empty_values }),
         Err(why) => refuse(cx, field, &why),
     }
 }

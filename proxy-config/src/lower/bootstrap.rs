@@ -2,26 +2,22 @@
 //! what each of them was made of.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::bootstrap::v3 as pb;
 use envoy_types::pb::envoy::config::metrics::v3 as metrics;
 
 use super::Cx;
-use super::access_log::file_sink;
 use super::registry::registry;
 use super::value::structure;
 use crate::model::Bootstrap;
-use crate::model::access_log::{AccessLog, LogFormat};
 use crate::model::address::Address;
 use crate::model::bootstrap::{Admin, HistogramBuckets, StatsConfig, StatsMatcher, TagSpecifier};
 use crate::model::metadata::Struct;
 
 registry! {
     pb::Bootstrap, pb::bootstrap::StaticResources, pb::Admin, pb::ClusterManager,
-    pb::cluster_manager::OutlierDetection, pb::LayeredRuntime, pb::RuntimeLayer, metrics::StatsConfig,
+    pb::LayeredRuntime, pb::RuntimeLayer, metrics::StatsConfig,
     metrics::StatsMatcher, metrics::TagSpecifier, metrics::HistogramBucketSettings,
 }
 
@@ -29,7 +25,7 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 const STATS_FLUSH_LIMIT: Duration = Duration::from_secs(300);
 
 lower! { "envoy.config.bootstrap.v3.Bootstrap" pb::Bootstrap => Bootstrap, cx;
-    read { node, static_resources, cluster_manager, stats_config, stats_flush_interval, layered_runtime, admin }
+    read { node, static_resources, cluster_manager, stats_config, layered_runtime, admin }
     reject {
         dynamic_resources: "dynamic listeners and clusters are not implemented yet: use static_resources",
         hds_config: "the health discovery service is not implemented",
@@ -66,17 +62,19 @@ lower! { "envoy.config.bootstrap.v3.Bootstrap" pb::Bootstrap => Bootstrap, cx;
         memory_allocator_manager: "memory is given back to the system without it",
         enable_worker_cpu_affinity: "workers are placed by the kernel",
         stats_flush: "stats are counted when they are read",
+        stats_flush_interval: "stats are counted when they are read",
         stats_eviction: "stats are removed with what they belong to",
     }
     {
         if let Some(resources) = static_resources {
             cx.lower("static_resources", resources);
         }
-        let manager = cluster_manager.and_then(|manager| cx.lower("cluster_manager", manager));
-        let (local_cluster, outlier_event_log) = manager.unwrap_or_default();
-        let mut stats = stats_config.and_then(|stats| cx.lower("stats_config", stats)).unwrap_or_default();
-        stats.flush_interval = cx.duration_from("stats_flush_interval", stats_flush_interval, MILLISECOND);
-        if stats.flush_interval.is_some_and(|interval| interval >= STATS_FLUSH_LIMIT) {
+        if let Some(manager) = cluster_manager {
+            cx.lower("cluster_manager", manager);
+        }
+        let stats = stats_config.and_then(|stats| cx.lower("stats_config", stats)).unwrap_or_default();
+        let flush = cx.duration_from("stats_flush_interval", stats_flush_interval, MILLISECOND);
+        if flush.is_some_and(|interval| interval >= STATS_FLUSH_LIMIT) {
             cx.reject("stats_flush_interval", "must be less than 300s");
         }
         Some(Bootstrap {
@@ -86,8 +84,6 @@ lower! { "envoy.config.bootstrap.v3.Bootstrap" pb::Bootstrap => Bootstrap, cx;
             clusters: Vec::new(),
             stats,
             runtime: layered_runtime.and_then(|r| cx.lower("layered_runtime", r)).unwrap_or_default(),
-            local_cluster,
-            outlier_event_log,
         })
     }
 }
@@ -102,17 +98,15 @@ lower! { "envoy.config.bootstrap.v3.Bootstrap.StaticResources" pb::bootstrap::St
 }
 
 lower! { "envoy.config.bootstrap.v3.Admin" pb::Admin => Option<Admin>, cx;
-    read { access_log, access_log_path, address, allow_paths }
+    read { address, allow_paths }
     warn {
+        access_log: "requests of the admin interface are not logged",
+        access_log_path: "requests of the admin interface are not logged",
         profile_path: "there is no profiler",
         socket_options: "have no effect on the socket of the admin interface",
         ignore_global_conn_limit: "there is no global connection limit",
     }
     {
-        let mut logs: Vec<_> = cx.list("access_log", access_log).into_iter().flatten().collect();
-        if !access_log_path.is_empty() {
-            logs.push(AccessLog { filter: None, sink: file_sink(access_log_path), format: LogFormat::Default });
-        }
         let allow_paths = cx.list("allow_paths", allow_paths);
         let Some(address) = address else {
             cx.warn("address", "is not given: there is no admin interface");
@@ -122,32 +116,22 @@ lower! { "envoy.config.bootstrap.v3.Admin" pb::Admin => Option<Admin>, cx;
         if let Address::Host(host) = &address {
             cx.reject("address", format!("malformed IP address: {}", host.host));
         }
-        Some(Some(Admin { address, access_log: logs, allow_paths }))
+        Some(Some(Admin { address, allow_paths }))
     }
 }
 
-type Manager = (Option<Arc<str>>, Option<PathBuf>);
-
-lower! { "envoy.config.bootstrap.v3.ClusterManager" pb::ClusterManager => Manager, cx;
-    read { local_cluster_name, outlier_detection }
+lower! { "envoy.config.bootstrap.v3.ClusterManager" pb::ClusterManager => (), cx;
+    read {}
     reject { upstream_bind_config: "a bind config for all clusters is not implemented: set it on each cluster" }
     warn {
+        local_cluster_name: "zone-aware routing is not implemented: the endpoints of all zones are taken alike",
+        outlier_detection: "ejections are counted, and not logged to a file",
         load_stats_config: "the load reporting service is not implemented",
         enable_deferred_cluster_creation: "clusters are small: they are made at once",
     }
     {
-        let log = outlier_detection.and_then(|outlier| cx.lower("outlier_detection", outlier)).flatten();
-        Some((Some(Arc::<str>::from(local_cluster_name)).filter(|name| !name.is_empty()), log))
-    }
-}
-
-lower! { "envoy.config.bootstrap.v3.ClusterManager.OutlierDetection"
-    pb::cluster_manager::OutlierDetection => Option<PathBuf>, cx;
-    read { event_log_path }
-    warn { event_service: "events go to event_log_path only" }
-    {
         let _ = cx;
-        Some(Some(PathBuf::from(event_log_path)).filter(|path| !path.as_os_str().is_empty()))
+        Some(())
     }
 }
 
@@ -171,7 +155,12 @@ lower! { "envoy.config.bootstrap.v3.RuntimeLayer" pb::RuntimeLayer => (String, S
         use pb::runtime_layer::LayerSpecifier;
         let name = cx.non_empty("name", name);
         let values = match layer_specifier {
-            Some(LayerSpecifier::StaticLayer(values)) => structure(values),
+            Some(LayerSpecifier::StaticLayer(values)) => {
+                if !values.fields.is_empty() {
+                    cx.warn("static_layer", "is shown by /runtime, and changes nothing: defaults hold");
+                }
+                structure(values)
+            }
             Some(LayerSpecifier::AdminLayer(_)) => {
                 cx.warn("admin_layer", "the runtime cannot be changed by the admin interface");
                 Struct::new()
@@ -203,7 +192,6 @@ lower! { "envoy.config.metrics.v3.StatsConfig" metrics::StatsConfig => StatsConf
             use_all_default_tags: use_all_default_tags.map(|v| v.value),
             matcher: stats_matcher.and_then(|m| cx.lower("stats_matcher", m)).unwrap_or_default(),
             histogram_buckets: cx.list("histogram_bucket_settings", histogram_bucket_settings),
-            flush_interval: None,
         })
     }
 }

@@ -52,7 +52,7 @@ lower! { "envoy.config.cluster.v3.Cluster" Cluster => model::Cluster, cx;
         per_connection_buffer_limit_bytes, lb_policy, load_assignment, health_checks, circuit_breakers,
         typed_extension_protocol_options, dns_refresh_rate, dns_jitter, dns_failure_refresh_rate, respect_dns_ttl,
         dns_lookup_family, dns_resolvers, use_tcp_for_dns_lookups, dns_resolution_config, typed_dns_resolver_config,
-        wait_for_warm_on_init, outlier_detection, cleanup_interval, upstream_bind_config, lb_subset_config,
+        wait_for_warm_on_init, outlier_detection, upstream_bind_config, lb_subset_config,
         common_lb_config, transport_socket, metadata, upstream_connection_options,
         close_connections_on_host_health_failure, ignore_health_on_host_removal, filters, load_balancing_policy,
         cluster_discovery_type, lb_config, protocol_selection, http_protocol_options, http2_protocol_options, preconnect_policy,
@@ -74,6 +74,7 @@ lower! { "envoy.config.cluster.v3.Cluster" Cluster => model::Cluster, cx;
         track_cluster_stats: "is not implemented: neither HTTP's stats nor stats per endpoint are kept",
         connection_pool_per_downstream_connection: "TCP connections are never shared between downstream connections",
         queuing_policies: HTTP,
+        cleanup_interval: "no host of an ORIGINAL_DST cluster outlives its connection: nothing is cleaned up",
     }
     {
         let name = cx.name("name", name)?;
@@ -111,7 +112,7 @@ lower! { "envoy.config.cluster.v3.Cluster" Cluster => model::Cluster, cx;
             cx.reject("health_checks", "only one is supported");
         }
         let connect_timeout = positive(cx, "connect_timeout", connect_timeout);
-        let cleanup_interval = positive(cx, "cleanup_interval", cleanup_interval);
+        positive(cx, "cleanup_interval", cleanup_interval);
         let rest = model::Cluster {
             alt_stat_name: (!alt_stat_name.is_empty()).then(|| alt_stat_name.into()),
             name,
@@ -141,7 +142,6 @@ lower! { "envoy.config.cluster.v3.Cluster" Cluster => model::Cluster, cx;
             transport_socket_matches: cx.list("transport_socket_matches", transport_socket_matches),
             close_connections_on_host_health_failure,
             ignore_health_on_host_removal,
-            cleanup_interval: cleanup_interval.unwrap_or(Duration::from_secs(5)),
             wait_for_warm_on_init: flag(wait_for_warm_on_init, true),
             metadata: super::core::metadata(cx, "metadata", metadata),
         };
@@ -284,14 +284,12 @@ lower! { "envoy.config.cluster.v3.UpstreamConnectionOptions"
     read { tcp_keepalive }
     warn {
         set_local_interface_name_on_upstream_connections: "is not implemented: nothing reads the interface's name",
-        happy_eyeballs_config: "is not implemented: the addresses of an endpoint are tried in their order",
+        happy_eyeballs_config: "is not implemented: an endpoint is reached at its first address only",
     }
     {
         Some(tcp_keepalive.and_then(|keepalive| cx.lower("tcp_keepalive", keepalive)))
     }
 }
 
-#[cfg(test)]
-pub(crate) mod samples;
 #[cfg(test)]
 mod tests;

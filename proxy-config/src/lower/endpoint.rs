@@ -25,7 +25,7 @@ use pb::cluster_load_assignment::policy::DropOverload;
 
 registry! {
     pb::ClusterLoadAssignment, Policy, DropOverload, pb::LocalityLbEndpoints, pb::LbEndpoint, pb::Endpoint,
-    pb::endpoint::HealthCheckConfig, pb::endpoint::AdditionalAddress,
+    pb::endpoint::HealthCheckConfig,
 }
 
 /// An assignment whose endpoints must be IP addresses or sockets: STATIC and EDS.
@@ -33,16 +33,14 @@ pub fn of_addresses(cx: &mut Cx, assignment: pb::ClusterLoadAssignment) -> Optio
     let lowered = assignment.lower(cx)?;
     let endpoints = lowered.localities.iter().flat_map(|locality| &locality.endpoints);
     for endpoint in endpoints {
-        for address in std::iter::once(&endpoint.address).chain(&endpoint.additional_addresses) {
-            if let Address::Host(host) = address {
-                cx.reject(
-                    "endpoints",
-                    format!(
-                        "malformed IP address: {}. Consider setting cluster type to 'STRICT_DNS' or 'LOGICAL_DNS'",
-                        host.host
-                    ),
-                );
-            }
+        if let Address::Host(host) = &endpoint.address {
+            cx.reject(
+                "endpoints",
+                format!(
+                    "malformed IP address: {}. Consider setting cluster type to 'STRICT_DNS' or 'LOGICAL_DNS'",
+                    host.host
+                ),
+            );
         }
     }
     Some(lowered)
@@ -112,16 +110,17 @@ impl Pool {
 }
 
 lower! { "envoy.config.endpoint.v3.ClusterLoadAssignment.Policy" Policy => model::AssignmentPolicy, cx;
-    read { drop_overloads, overprovisioning_factor, endpoint_stale_after, weighted_priority_health }
+    read { drop_overloads, overprovisioning_factor, weighted_priority_health }
+    warn { endpoint_stale_after: "endpoints do not go stale: the last assignment holds" }
     {
         if drop_overloads.len() > 1 {
             cx.reject("drop_overloads", format!("has {} categories: only one is supported", drop_overloads.len()));
         }
         let factor = at_least(cx, "overprovisioning_factor", number(overprovisioning_factor), 1);
+        positive(cx, "endpoint_stale_after", endpoint_stale_after);
         Some(model::AssignmentPolicy {
             drop_overloads: cx.list("drop_overloads", drop_overloads),
             overprovisioning_factor: factor.unwrap_or(140),
-            endpoint_stale_after: positive(cx, "endpoint_stale_after", endpoint_stale_after),
             weighted_priority_health,
         })
     }
@@ -224,8 +223,11 @@ fn by_name(cx: &mut Cx, names: &mut BTreeMap<String, Named>, name: &str) -> Opti
 }
 
 lower! { "envoy.config.endpoint.v3.LocalityLbEndpoints" pb::LocalityLbEndpoints => Unresolved, cx;
-    read { locality, metadata, lb_endpoints, load_balancing_weight, priority, lb_config }
-    warn { proximity: "is not used, as in Envoy" }
+    read { locality, lb_endpoints, load_balancing_weight, priority, lb_config }
+    warn {
+        proximity: "is not used, as in Envoy",
+        metadata: "is not used: balancing and logs read the metadata of endpoints",
+    }
     {
         use pb::locality_lb_endpoints::LbConfig;
         match lb_config {
@@ -243,7 +245,6 @@ lower! { "envoy.config.endpoint.v3.LocalityLbEndpoints" pb::LocalityLbEndpoints 
             endpoints: Vec::with_capacity(endpoints.len()),
             load_balancing_weight: at_least(cx, "load_balancing_weight", number(load_balancing_weight), 1),
             priority: at_most(cx, "priority", Some(priority), 128)?,
-            metadata: self::metadata(cx, "metadata", metadata),
         };
         Some(Unresolved { locality, endpoints })
     }
@@ -281,8 +282,11 @@ fn status(cx: &mut Cx, value: i32) -> Option<model::HealthStatus> {
 }
 
 lower! { "envoy.config.endpoint.v3.Endpoint" pb::Endpoint => model::Endpoint, cx;
-    read { address, health_check_config, hostname, additional_addresses }
-    warn { observability_name: "is not implemented: stats and logs show the address" }
+    read { address, health_check_config, hostname }
+    warn {
+        additional_addresses: "is not implemented: an endpoint is reached at its address only",
+        observability_name: "is not implemented: stats and logs show the address",
+    }
     {
         let address = cx.required("address", address);
         let health_check = health_check_config.and_then(|config| cx.lower("health_check_config", config));
@@ -292,7 +296,6 @@ lower! { "envoy.config.endpoint.v3.Endpoint" pb::Endpoint => model::Endpoint, cx
         }
         Some(model::Endpoint {
             address: address?,
-            additional_addresses: cx.list("additional_addresses", additional_addresses),
             hostname: hostname.into(),
             health_check,
             health_status: model::HealthStatus::Unknown,
@@ -313,12 +316,5 @@ lower! { "envoy.config.endpoint.v3.Endpoint.HealthCheckConfig"
             address: address.and_then(|address| cx.lower("address", address)),
             disabled: disable_active_health_check,
         })
-    }
-}
-
-lower! { "envoy.config.endpoint.v3.Endpoint.AdditionalAddress" pb::endpoint::AdditionalAddress => Address, cx;
-    read { address }
-    {
-        cx.required("address", address)
     }
 }

@@ -20,9 +20,12 @@ registry! { pb::FilterChain, pb::FilterChainMatch }
 const MOST_COMBINATIONS: usize = 4_000_000;
 
 lower! { "envoy.config.listener.v3.FilterChain" pb::FilterChain => FilterChain, cx;
-    read { filter_chain_match, filters, metadata, transport_socket, transport_socket_connect_timeout, name }
-    // Envoy reads it of the first chain only: the listener has taken it away there.
-    warn { use_proxy_proto: "has an effect in the first filter chain only: use the listener filter" }
+    read { filter_chain_match, filters, metadata, transport_socket, name }
+    warn {
+        // Envoy reads it of the first chain only: the listener has taken it away there.
+        use_proxy_proto: "has an effect in the first filter chain only: use the listener filter",
+        transport_socket_connect_timeout: "raw_buffer, the only transport socket, has no handshake to wait for",
+    }
     {
         let filter_chain_match = match filter_chain_match {
             Some(conditions) => cx.lower("filter_chain_match", conditions),
@@ -37,15 +40,13 @@ lower! { "envoy.config.listener.v3.FilterChain" pb::FilterChain => FilterChain, 
             Some(socket) => cx.lower("transport_socket", socket),
             None => Some(TransportSocket::RawBuffer),
         };
-        let connect_timeout =
-            cx.timeout("transport_socket_connect_timeout", transport_socket_connect_timeout, None);
+        cx.timeout("transport_socket_connect_timeout", transport_socket_connect_timeout, None);
         let metadata = metadata_of(cx, "metadata", metadata);
         (filters.len() == count).then_some(FilterChain {
             name: name.into(),
             filter_chain_match: filter_chain_match?,
             filters,
             transport_socket: transport_socket?,
-            transport_socket_connect_timeout: connect_timeout,
             metadata,
         })
     }

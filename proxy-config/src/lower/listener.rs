@@ -13,7 +13,7 @@ use super::value::{flag, number};
 use super::{Cx, filter_chain};
 use crate::model::DEFAULT_BUFFER_LIMIT;
 use crate::model::address::{Address, SocketOption};
-use crate::model::listener::{DrainType, ListenAddress, Listener, TrafficDirection};
+use crate::model::listener::{ListenAddress, Listener, TrafficDirection};
 use crate::model::listener_filter::{ListenerFilter, ListenerFilterConfig, ProxyProtocol};
 
 registry! { pb::Listener, pb::AdditionalAddress, pb::listener::DeprecatedV1 }
@@ -23,10 +23,10 @@ const LISTENER_FILTERS_TIMEOUT: Duration = Duration::from_secs(15);
 lower! { "envoy.config.listener.v3.Listener" pb::Listener => Listener, cx;
     read {
         name, address, additional_addresses, stat_prefix, filter_chains, use_original_dst, default_filter_chain,
-        per_connection_buffer_limit_bytes, metadata, deprecated_v1, drain_type, listener_filters,
+        per_connection_buffer_limit_bytes, metadata, deprecated_v1, listener_filters,
         listener_filters_timeout, continue_on_listener_filters_timeout, transparent, freebind, socket_options,
         tcp_fast_open_queue_length, traffic_direction, enable_reuse_port, access_log, tcp_backlog_size,
-        max_connections_to_accept_per_socket_event, bind_to_port, enable_mptcp, tcp_keepalive
+        bind_to_port, enable_mptcp, tcp_keepalive
     }
     reject {
         fcds_config: "the discovery of filter chains is not implemented",
@@ -42,6 +42,8 @@ lower! { "envoy.config.listener.v3.Listener" pb::Listener => Listener, cx;
         connection_balance_config: "connections are balanced by the kernel and the runtime",
         reuse_port: "is the default; turn it off with enable_reuse_port",
         ignore_global_conn_limit: "there is no global connection limit",
+        drain_type: "is about HTTP: no failed health check closes a TCP connection",
+        max_connections_to_accept_per_socket_event: "connections are accepted one by one, with turns for others",
         bypass_overload_manager: "there is no overload manager",
     }
     {
@@ -58,14 +60,11 @@ lower! { "envoy.config.listener.v3.Listener" pb::Listener => Listener, cx;
         let mut listener_filters = cx.list("listener_filters", listener_filters);
         implied_filters(&mut listener_filters, use_original_dst, use_proxy_proto);
         let deprecated = deprecated_v1.and_then(|v1| cx.lower("deprecated_v1", v1));
-        let accept = max_connections_to_accept_per_socket_event.and_then(|max| {
-            cx.ranged("max_connections_to_accept_per_socket_event", max.value, 1..=u32::MAX)
-        });
+        if let Some(max) = max_connections_to_accept_per_socket_event {
+            cx.ranged("max_connections_to_accept_per_socket_event", max.value, 1..=u32::MAX);
+        }
+        cx.variant::<pb::listener::DrainType>("drain_type", drain_type);
         let direction = traffic_direction_of(cx, traffic_direction);
-        let drain_type = match cx.variant("drain_type", drain_type) {
-            Some(pb::listener::DrainType::ModifyOnly) => DrainType::ModifyOnly,
-            Some(pb::listener::DrainType::Default) | None => DrainType::Default,
-        };
         let access_log = cx.list("access_log", access_log).into_iter().flatten().collect();
         let timeout = cx.timeout("listener_filters_timeout", listener_filters_timeout, Some(LISTENER_FILTERS_TIMEOUT));
         let metadata = metadata_of(cx, "metadata", metadata);
@@ -86,14 +85,12 @@ lower! { "envoy.config.listener.v3.Listener" pb::Listener => Listener, cx;
             enable_mptcp,
             transparent: flag(transparent, false),
             freebind: flag(freebind, false),
-            max_connections_to_accept_per_socket_event: accept,
             access_log,
             listener_filters,
             listener_filters_timeout: timeout,
             continue_on_listener_filters_timeout,
             filter_chains,
             default_filter_chain,
-            drain_type,
             metadata,
         })
     }

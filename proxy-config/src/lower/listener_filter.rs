@@ -117,7 +117,6 @@ lower! { "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"
 impl Default for TlsInspector {
     fn default() -> Self {
         Self {
-            initial_read_buffer_size: 16 * 1024,
             max_client_hello_size: 16 * 1024,
             close_connection_on_client_hello_parsing_errors: false,
         }
@@ -126,8 +125,9 @@ impl Default for TlsInspector {
 
 lower! { "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
     ext::tls_inspector::v3::TlsInspector => ListenerFilter, cx;
-    read { initial_read_buffer_size, close_connection_on_client_hello_parsing_errors, max_client_hello_size }
+    read { close_connection_on_client_hello_parsing_errors, max_client_hello_size }
     warn {
+        initial_read_buffer_size: "a hello is read where the kernel holds it: no buffer grows",
         enable_ja3_fingerprinting: "JA3 fingerprints are not implemented: they are logged as absent",
         enable_ja4_fingerprinting: "JA4 fingerprints are not implemented: they are logged as absent",
     }
@@ -135,12 +135,11 @@ lower! { "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
         let default = TlsInspector::default();
         let max = number(max_client_hello_size).unwrap_or(default.max_client_hello_size);
         let max = cx.ranged("max_client_hello_size", max, 256..=16_384);
-        let initial = number(initial_read_buffer_size).unwrap_or(default.initial_read_buffer_size);
-        let initial = cx.ranged("initial_read_buffer_size", initial, 256..=65_536);
-        let (initial, max_client_hello_size) = (initial?, max?);
+        if let Some(initial) = number(initial_read_buffer_size) {
+            cx.ranged("initial_read_buffer_size", initial, 256..=65_536);
+        }
         Some(ListenerFilter::TlsInspector(TlsInspector {
-            initial_read_buffer_size: initial.min(max_client_hello_size),
-            max_client_hello_size,
+            max_client_hello_size: max?,
             close_connection_on_client_hello_parsing_errors,
         }))
     }

@@ -20,7 +20,7 @@ use crate::model::network_filter::{
 
 registry! {
     pb::Filter, ext::tcp_proxy::v3::TcpProxy, tcp::WeightedCluster, tcp::weighted_cluster::ClusterWeight,
-    tcp::TcpAccessLogOptions, pb_type::HashPolicy, pb_type::hash_policy::SourceIp, pb_type::hash_policy::FilterState,
+    tcp::TcpAccessLogOptions, pb_type::HashPolicy, pb_type::hash_policy::SourceIp,
     ext::sni_cluster::v3::SniCluster, ext::echo::v3::Echo, ext::connection_limit::v3::ConnectionLimit,
     ext::local_ratelimit::v3::LocalRateLimit, ext::direct_response::v3::Config, core::DataSource,
 }
@@ -103,7 +103,7 @@ lower! { "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" ext::tcp_proxy
             downstream_idle_timeout: cx.timeout("downstream_idle_timeout", downstream_idle_timeout, None),
             upstream_idle_timeout: cx.timeout("upstream_idle_timeout", upstream_idle_timeout, None),
             backoff: backoff_options.and_then(|b| cx.lower("backoff_options", b)),
-            hash_policy: cx.list("hash_policy", hash_policy).into_iter().next(),
+            hash_policy: cx.list("hash_policy", hash_policy).into_iter().next().flatten(),
             max_downstream_connection_duration: cx.duration_from(
                 "max_downstream_connection_duration",
                 max_downstream_connection_duration,
@@ -198,13 +198,17 @@ lower! { "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.TcpAccessLogOpt
     }
 }
 
-lower! { "envoy.type.v3.HashPolicy" pb_type::HashPolicy => HashPolicy, cx;
+lower! { "envoy.type.v3.HashPolicy" pb_type::HashPolicy => Option<HashPolicy>, cx;
     read { policy_specifier }
     {
         use pb_type::hash_policy::PolicySpecifier;
         match policy_specifier {
-            Some(PolicySpecifier::SourceIp(ip)) => cx.lower("source_ip", ip),
-            Some(PolicySpecifier::FilterState(state)) => cx.lower("filter_state", state),
+            Some(PolicySpecifier::SourceIp(ip)) => cx.lower("source_ip", ip).map(Some),
+            Some(PolicySpecifier::FilterState(pb_type::hash_policy::FilterState { key })) => {
+                cx.field("filter_state", |cx| cx.non_empty("key", key))?;
+                cx.warn("filter_state", "nothing here writes filter state: there is no hash");
+                Some(None)
+            }
             None => {
                 cx.reject("policy_specifier", "source_ip or filter_state is required");
                 None
@@ -218,13 +222,6 @@ lower! { "envoy.type.v3.HashPolicy.SourceIp" pb_type::hash_policy::SourceIp => H
     {
         let _ = cx;
         Some(HashPolicy::SourceIp)
-    }
-}
-
-lower! { "envoy.type.v3.HashPolicy.FilterState" pb_type::hash_policy::FilterState => HashPolicy, cx;
-    read { key }
-    {
-        cx.non_empty("key", key).map(HashPolicy::FilterState)
     }
 }
 

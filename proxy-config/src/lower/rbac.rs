@@ -26,7 +26,10 @@ lower! { "envoy.extensions.filters.network.rbac.v3.RBAC" ext::Rbac => Rbac, cx;
     {
         use ext::rbac::EnforcementType;
         let stat_prefix = cx.name("stat_prefix", stat_prefix);
-        let enforcement = cx.variant("enforcement_type", enforcement_type);
+        if let EnforcementType::Continuous = cx.variant("enforcement_type", enforcement_type)? {
+            let why = "CONTINUOUS judges once: nothing that a rule looks at changes while a connection lasts";
+            cx.warn("enforcement_type", why);
+        }
         let given = (rules.is_some(), shadow_rules.is_some());
         let rules = rules.and_then(|rules| cx.lower("rules", rules));
         let shadow_rules = shadow_rules.and_then(|rules| cx.lower("shadow_rules", rules));
@@ -37,7 +40,6 @@ lower! { "envoy.extensions.filters.network.rbac.v3.RBAC" ext::Rbac => Rbac, cx;
             rules,
             shadow_rules,
             shadow_rules_stat_prefix: shadow_rules_stat_prefix.into(),
-            continuous: matches!(enforcement?, EnforcementType::Continuous),
             delay_deny: cx.timeout("delay_deny", delay_deny, None),
             stat_prefix: stat_prefix?,
         })

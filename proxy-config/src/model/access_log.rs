@@ -30,10 +30,10 @@ pub enum LogFormat {
         format: Arc<str>,
         omit_empty_values: bool,
     },
+    /// One object, its keys sorted.
     Json {
         format: JsonFormat,
         omit_empty_values: bool,
-        sort: bool,
     },
 }
 

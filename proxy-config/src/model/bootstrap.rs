@@ -1,11 +1,8 @@
 //! `config.bootstrap.v3.Bootstrap`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::access_log::AccessLog;
 use super::address::Address;
 use super::cluster::Cluster;
 use super::listener::Listener;
@@ -19,11 +16,8 @@ pub struct Bootstrap {
     pub listeners: Vec<Resource<Listener>>,
     pub clusters: Vec<Resource<Cluster>>,
     pub stats: StatsConfig,
-    /// `layered_runtime`: kept for `/runtime` and the few keys that are read.
+    /// `layered_runtime`: what `/runtime` shows. Nothing is read of it.
     pub runtime: BTreeMap<String, Struct>,
-    /// Of `cluster_manager`: where the local cluster's events go, and its name.
-    pub local_cluster: Option<Arc<str>>,
-    pub outlier_event_log: Option<PathBuf>,
 }
 
 /// A model with the message that it came from, encoded: what `/config_dump` shows.
@@ -46,7 +40,6 @@ pub struct Node {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Admin {
     pub address: Address,
-    pub access_log: Vec<AccessLog>,
     /// Paths that may be asked for; none: all.
     pub allow_paths: Vec<StringMatcher>,
 }
@@ -59,8 +52,6 @@ pub struct StatsConfig {
     pub use_all_default_tags: Option<bool>,
     pub matcher: StatsMatcher,
     pub histogram_buckets: Vec<HistogramBuckets>,
-    /// Default 5 s.
-    pub flush_interval: Option<Duration>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

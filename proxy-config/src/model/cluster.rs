@@ -26,6 +26,7 @@ pub struct Cluster {
     pub subset: Option<Box<Subset>>,
     /// Default 5 s.
     pub connect_timeout: Duration,
+    /// 0: no limit.
     pub per_connection_buffer_limit_bytes: u32,
     pub circuit_breakers: CircuitBreakers,
     pub outlier_detection: Option<Box<OutlierDetection>>,
@@ -37,8 +38,6 @@ pub struct Cluster {
     pub transport_socket_matches: Vec<TransportSocketMatch>,
     pub close_connections_on_host_health_failure: bool,
     pub ignore_health_on_host_removal: bool,
-    /// Hosts of an ORIGINAL_DST cluster that had no connection for so long are forgotten. Default 5 s.
-    pub cleanup_interval: Duration,
     pub wait_for_warm_on_init: bool,
     pub metadata: Metadata,
 }
@@ -95,8 +94,6 @@ pub enum EdsSource {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OriginalDst {
     pub upstream_port_override: Option<u16>,
-    /// `use_http_header`, with the header's name.
-    pub http_header: Option<Arc<str>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -138,7 +135,6 @@ pub struct CommonLb {
     /// In percent; 0 turns panic off. Default 50.
     pub healthy_panic_threshold: f64,
     pub locality: LocalityLb,
-    pub update_merge_window: Duration,
     pub ignore_new_hosts_until_first_hc: bool,
     pub close_connections_on_host_set_change: bool,
     pub use_hostname_for_hashing: bool,
@@ -148,14 +144,10 @@ pub struct CommonLb {
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum LocalityLb {
-    /// Envoy's default is zone-aware routing, which needs the local cluster; without one it does nothing.
     #[default]
     None,
-    ZoneAware {
-        routing_enabled: f64,
-        min_cluster_size: u64,
-        fail_traffic_on_panic: bool,
-    },
+    /// Was asked for, and is the same as `None`: a warning has said so.
+    ZoneAware,
     Weighted,
 }
 
@@ -164,7 +156,6 @@ impl Default for CommonLb {
         Self {
             healthy_panic_threshold: 50.0,
             locality: LocalityLb::None,
-            update_merge_window: Duration::from_secs(1),
             ignore_new_hosts_until_first_hc: false,
             close_connections_on_host_set_change: false,
             use_hostname_for_hashing: false,
@@ -235,15 +226,8 @@ pub struct Thresholds {
     pub max_pending_requests: u32,
     pub max_requests: u32,
     pub max_retries: u32,
-    pub retry_budget: Option<RetryBudget>,
     pub track_remaining: bool,
     pub max_connection_pools: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct RetryBudget {
-    pub budget_percent: f64,
-    pub min_retry_concurrency: u32,
 }
 
 impl Default for Thresholds {
@@ -253,7 +237,6 @@ impl Default for Thresholds {
             max_pending_requests: 1024,
             max_requests: 1024,
             max_retries: 3,
-            retry_budget: None,
             track_remaining: false,
             max_connection_pools: u32::MAX,
         }
@@ -351,8 +334,6 @@ pub struct HttpHealthCheck {
     pub retriable_statuses: Vec<(u32, u32)>,
     /// As the TCP check's, over the body.
     pub receive: Vec<Vec<u8>>,
-    /// HTTP/2 (`codec_client_type`).
-    pub http2: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::FractionalPercent;
 use super::address::Address;
@@ -21,7 +20,6 @@ pub struct AssignmentPolicy {
     pub drop_overloads: Vec<(Arc<str>, FractionalPercent)>,
     /// In percent, default 140.
     pub overprovisioning_factor: u32,
-    pub endpoint_stale_after: Option<Duration>,
     pub weighted_priority_health: bool,
 }
 
@@ -30,7 +28,6 @@ impl Default for AssignmentPolicy {
         Self {
             drop_overloads: Vec::new(),
             overprovisioning_factor: 140,
-            endpoint_stale_after: None,
             weighted_priority_health: false,
         }
     }
@@ -43,7 +40,6 @@ pub struct LocalityEndpoints {
     /// `None`: not given, which takes no traffic under locality-weighted balancing.
     pub load_balancing_weight: Option<u32>,
     pub priority: u32,
-    pub metadata: Metadata,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -56,7 +52,6 @@ pub struct Locality {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Endpoint {
     pub address: Address,
-    pub additional_addresses: Vec<Address>,
     pub hostname: Arc<str>,
     pub health_check: EndpointHealthCheck,
     pub health_status: HealthStatus,

@@ -24,7 +24,7 @@ pub struct Listener {
     pub traffic_direction: TrafficDirection,
     /// One socket per worker (`enable_reuse_port`, on by default; `reuse_port`).
     pub reuse_port: bool,
-    /// Soft limit of what is buffered per connection.
+    /// Soft limit of what is buffered per connection; 0: none.
     pub per_connection_buffer_limit_bytes: u32,
     pub tcp_backlog_size: Option<u32>,
     pub tcp_fast_open_queue_length: Option<u32>,
@@ -32,7 +32,6 @@ pub struct Listener {
     pub enable_mptcp: bool,
     pub transparent: bool,
     pub freebind: bool,
-    pub max_connections_to_accept_per_socket_event: Option<u32>,
     pub access_log: Vec<AccessLog>,
     pub listener_filters: Vec<ListenerFilterConfig>,
     /// `None`: for ever (`0s`). Default 15 s.
@@ -40,7 +39,7 @@ pub struct Listener {
     pub continue_on_listener_filters_timeout: bool,
     pub filter_chains: Vec<FilterChain>,
     pub default_filter_chain: Option<FilterChain>,
-    pub drain_type: DrainType,
+    /// `%METADATA(LISTENER:…)%`.
     pub metadata: Metadata,
 }
 
@@ -62,13 +61,6 @@ pub enum TrafficDirection {
     Outbound,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DrainType {
-    #[default]
-    Default,
-    ModifyOnly,
-}
-
 #[derive(Clone, Debug, PartialEq)]
 pub struct FilterChain {
     pub name: Arc<str>,
@@ -76,8 +68,7 @@ pub struct FilterChain {
     pub filter_chain_match: ChainMatch,
     pub filters: Vec<NetworkFilterConfig>,
     pub transport_socket: TransportSocket,
-    /// `None`: no limit.
-    pub transport_socket_connect_timeout: Option<Duration>,
+    /// `%METADATA(LISTENER_FILTER_CHAIN:…)%`.
     pub metadata: Metadata,
 }
 

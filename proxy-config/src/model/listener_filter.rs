@@ -36,8 +36,6 @@ pub enum Predicate {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsInspector {
-    /// Bytes of the first read; it doubles up to `max_client_hello_size`.
-    pub initial_read_buffer_size: u32,
     /// At most 16 KiB in Envoy, which is its default.
     pub max_client_hello_size: u32,
     /// Close instead of passing on a connection whose hello is not TLS.

@@ -87,10 +87,9 @@ pub struct Backoff {
     pub max: Duration,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HashPolicy {
     SourceIp,
-    FilterState(String),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -112,7 +111,6 @@ pub struct Rbac {
     /// Evaluated for stats and logs only.
     pub shadow_rules: Option<RbacRules>,
     pub shadow_rules_stat_prefix: Arc<str>,
-    pub continuous: bool,
     /// How long a refused connection is held open.
     pub delay_deny: Option<Duration>,
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use hyper::StatusCode;
 use hyper::body::Bytes;
+use proxy_config::model::Address;
 use proxy_config::model::cluster::Discovery;
 use proxy_config::model::metadata::Value as Meta;
 use regex::Regex;
@@ -14,6 +15,7 @@ use serde_json::{Map, Value, json};
 use super::body::{Answer, JSON, TEXT, indented, pretty, stream, text};
 use super::query::Params;
 use super::view::{ClusterView, Health, HostView, View};
+use crate::cluster::address_text;
 
 pub(super) fn listeners(params: &Params, view: &dyn View) -> Answer {
     let listeners = view.listeners();
@@ -120,7 +122,7 @@ fn host_lines(cluster: &str, host: &HostView, out: &mut String) {
         ("local_origin_success_rate", &rate(host.local_origin_success_rate)),
     ];
     for (name, value) in values {
-        let _ = writeln!(out, "{cluster}::{}::{name}::{value}", host.address);
+        let _ = writeln!(out, "{cluster}::{}::{name}::{value}", address_text(&host.address));
     }
 }
 
@@ -186,7 +188,7 @@ fn status(cluster: &ClusterView) -> Value {
 
 fn host_status(host: &HostView) -> Value {
     let mut status = json!({
-        "address": address(host.address),
+        "address": place(&host.address),
         "stats": host_stats(host),
         "health_status": health_status(host.health),
         "weight": host.weight,
@@ -272,6 +274,14 @@ pub(super) fn locality(host: &HostView) -> Value {
     let parts = [("region", &host.region), ("zone", &host.zone), ("sub_zone", &host.sub_zone)];
     let given = parts.into_iter().filter(|(_, text)| !text.is_empty());
     Value::Object(given.map(|(name, text)| (name.to_owned(), json!(**text))).collect())
+}
+
+pub(super) fn place(of: &Address) -> Value {
+    match of {
+        Address::Ip(ip) => address(*ip),
+        Address::Host(host) => json!({"socket_address": {"address": *host.host, "port_value": host.port}}),
+        Address::Pipe { path, .. } => json!({"pipe": {"path": path.display().to_string()}}),
+    }
 }
 
 pub(super) fn address(address: SocketAddr) -> Value {

@@ -239,6 +239,4 @@ async fn serve(
 }
 
 #[cfg(test)]
-mod plain;
-#[cfg(test)]
 mod tests;

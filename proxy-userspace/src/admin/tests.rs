@@ -30,7 +30,7 @@ struct Made {
 
 fn host() -> HostView {
     HostView {
-        address: "127.0.0.1:81".parse().unwrap(),
+        address: model::Address::Ip("127.0.0.1:81".parse().unwrap()),
         hostname: "foo.host".into(),
         health: Health { failed_eds_health: true, ..Health::default() },
         weight: 1,

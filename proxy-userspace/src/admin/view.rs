@@ -62,7 +62,8 @@ pub struct SuccessRates {
 /// An endpoint of a cluster.
 #[derive(Clone, Debug)]
 pub struct HostView {
-    pub address: SocketAddr,
+    /// Resolved, so never a name.
+    pub address: model::Address,
     pub hostname: Arc<str>,
     pub health: Health,
     pub weight: u32,

@@ -5,14 +5,13 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use proxy_config::model;
-use proxy_config::model::address::{Address, BindConfig, SocketOption, SocketOptionValue, SocketState};
+use proxy_config::model::address::{Address, BindConfig, SocketState};
 use socket2::{SockAddr, Socket};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::time::timeout;
@@ -21,7 +20,7 @@ use super::Cluster;
 use super::breaker::Overflow;
 use super::host::Host;
 use crate::clock;
-use crate::net::{Dial, Family};
+use crate::net::{Dial, Family, options};
 use crate::sys::sock;
 
 /// Where a connection comes from.
@@ -128,14 +127,16 @@ fn prepare(
     let socket = dial.socket(Family::of(to)).map_err(failed("socket"))?;
     socket.set_tcp_nodelay(true).map_err(failed("socket"))?;
     let bind = model.bind.as_deref();
-    options(&socket, bind, SocketState::PreBind).map_err(failed("socket_option"))?;
+    let own = bind.map_or(&[][..], |bind| &bind.socket_options);
+    let options = |state| options::set_all(&socket, own, state);
+    options(SocketState::PreBind).map_err(failed("socket_option"))?;
     if let Err(error) = bind_source(&socket, source, bind, to) {
         cluster.stats.bind_errors.inc();
         return Err(failed("bind")(error));
     }
-    options(&socket, bind, SocketState::Bound).map_err(failed("socket_option"))?;
-    if let Some(keepalive) = &model.tcp_keepalive {
-        set_keepalive(&socket, keepalive).map_err(failed("socket_option"))?;
+    options(SocketState::Bound).map_err(failed("socket_option"))?;
+    if let Some(keepalive) = model.tcp_keepalive {
+        options::set_keepalive(&socket, keepalive).map_err(failed("socket_option"))?;
     }
     Ok(socket)
 }
@@ -152,7 +153,7 @@ fn bind_source(
                 socket.set_mark(mark)?;
             }
             if from.transparent {
-                transparent(socket, from.address)?;
+                sock::set_transparent(socket, from.address.is_ipv6())?;
             }
             (Some(from.address), from.freebind)
         }
@@ -161,10 +162,7 @@ fn bind_source(
     };
     let Some(address) = address else { return Ok(()) };
     if freebind {
-        match address {
-            SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
-            SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
-        }
+        sock::set_freebind(socket, address.is_ipv6())?;
     }
     if address.port() == 0 {
         sock::set_bind_address_no_port(socket)?;
@@ -176,45 +174,6 @@ fn bind_source(
 fn source_for(bind: &BindConfig, to: SocketAddr) -> Option<SocketAddr> {
     let mut sources = bind.source.iter().chain(&bind.extra_sources);
     sources.find(|source| source.is_ipv4() == to.is_ipv4()).copied()
-}
-
-fn transparent(socket: &Socket, from: SocketAddr) -> io::Result<()> {
-    match from.ip() {
-        IpAddr::V4(_) => socket.set_ip_transparent_v4(true),
-        IpAddr::V6(_) => {
-            sock::set_option(socket, libc::SOL_IPV6, libc::IPV6_TRANSPARENT, &1_i32.to_ne_bytes())
-        }
-    }
-}
-
-fn options(socket: &Socket, bind: Option<&BindConfig>, state: SocketState) -> io::Result<()> {
-    let all: &[SocketOption] = bind.map_or(&[], |bind| &bind.socket_options);
-    for option in all.iter().filter(|option| option.state == state) {
-        let number;
-        let value = match &option.value {
-            SocketOptionValue::Int(int) => {
-                number = int.to_ne_bytes();
-                number.as_slice()
-            }
-            SocketOptionValue::Bytes(bytes) => bytes,
-        };
-        sock::set_option(socket, option.level, option.name, value)?;
-    }
-    Ok(())
-}
-
-fn set_keepalive(socket: &Socket, want: &model::TcpKeepalive) -> io::Result<()> {
-    let mut keepalive = socket2::TcpKeepalive::new();
-    if let Some(time) = want.time {
-        keepalive = keepalive.with_time(time);
-    }
-    if let Some(interval) = want.interval {
-        keepalive = keepalive.with_interval(interval);
-    }
-    if let Some(probes) = want.probes {
-        keepalive = keepalive.with_retries(probes);
-    }
-    socket.set_tcp_keepalive(&keepalive)
 }
 
 /// `@name` is the abstract namespace, which the system marks by a NUL.

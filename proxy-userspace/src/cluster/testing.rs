@@ -52,7 +52,6 @@ pub(super) fn endpoint(address: &str) -> Endpoint {
     };
     Endpoint {
         address,
-        additional_addresses: Vec::new(),
         hostname: "".into(),
         health_check: EndpointHealthCheck::default(),
         health_status: HealthStatus::Unknown,
@@ -92,7 +91,6 @@ pub(super) fn model(endpoints: Vec<Endpoint>) -> model::Cluster {
         transport_socket_matches: Vec::new(),
         close_connections_on_host_health_failure: false,
         ignore_health_on_host_removal: false,
-        cleanup_interval: Duration::from_secs(5),
         wait_for_warm_on_init: true,
         metadata: Metadata::default(),
     }

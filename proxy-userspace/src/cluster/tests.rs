@@ -226,7 +226,7 @@ async fn another_set_of_hosts_closes_connections_on_wish() {
 #[test]
 fn original_destinations() {
     let with = |port| {
-        let how = OriginalDst { upstream_port_override: port, http_header: None };
+        let how = OriginalDst { upstream_port_override: port };
         cluster(model::Cluster {
             discovery: Discovery::OriginalDst(how),
             lb: LbPolicy::ClusterProvided,

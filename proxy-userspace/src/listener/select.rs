@@ -59,7 +59,7 @@ impl Handoff {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use proxy_config::model::listener::{DrainType, ListenAddress, TrafficDirection};
+    use proxy_config::model::listener::{ListenAddress, TrafficDirection};
     use proxy_config::model::{HostPort, Metadata};
 
     use super::*;
@@ -86,14 +86,12 @@ pub(crate) mod tests {
             enable_mptcp: false,
             transparent: false,
             freebind: false,
-            max_connections_to_accept_per_socket_event: None,
             access_log: Vec::new(),
             listener_filters: Vec::new(),
             listener_filters_timeout: None,
             continue_on_listener_filters_timeout: false,
             filter_chains: Vec::new(),
             default_filter_chain: None,
-            drain_type: DrainType::Default,
             metadata: Metadata::default(),
         }
     }

@@ -7,6 +7,7 @@ pub mod accept;
 pub mod conn;
 pub mod copy;
 pub mod facts;
+pub mod options;
 pub mod socket;
 pub mod splice;
 pub mod timers;

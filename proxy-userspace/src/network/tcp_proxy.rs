@@ -99,7 +99,10 @@ async fn carry(conn: &mut Conn<'_>, proxy: &TcpProxy, up: &Upstream, deadline: O
         upstream_idle: model.upstream_idle_timeout,
         deadline,
         flush_every: model.access_log_flush_interval,
-        buffer: conn.listener.model.per_connection_buffer_limit_bytes as usize,
+        buffer: least([
+            conn.listener.model.per_connection_buffer_limit_bytes,
+            cluster.model.per_connection_buffer_limit_bytes,
+        ]),
     };
     let model = &cluster.model;
     let closes = model.close_connections_on_host_health_failure
@@ -129,6 +132,11 @@ async fn carry(conn: &mut Conn<'_>, proxy: &TcpProxy, up: &Upstream, deadline: O
         }
         end => outcome(&end, proxy),
     }
+}
+
+/// Of the downstream connection's limit and the upstream's: all bytes pass through both. 0 is no limit.
+fn least(limits: [u32; 2]) -> usize {
+    limits.into_iter().filter(|limit| *limit > 0).min().map_or(usize::MAX, |limit| limit as usize)
 }
 
 /// An upstream connection and what is held for it.

@@ -4,13 +4,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use proxy_config::model::address::{SocketOption, SocketOptionValue, SocketState, TcpKeepalive};
+use proxy_config::model::address::SocketState;
 use proxy_config::model::listener::ListenAddress;
 use proxy_config::model::{self, Address};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
 use super::Listener;
+use crate::net::options;
 use crate::sys::sock;
 
 /// Envoy's default where `tcp_backlog_size` is not given: as much as the kernel lets it have.
@@ -97,11 +98,15 @@ fn listen(model: &model::Listener, address: &ListenAddress, to: SocketAddr) -> S
     if model.transparent {
         sock::set_transparent(&socket, to.is_ipv6()).map_err(named("transparent: "))?;
     }
-    options(&socket, &address.socket_options, SocketState::PreBind)?;
+    let options = |state| {
+        let set = options::set_all(&socket, &address.socket_options, state);
+        set.map_err(named("socket_options: "))
+    };
+    options(SocketState::PreBind)?;
     socket.bind(&to.into()).map_err(named(""))?;
-    options(&socket, &address.socket_options, SocketState::Bound)?;
+    options(SocketState::Bound)?;
     if let Some(keepalive) = model.tcp_keepalive {
-        self::keepalive(&socket, keepalive).map_err(named("tcp_keepalive: "))?;
+        options::set_keepalive(&socket, keepalive).map_err(named("tcp_keepalive: "))?;
     }
     if let Some(length) = model.tcp_fast_open_queue_length {
         let value = (length as i32).to_ne_bytes();
@@ -110,35 +115,8 @@ fn listen(model: &model::Listener, address: &ListenAddress, to: SocketAddr) -> S
     }
     let backlog = model.tcp_backlog_size.map_or(BACKLOG, |size| i32::try_from(size).unwrap_or(i32::MAX));
     socket.listen(backlog).map_err(named(""))?;
-    options(&socket, &address.socket_options, SocketState::Listening)?;
+    options(SocketState::Listening)?;
     Ok(socket)
-}
-
-fn options(socket: &Socket, options: &[SocketOption], state: SocketState) -> Step<()> {
-    for option in options.iter().filter(|option| option.state == state) {
-        let set = match &option.value {
-            SocketOptionValue::Int(value) => {
-                sock::set_option(socket, option.level, option.name, &value.to_ne_bytes())
-            }
-            SocketOptionValue::Bytes(value) => sock::set_option(socket, option.level, option.name, value),
-        };
-        set.map_err(|source| ("socket_options: ", source))?;
-    }
-    Ok(())
-}
-
-fn keepalive(socket: &Socket, wanted: TcpKeepalive) -> io::Result<()> {
-    let mut keepalive = socket2::TcpKeepalive::new();
-    if let Some(time) = wanted.time {
-        keepalive = keepalive.with_time(time);
-    }
-    if let Some(interval) = wanted.interval {
-        keepalive = keepalive.with_interval(interval);
-    }
-    if let Some(probes) = wanted.probes {
-        keepalive = keepalive.with_retries(probes);
-    }
-    socket.set_tcp_keepalive(&keepalive)
 }
 
 fn text(address: &Address) -> String {

@@ -105,14 +105,12 @@ fn virtual_listener(direction: Direction, filter_chains: Vec<model::FilterChain>
         enable_mptcp: false,
         transparent: false,
         freebind: false,
-        max_connections_to_accept_per_socket_event: None,
         access_log: Vec::new(),
         listener_filters: Vec::new(),
         listener_filters_timeout: None,
         continue_on_listener_filters_timeout: false,
         filter_chains,
         default_filter_chain: None,
-        drain_type: model::listener::DrainType::Default,
         metadata: Metadata::default(),
     }
 }
@@ -144,7 +142,6 @@ fn chain(cluster: &str, filter_chain_match: ChainMatch, options: &Options) -> mo
         filter_chain_match,
         filters: vec![NetworkFilterConfig { name: "envoy.filters.network.tcp_proxy".into(), filter }],
         transport_socket: model::TransportSocket::RawBuffer,
-        transport_socket_connect_timeout: None,
         metadata: Metadata::default(),
     }
 }
@@ -194,7 +191,6 @@ pub(crate) fn cluster(
         transport_socket_matches: Vec::new(),
         close_connections_on_host_health_failure: false,
         ignore_health_on_host_removal: false,
-        cleanup_interval: Duration::from_secs(5),
         wait_for_warm_on_init: true,
         metadata: Metadata::default(),
     }

@@ -227,7 +227,7 @@ impl View for Status {
         Some(ClusterView {
             model: cluster.model.clone(),
             added_via_api: false,
-            hosts: cluster.hosts().iter().filter_map(|host| view(host)).collect(),
+            hosts: cluster.hosts().iter().map(|host| view(host)).collect(),
             success_rates: SuccessRates::default(),
         })
     }
@@ -316,13 +316,12 @@ impl View for Status {
     }
 }
 
-/// A unix socket has no address that the API could show here.
-fn view(host: &Arc<Host>) -> Option<HostView> {
+fn view(host: &Arc<Host>) -> HostView {
     let stats = &host.stats;
     let has = |flag| host.has(flag);
     let locality = &host.locality;
-    Some(HostView {
-        address: host.socket_address()?,
+    HostView {
+        address: host.address(),
         hostname: host.hostname.clone(),
         health: Health {
             failed_active_hc: has(HealthFlag::FAILED_ACTIVE_HC),
@@ -356,5 +355,5 @@ fn view(host: &Arc<Host>) -> Option<HostView> {
             rq_active: stats.rq_active.value(),
             rq_pending_active: 0,
         },
-    })
+    }
 }

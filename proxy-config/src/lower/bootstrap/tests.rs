@@ -33,9 +33,6 @@ fn what_is_read() {
     assert_eq!(admin.address, Address::Ip(([127, 0, 0, 1], 15000).into()));
     assert_eq!(admin.access_log[0].sink, LogSink::Stdout);
     assert_eq!(admin.allow_paths.len(), 1);
-    assert_eq!(model.local_cluster.as_deref(), Some("local"));
-    assert_eq!(model.outlier_event_log, Some(PathBuf::from("/e")));
-    assert_eq!(model.stats.flush_interval, Some(Duration::from_secs(7)));
     assert_eq!(model.runtime["static"]["a"], metadata::Value::Bool(true));
 }
 

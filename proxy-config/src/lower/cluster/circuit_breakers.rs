@@ -1,15 +1,14 @@
 //! `config.cluster.v3.CircuitBreakers`.
 
 use envoy_types::pb::envoy::config::cluster::v3::CircuitBreakers;
-use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::{Thresholds, thresholds::RetryBudget};
+use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use envoy_types::pb::envoy::config::core::v3::RoutingPriority;
 
-use super::scalars::percent;
 use crate::lower::registry::registry;
 use crate::lower::{Cx, IsSet};
 use crate::model::cluster as model;
 
-registry! { CircuitBreakers, Thresholds, RetryBudget }
+registry! { CircuitBreakers, Thresholds }
 
 lower! { "envoy.config.cluster.v3.CircuitBreakers" CircuitBreakers => model::CircuitBreakers, cx;
     read { thresholds, per_host_thresholds }
@@ -80,9 +79,10 @@ fn per_host_max_connections(cx: &mut Cx, thresholds: Vec<Thresholds>) -> Option<
 
 lower! { "envoy.config.cluster.v3.CircuitBreakers.Thresholds" Thresholds => (RoutingPriority, model::Thresholds), cx;
     read {
-        priority, max_connections, max_pending_requests, max_requests, max_retries, retry_budget, track_remaining,
+        priority, max_connections, max_pending_requests, max_requests, max_retries, track_remaining,
         max_connection_pools,
     }
+    warn { retry_budget: "retries are HTTP's" }
     {
         let default = model::Thresholds::default();
         let priority = cx.variant::<RoutingPriority>("priority", priority)?;
@@ -91,21 +91,9 @@ lower! { "envoy.config.cluster.v3.CircuitBreakers.Thresholds" Thresholds => (Rou
             max_pending_requests: max_pending_requests.map_or(default.max_pending_requests, |v| v.value),
             max_requests: max_requests.map_or(default.max_requests, |v| v.value),
             max_retries: max_retries.map_or(default.max_retries, |v| v.value),
-            retry_budget: retry_budget.and_then(|budget| cx.lower("retry_budget", budget)),
             track_remaining,
             max_connection_pools: max_connection_pools.map_or(default.max_connection_pools, |v| v.value),
         };
         Some((priority, thresholds))
-    }
-}
-
-lower! { "envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget" RetryBudget => model::RetryBudget, cx;
-    read { budget_percent, min_retry_concurrency }
-    warn { budget_interval: "retries are HTTP's, and their budget counts what is active, not what was in an interval" }
-    {
-        Some(model::RetryBudget {
-            budget_percent: percent(cx, "budget_percent", budget_percent).unwrap_or(20.0),
-            min_retry_concurrency: min_retry_concurrency.map_or(3, |v| v.value),
-        })
     }
 }

@@ -11,6 +11,9 @@ use crate::lower::registry::registry;
 use crate::lower::value::number;
 use crate::model::cluster as model;
 
+/// Why zones do not count.
+const ZONES: &str = "zone-aware routing is not implemented: the endpoints of all zones are taken alike";
+
 registry! {
     pb::CommonLbConfig, old::ZoneAwareLbConfig, old::ConsistentHashingLbConfig, pb::SlowStartConfig,
     new::LocalityLbConfig, new_locality::ZoneAwareLbConfig, new::ConsistentHashingLbConfig, new::SlowStartConfig,
@@ -25,10 +28,13 @@ pub struct Hashing {
 
 lower! { "envoy.config.cluster.v3.Cluster.CommonLbConfig" pb::CommonLbConfig => model::CommonLb, cx;
     read {
-        healthy_panic_threshold, update_merge_window, ignore_new_hosts_until_first_hc,
+        healthy_panic_threshold, ignore_new_hosts_until_first_hc,
         close_connections_on_host_set_change, consistent_hashing_lb_config, locality_config_specifier,
     }
-    warn { override_host_status: "hosts are overridden by stateful sessions, which are HTTP's" }
+    warn {
+        override_host_status: "hosts are overridden by stateful sessions, which are HTTP's",
+        update_merge_window: "each update of the endpoints is applied at once",
+    }
     {
         use old::LocalityConfigSpecifier as Kind;
         let default = model::CommonLb::default();
@@ -37,14 +43,13 @@ lower! { "envoy.config.cluster.v3.Cluster.CommonLbConfig" pb::CommonLbConfig => 
             Some(Kind::LocalityWeightedLbConfig(old::LocalityWeightedLbConfig {})) => model::LocalityLb::Weighted,
             None => model::LocalityLb::None,
         };
+        cx.duration("update_merge_window", update_merge_window);
         let hashing = consistent_hashing_lb_config.and_then(|h| cx.lower("consistent_hashing_lb_config", h));
         let Hashing { use_hostname, balance_factor } = hashing.unwrap_or_default();
         Some(model::CommonLb {
             healthy_panic_threshold: percent(cx, "healthy_panic_threshold", healthy_panic_threshold)
                 .unwrap_or(default.healthy_panic_threshold),
             locality,
-            update_merge_window: cx.duration("update_merge_window", update_merge_window)
-                .unwrap_or(default.update_merge_window),
             ignore_new_hosts_until_first_hc,
             close_connections_on_host_set_change,
             use_hostname_for_hashing: use_hostname,
@@ -55,13 +60,11 @@ lower! { "envoy.config.cluster.v3.Cluster.CommonLbConfig" pb::CommonLbConfig => 
 
 lower! { "envoy.config.cluster.v3.Cluster.CommonLbConfig.ZoneAwareLbConfig"
     old::ZoneAwareLbConfig => model::LocalityLb, cx;
-    read { routing_enabled, min_cluster_size, fail_traffic_on_panic }
+    read {}
+    warn { routing_enabled: ZONES, min_cluster_size: ZONES, fail_traffic_on_panic: ZONES }
     {
-        Some(model::LocalityLb::ZoneAware {
-            routing_enabled: percent(cx, "routing_enabled", routing_enabled).unwrap_or(100.0),
-            min_cluster_size: min_cluster_size.map_or(6, |v| v.value),
-            fail_traffic_on_panic,
-        })
+        percent(cx, "routing_enabled", routing_enabled);
+        Some(model::LocalityLb::ZoneAware)
     }
 }
 
@@ -127,17 +130,18 @@ lower! { "envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig"
 
 lower! { "envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig.ZoneAwareLbConfig"
     new_locality::ZoneAwareLbConfig => model::LocalityLb, cx;
-    read { routing_enabled, min_cluster_size, fail_traffic_on_panic }
+    read {}
     warn {
-        force_locality_direct_routing: "is not implemented: other zones get what this one cannot take",
-        force_local_zone: "is not implemented: other zones get what this one cannot take",
-        locality_basis: "is not implemented: zones count their healthy hosts",
+        routing_enabled: ZONES,
+        min_cluster_size: ZONES,
+        fail_traffic_on_panic: ZONES,
+        force_locality_direct_routing: ZONES,
+        force_local_zone: ZONES,
+        locality_basis: ZONES,
     }
     {
-        crate::lower::Lower::lower(
-            old::ZoneAwareLbConfig { routing_enabled, min_cluster_size, fail_traffic_on_panic },
-            cx,
-        )
+        percent(cx, "routing_enabled", routing_enabled);
+        Some(model::LocalityLb::ZoneAware)
     }
 }
 

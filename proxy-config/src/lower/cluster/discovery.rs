@@ -346,17 +346,19 @@ lower! { "envoy.config.cluster.v3.Cluster.EdsClusterConfig"
 }
 
 lower! { "envoy.config.cluster.v3.Cluster.OriginalDstLbConfig" pb::OriginalDstLbConfig => model::OriginalDst, cx;
-    read { use_http_header, http_header_name, upstream_port_override }
+    read { upstream_port_override }
     reject { metadata_key: "an original destination from metadata is not implemented" }
+    warn {
+        use_http_header: "a TCP connection has no header: it goes to its original destination",
+        http_header_name: "a TCP connection has no header: it goes to its original destination",
+    }
     {
         if !http_header_name.is_empty() && !use_http_header {
             cx.reject("http_header_name", "needs use_http_header");
         }
         let port = at_most(cx, "upstream_port_override", number(upstream_port_override), 65_535);
-        let header = if http_header_name.is_empty() { "x-envoy-original-dst-host" } else { &http_header_name };
         Some(model::OriginalDst {
             upstream_port_override: port.and_then(|port| u16::try_from(port).ok()),
-            http_header: use_http_header.then(|| header.into()),
         })
     }
 }

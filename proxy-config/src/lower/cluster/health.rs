@@ -209,14 +209,17 @@ lower! { "envoy.config.core.v3.HealthCheck.HttpHealthCheck"
         } else if response_buffer_size.is_some() {
             cx.warn("response_buffer_size", "the body is looked at up to the default size");
         }
-        let http2 = match cx.variant("codec_client_type", codec_client_type)? {
-            CodecClientType::Http1 => false,
-            CodecClientType::Http2 => true,
+        match cx.variant("codec_client_type", codec_client_type)? {
+            CodecClientType::Http1 => {}
+            CodecClientType::Http2 => {
+                cx.reject("codec_client_type", "HTTP2 health checks come with HTTP/2");
+                return None;
+            }
             CodecClientType::Http3 => {
                 cx.reject("codec_client_type", "HTTP3 needs QUIC, which a TCP cluster has not");
                 return None;
             }
-        };
+        }
         Some(model::HttpHealthCheck {
             host,
             path: path?,
@@ -226,7 +229,6 @@ lower! { "envoy.config.core.v3.HealthCheck.HttpHealthCheck"
             expected_statuses: or_200(cx.list("expected_statuses", expected_statuses)),
             retriable_statuses: cx.list("retriable_statuses", retriable_statuses),
             receive: cx.list("receive", receive),
-            http2,
         })
     }
 }

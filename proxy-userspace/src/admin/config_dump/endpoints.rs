@@ -3,7 +3,7 @@
 use proxy_config::model::cluster::Discovery;
 use serde_json::{Map, Value, json};
 
-use super::super::clusters::{address, eds_health, fields_of, locality};
+use super::super::clusters::{eds_health, fields_of, locality, place};
 use super::super::view::{ClusterView, HostView};
 
 /// A `ClusterLoadAssignment` of the hosts, by priority and locality.
@@ -46,7 +46,7 @@ pub(super) fn assignment(cluster: &ClusterView) -> Value {
 }
 
 fn endpoint(host: &HostView) -> Value {
-    let mut endpoint = json!({"address": address(host.address), "health_check_config": {}});
+    let mut endpoint = json!({"address": place(&host.address), "health_check_config": {}});
     if !host.hostname.is_empty() {
         endpoint["hostname"] = json!(*host.hostname);
     }

@@ -51,7 +51,6 @@ fn http(receive: &[&str]) -> HealthChecker {
         expected_statuses: vec![(200, 201)],
         retriable_statuses: vec![(503, 504)],
         receive: receive.iter().map(|text| text.as_bytes().to_vec()).collect(),
-        http2: false,
     })
 }
 

@@ -14,7 +14,6 @@ fn chain(filter_chain_match: Criteria) -> FilterChain {
         filter_chain_match,
         filters: Vec::new(),
         transport_socket: TransportSocket::RawBuffer,
-        transport_socket_connect_timeout: None,
         metadata: Metadata::default(),
     }
 }

@@ -46,7 +46,6 @@ struct Rig {
 
 fn tls() -> ListenerFilter {
     ListenerFilter::TlsInspector(model::TlsInspector {
-        initial_read_buffer_size: 16_384,
         max_client_hello_size: 16_384,
         close_connection_on_client_hello_parsing_errors: false,
     })

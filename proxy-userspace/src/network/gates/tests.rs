@@ -39,7 +39,6 @@ fn deny_all() -> NetworkFilter {
         rules: Some(rules),
         shadow_rules: None,
         shadow_rules_stat_prefix: "".into(),
-        continuous: false,
         delay_deny: None,
     }))
 }

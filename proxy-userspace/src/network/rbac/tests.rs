@@ -48,7 +48,6 @@ fn rbac(
         rules,
         shadow_rules,
         shadow_rules_stat_prefix: shadow_prefix.into(),
-        continuous: false,
         delay_deny: None,
     };
     Rbac::new(&config, stats)

@@ -20,8 +20,6 @@ const GATHER: usize = 64 * 1024;
 /// What may wait for a sink that does not take it; more is dropped.
 const LIMIT: usize = 8 * 1024 * 1024;
 
-/// Envoy's default of `--file-flush-interval-msec`.
-
 /// All log files of one proxy.
 #[derive(Debug)]
 pub struct Sinks {

@@ -37,8 +37,7 @@ impl Format {
             LogFormat::Text { format, omit_empty_values } => {
                 (Body::Text(Template::new(format)?), *omit_empty_values)
             }
-            // Envoy 1.40 writes the keys sorted whether or not it is asked to.
-            LogFormat::Json { format, omit_empty_values, .. } => {
+            LogFormat::Json { format, omit_empty_values } => {
                 (Body::Json(Node::new(format)?), *omit_empty_values)
             }
         };

@@ -199,7 +199,7 @@ fn json_keeps_types_and_sorts_keys() {
             ),
         ),
     ] {
-        let model = LogFormat::Json { format: json_model(&format), omit_empty_values, sort: false };
+        let model = LogFormat::Json { format: json_model(&format), omit_empty_values };
         let line = Format::new(&model).unwrap().line(&connected());
         assert_eq!(String::from_utf8(line).unwrap(), want);
     }

@@ -3,8 +3,6 @@
 use comfy_table::Table;
 use serde_json::{Value, json};
 
-use crate::mode::IPTABLES as BASE;
-
 /// One metric of one mode, a value per repetition.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Series(Vec<f64>);
@@ -25,7 +23,7 @@ impl Series {
     }
 
     /// `median (min-max)`
-    fn cell(&self, scale: f64, digits: usize) -> String {
+    pub(crate) fn cell(&self, scale: f64, digits: usize) -> String {
         let median = self.median() * scale;
         if median.is_nan() {
             return "-".to_owned();
@@ -54,16 +52,22 @@ pub(crate) struct Metric {
     pub(crate) digits: usize,
 }
 
+pub(crate) const fn metric(name: &'static str, scale: f64, digits: usize) -> Metric {
+    Metric { name, scale, digits }
+}
+
 /// Rows of metrics, columns of modes and of their ratios to one of them.
 pub(crate) struct Figures {
     metrics: Vec<Metric>,
+    /// The mode that the others are divided by.
+    base: usize,
     modes: Vec<(&'static str, Vec<Series>)>,
 }
 
 impl Figures {
-    pub(crate) fn new(metrics: &[Metric], modes: &[&'static str]) -> Self {
+    pub(crate) fn new(metrics: &[Metric], modes: &[&'static str], base: usize) -> Self {
         let row = || vec![Series::default(); metrics.len()];
-        Self { metrics: metrics.to_vec(), modes: modes.iter().map(|m| (*m, row())).collect() }
+        Self { metrics: metrics.to_vec(), base, modes: modes.iter().map(|m| (*m, row())).collect() }
     }
 
     pub(crate) fn push(&mut self, mode: usize, metric: usize, value: f64) {
@@ -73,14 +77,14 @@ impl Figures {
     pub(crate) fn table(&self) -> Table {
         let mut table = Table::new();
         table.load_preset(comfy_table::presets::ASCII_MARKDOWN);
-        let (base, rest) = (self.modes[BASE].0, self.compared());
+        let (base, rest) = (self.modes[self.base].0, self.compared());
         let names = self.modes.iter().map(|(name, _)| (*name).to_owned());
         let ratios = rest.clone().map(|(name, _)| format!("{name} / {base}"));
         table.set_header(std::iter::once("metric".to_owned()).chain(names).chain(ratios));
         let measured = |i: usize| self.modes.iter().any(|(_, all)| !all[i].0.is_empty());
         for (i, metric) in self.metrics.iter().enumerate().filter(|(i, _)| measured(*i)) {
             let cells = self.modes.iter().map(|(_, all)| all[i].cell(metric.scale, metric.digits));
-            let base = &self.modes[BASE].1[i];
+            let base = &self.modes[self.base].1[i];
             let ratios = rest.clone().map(|(_, all)| all[i].ratio(base).cell(1.0, 2));
             table.add_row(std::iter::once(metric.name.to_owned()).chain(cells).chain(ratios));
         }
@@ -91,7 +95,7 @@ impl Figures {
         let mut out = serde_json::Map::new();
         for (mode, all) in &self.modes {
             let mut row = serde_json::Map::new();
-            for ((own, base), metric) in all.iter().zip(&self.modes[BASE].1).zip(&self.metrics) {
+            for ((own, base), metric) in all.iter().zip(&self.modes[self.base].1).zip(&self.metrics) {
                 let value =
                     json!({"median": own.median(), "values": own.0, "ratio": own.ratio(base).median()});
                 row.insert(metric.name.to_owned(), value);
@@ -103,7 +107,7 @@ impl Figures {
 
     /// The modes that are compared with the base, the last first: it is the one that matters.
     fn compared(&self) -> impl Iterator<Item = &(&'static str, Vec<Series>)> + Clone {
-        self.modes.iter().enumerate().rev().filter(|(i, _)| *i != BASE).map(|(_, mode)| mode)
+        self.modes.iter().enumerate().rev().filter(|(i, _)| *i != self.base).map(|(_, mode)| mode)
     }
 }
 

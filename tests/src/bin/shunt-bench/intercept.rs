@@ -11,9 +11,9 @@ use nix::unistd::Pid;
 use serde_json::json;
 use shunt_tests::{Lab, lab};
 
-use crate::figures::{Figures, Metric};
+use crate::figures::{Figures, Metric, metric};
 use crate::machine::Machine;
-use crate::mode::{MODES, Mode, Modes};
+use crate::mode::{IPTABLES, MODES, Mode, Modes};
 use crate::programs::{self, Cost};
 use crate::traffic::Kind;
 
@@ -63,10 +63,6 @@ const METRICS: &[(Kind, Value, Metric)] = &[
     (Kind::Connections, Value::AllCpu, metric("all CPU us/connection", 1e6, 1)),
 ];
 
-const fn metric(name: &'static str, scale: f64, digits: usize) -> Metric {
-    Metric { name, scale, digits }
-}
-
 pub(crate) fn run(options: &Options) -> Result<()> {
     crate::interrupt::watch()?;
     if let Some(cpu) = options.cpu {
@@ -84,7 +80,8 @@ fn unless_interrupted(result: Result<()>) -> Result<()> {
 
 fn measure(options: &Options, ours: &Lab, theirs: &Lab) -> Result<()> {
     let mut modes = Modes::start(ours, theirs)?;
-    let mut figures = Figures::new(&METRICS.iter().map(|(_, _, metric)| *metric).collect::<Vec<_>>(), MODES);
+    let metrics: Vec<_> = METRICS.iter().map(|(_, _, metric)| *metric).collect();
+    let mut figures = Figures::new(&metrics, MODES, IPTABLES);
     // One repetition that does not count: code paths, caches, neighbours.
     eprintln!("warm-up");
     let kinds = &options.only;

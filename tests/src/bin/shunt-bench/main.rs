@@ -2,12 +2,17 @@
 //!
 //! No figure here passes or fails anything: machines are noisy, and a person reads the table.
 
+mod bootstrap;
+mod config;
 mod figures;
+mod handoff;
 mod intercept;
 mod interrupt;
 mod machine;
+mod matching;
 mod mode;
 mod programs;
+mod proxy;
 mod traffic;
 
 use std::process::ExitCode;
@@ -26,6 +31,13 @@ struct Cli {
 enum Bench {
     /// Interception: direct, iptables REDIRECT with the same proxy, and eBPF.
     Intercept(intercept::Options),
+    /// Loading: a bootstrap of thousands of clusters, beside Envoy.
+    Config(config::Options),
+    /// Matching: thousands of filter chains, and listeners that connections are handed to, beside Envoy.
+    Match(matching::Options),
+    /// Runs one command and prints what it took.
+    #[command(hide = true)]
+    Took(proxy::Command),
     /// The server that the others talk to.
     #[command(hide = true)]
     Serve,
@@ -37,6 +49,9 @@ enum Bench {
 fn main() -> Result<ExitCode> {
     match Cli::parse().bench {
         Bench::Intercept(options) => intercept::run(&options)?,
+        Bench::Config(options) => config::run(&options)?,
+        Bench::Match(options) => matching::run(&options)?,
+        Bench::Took(command) => command.run()?,
         Bench::Serve => traffic::serve()?,
         Bench::Client(client) => client.run()?,
     }

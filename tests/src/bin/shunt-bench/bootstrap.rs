@@ -1,38 +1,24 @@
-//! Writes a bootstrap of the size that a large mesh has, for benchmarks:
-//! `cargo run -p proxy-config --example gen_bootstrap -- 5000 > big.yaml`. 5,000 clusters are about 14 MB.
+//! A bootstrap of the size that a large mesh has: 5,000 clusters are about 14 MB of YAML.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::process::ExitCode;
+use std::path::Path;
 
-fn main() -> ExitCode {
-    let Some(clusters) = std::env::args().nth(1).and_then(|n| n.parse().ok()) else {
-        eprintln!("usage: gen_bootstrap CLUSTERS");
-        return ExitCode::from(2);
-    };
-    match std::io::stdout().write_all(bootstrap(clusters).as_bytes()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("gen_bootstrap: {e}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn bootstrap(clusters: usize) -> String {
-    let mut text = String::from(
+/// With its admin on that port, and the EDS clusters' endpoints in that file.
+pub(crate) fn bootstrap(clusters: usize, admin: u16, eds: &Path) -> String {
+    let mut text = format!(
         "node:\n  id: sidecar~10.0.0.1~app.default~default.svc.cluster.local\n  cluster: app.default\n\
-         admin:\n  address:\n    socket_address: {address: 127.0.0.1, port_value: 0}\n\
-         static_resources:\n  clusters:\n",
+         admin:\n  address:\n    socket_address: {{address: 127.0.0.1, port_value: {admin}}}\n\
+         static_resources:\n  clusters:{}\n",
+        if clusters == 0 { " []" } else { "" },
     );
     for n in 0..clusters {
-        cluster(&mut text, n);
+        cluster(&mut text, n, eds);
     }
     text
 }
 
 /// As istiod writes a service: mostly EDS, every fourth one with its endpoints.
-fn cluster(text: &mut String, n: usize) {
+fn cluster(text: &mut String, n: usize, eds: &Path) {
     let (port, namespace) = (8000 + n % 5 * 1000, n % 40);
     let host = format!("service-{n}.namespace-{namespace}.svc.cluster.local");
     let name = format!("outbound|{port}||{host}");
@@ -41,7 +27,7 @@ fn cluster(text: &mut String, n: usize) {
         text.push_str("    type: STATIC\n");
         load_assignment(text, &name, n);
     } else {
-        eds(text, &name);
+        from_file(text, &name, eds);
     }
     let _ = write!(text, "{COMMON}");
     let _ = write!(
@@ -53,12 +39,15 @@ fn cluster(text: &mut String, n: usize) {
     );
 }
 
-fn eds(text: &mut String, name: &str) {
+fn from_file(text: &mut String, name: &str, eds: &Path) {
+    let directory = eds.parent().unwrap_or(eds);
     let _ = write!(
         text,
         "    type: EDS\n    eds_cluster_config:\n      service_name: {name:?}\n      eds_config:\n        \
          resource_api_version: V3\n        initial_fetch_timeout: 0s\n        path_config_source:\n          path: \
-         /etc/shunt/eds.yaml\n          watched_directory:\n            path: /etc/shunt\n"
+         {}\n          watched_directory:\n            path: {}\n",
+        eds.display(),
+        directory.display(),
     );
 }
 
