@@ -22,7 +22,7 @@ use crate::net::copy::{self, End, Terms};
 use crate::net::socket::Socket;
 use crate::net::timers::Limits;
 use crate::telemetry::access_log::Logger;
-use crate::telemetry::stats::{Stats, TcpStats};
+use crate::telemetry::stats::{ClusterStats, Stats, TcpStats};
 use crate::telemetry::{Flags, LogType, Outcome, Side};
 
 /// The filter, as it runs.
@@ -90,6 +90,19 @@ pub(crate) async fn run(conn: &mut Conn<'_>, proxy: &TcpProxy) -> Outcome {
     carry(conn, proxy, &upstream, deadline).await
 }
 
+/// What is buffered is held by the kernel or for a moment only; Envoy's gauges are there, at nought, once a
+/// connection was.
+fn buffers_used(cluster: &ClusterStats, tcp: &TcpStats) {
+    for gauge in [
+        &cluster.upstream_cx_rx_bytes_buffered,
+        &cluster.upstream_cx_tx_bytes_buffered,
+        &tcp.downstream_cx_rx_bytes_buffered,
+        &tcp.downstream_cx_tx_bytes_buffered,
+    ] {
+        gauge.set(0);
+    }
+}
+
 async fn carry(conn: &mut Conn<'_>, proxy: &TcpProxy, up: &Upstream, deadline: Option<Instant>) -> Outcome {
     let (cluster, model) = (&up.cluster, &proxy.model);
     let limits = Limits {
@@ -115,6 +128,7 @@ async fn carry(conn: &mut Conn<'_>, proxy: &TcpProxy, up: &Upstream, deadline: O
         gates: conn.gates,
         host: closes.then_some(up.host.as_ref()),
     };
+    buffers_used(&cluster.stats, &proxy.stats);
     let stream = up.socket();
     let end = copy::relay(Socket::Tcp(conn.stream), stream, conn.record, terms).await;
     // No one may take a broken stream for a complete one. The socket that failed is dead already.

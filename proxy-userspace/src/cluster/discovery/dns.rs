@@ -27,7 +27,9 @@ pub(super) fn start(cluster: &Arc<Cluster>, dns: &Dns, env: &Env) -> Vec<JoinHan
     let shared = Arc::new(Names { cluster: Arc::downgrade(cluster), assignment, logical, answers });
     // Endpoints that are addresses already do not wait for the others.
     shared.publish(cluster, None);
-    if let Some(active) = cluster.active.as_ref().filter(|_| names.is_empty()) {
+    if names.is_empty()
+        && let Some(active) = &cluster.active
+    {
         active.endpoints_known();
     }
     let task = |(index, (name, _)): (usize, (Arc<str>, u16))| {
