@@ -1,19 +1,66 @@
 //! Bodies of answers: whole, or made while they are read.
 
 use std::convert::Infallible;
+use std::future::Future as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use hyper::body::{Bytes, Frame, SizeHint};
 use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
+use tokio::task::JoinHandle;
 
 pub(super) type Answer = Response<Body>;
 
-/// The next chunk is made when the one before is on its way: a slow reader costs one chunk of memory.
+/// The next piece is made when the one before is on its way: a slow reader costs one piece of memory.
 pub(super) enum Body {
     Whole(Option<Bytes>),
-    Chunks(Box<dyn Iterator<Item = Bytes> + Send>),
+    Pieces(Pieces),
+}
+
+type Chunks = Box<dyn Iterator<Item = Bytes> + Send>;
+
+/// Pieces are made on threads that may take their time, so that other answers do not wait for them.
+pub(super) enum Pieces {
+    Idle(Chunks),
+    Busy(JoinHandle<(Chunks, Bytes)>),
+    Done,
+}
+
+/// Chunks are gathered until a piece is worth its way.
+const PIECE: usize = 32 * 1024;
+
+impl Pieces {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        loop {
+            *self = match std::mem::replace(self, Self::Done) {
+                Self::Idle(chunks) => Self::Busy(tokio::task::spawn_blocking(move || next(chunks))),
+                Self::Busy(mut made) => match Pin::new(&mut made).poll(cx) {
+                    Poll::Pending => {
+                        *self = Self::Busy(made);
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(Ok((chunks, piece))) if !piece.is_empty() => {
+                        *self = Self::Idle(chunks);
+                        return Poll::Ready(Some(piece));
+                    }
+                    // At its end, or the daemon is.
+                    Poll::Ready(Ok(_) | Err(_)) => Self::Done,
+                },
+                Self::Done => return Poll::Ready(None),
+            };
+        }
+    }
+}
+
+fn next(mut chunks: Chunks) -> (Chunks, Bytes) {
+    let mut piece = Vec::new();
+    while piece.len() < PIECE
+        && let Some(chunk) = chunks.next()
+    {
+        piece.extend_from_slice(&chunk);
+    }
+    (chunks, piece.into())
 }
 
 impl hyper::body::Body for Body {
@@ -22,23 +69,23 @@ impl hyper::body::Body for Body {
 
     fn poll_frame(
         self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let next = match self.get_mut() {
-            Self::Whole(bytes) => bytes.take(),
-            Self::Chunks(chunks) => chunks.next(),
+            Self::Whole(bytes) => Poll::Ready(bytes.take()),
+            Self::Pieces(pieces) => pieces.poll(cx),
         };
-        Poll::Ready(next.map(|bytes| Ok(Frame::data(bytes))))
+        next.map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Whole(None))
+        matches!(self, Self::Whole(None) | Self::Pieces(Pieces::Done))
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Chunks(_) => SizeHint::default(),
+            Self::Pieces(_) => SizeHint::default(),
         }
     }
 }
@@ -60,7 +107,7 @@ pub(super) fn stream(
     content_type: &'static str,
     chunks: impl Iterator<Item = Bytes> + Send + 'static,
 ) -> Answer {
-    reply(StatusCode::OK, content_type, Body::Chunks(Box::new(chunks)))
+    reply(StatusCode::OK, content_type, Body::Pieces(Pieces::Idle(Box::new(chunks))))
 }
 
 pub(super) const TEXT: &str = "text/plain; charset=UTF-8";

@@ -139,10 +139,6 @@ async fn carry(conn: &mut Conn<'_>, proxy: &TcpProxy, up: &Upstream, deadline: O
         stream.reset_on_close();
     }
     up.closed(&end);
-    if matches!(end, End::Closed(Side::Upstream)) {
-        // The client went after the server: Envoy hands such a connection to its flushing pool.
-        proxy.stats.upstream_flush_total.inc();
-    }
     match end {
         End::Refused(close) => {
             Box::pin(super::refuse(conn.stream, close, &mut conn.record.entry.bytes, conn.guard)).await

@@ -74,7 +74,7 @@ pub struct Status {
     others: Drain,
     unhealthy: AtomicBool,
     warm: AtomicBool,
-    quit: Notify,
+    quit: Arc<Notify>,
 }
 
 impl Status {
@@ -100,7 +100,7 @@ impl Status {
             inbound: Drain::new(),
             others: Drain::new(),
             unhealthy: AtomicBool::new(false),
-            quit: Notify::new(),
+            quit: Arc::default(),
         }
     }
 
@@ -289,7 +289,12 @@ impl View for Status {
     }
 
     fn quit(&self) {
-        self.quit.notify_one();
+        let quit = self.quit.clone();
+        self.tasks.spawn("quit", async move {
+            // Whoever asked hears the answer first.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            quit.notify_one();
+        });
     }
 
     fn set_healthy(&self, healthy: bool) {
@@ -312,7 +317,12 @@ impl View for Status {
         server.memory_physical_size.set(memory.resident);
         server.total_connections.set((self.inbound.live() + self.others.live()) as u64);
         let Some(snapshot) = self.world.as_ref().map(|world| world.snapshot()) else { return };
-        let warming = snapshot.clusters().filter(|cluster| !cluster.is_warm()).count() as u64;
+        let mut warming = 0;
+        for cluster in snapshot.clusters() {
+            let is_warming = u64::from(!cluster.is_warm());
+            cluster.stats.warming_state.set(is_warming);
+            warming += is_warming;
+        }
         clusters.warming_clusters.set(warming);
         listeners.total_listeners_warming.set(0);
         let draining = self.draining_listeners();

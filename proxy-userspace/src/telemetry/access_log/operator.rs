@@ -147,7 +147,8 @@ impl Owner {
 impl Point {
     fn parse(name: &str) -> Self {
         match name {
-            "DS_CX_BEG" => Self::Start,
+            // On TCP the first byte of a request is the connection's start to Envoy.
+            "DS_CX_BEG" | "DS_RX_BEG" => Self::Start,
             "DS_CX_END" => Self::End,
             "US_CX_BEG" => Self::UpstreamStart,
             "US_CX_END" => Self::UpstreamConnected,

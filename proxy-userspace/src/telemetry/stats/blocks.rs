@@ -108,6 +108,9 @@ stats_block! {
         counter lb_subsets_removed;
         counter lb_subsets_selected;
         counter retry_or_shadow_abandoned;
+        /// Envoy's: endpoints that took the cluster's own socket and none of `transport_socket_matches`.
+        counter default_total_match_count = "default.total_match_count";
+        gauge warming_state;
         gauge circuit_breakers_default_cx_open = "circuit_breakers.default.cx_open";
         gauge circuit_breakers_default_cx_pool_open = "circuit_breakers.default.cx_pool_open";
         gauge circuit_breakers_default_rq_open = "circuit_breakers.default.rq_open";
