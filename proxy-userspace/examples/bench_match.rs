@@ -7,9 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use proxy_config::model::address::Address;
-use proxy_config::model::listener::{
-    ChainMatch as Criteria, DrainType, ListenAddress, SourceType, TrafficDirection,
-};
+use proxy_config::model::listener::{ChainMatch as Criteria, ListenAddress, SourceType, TrafficDirection};
 use proxy_config::model::{Cidr, FilterChain, Listener, Metadata, TransportSocket};
 use proxy_userspace::clock;
 use proxy_userspace::listener::{ChainMatch, Handoff};
@@ -124,7 +122,6 @@ fn chain(filter_chain_match: Criteria) -> FilterChain {
         filter_chain_match,
         filters: Vec::new(),
         transport_socket: TransportSocket::RawBuffer,
-        transport_socket_connect_timeout: None,
         metadata: Metadata::default(),
     }
 }
@@ -146,14 +143,12 @@ fn listener(i: u32) -> Listener {
         enable_mptcp: false,
         transparent: false,
         freebind: false,
-        max_connections_to_accept_per_socket_event: None,
         access_log: Vec::new(),
         listener_filters: Vec::new(),
         listener_filters_timeout: None,
         continue_on_listener_filters_timeout: false,
         filter_chains: Vec::new(),
         default_filter_chain: None,
-        drain_type: DrainType::Default,
         metadata: Metadata::default(),
     }
 }
