@@ -290,7 +290,8 @@ fn build(config: &Config) -> Result<(Arc<Shared>, Arc<Status>)> {
     let (sinks, buckets) = (Sinks::new(config.log_flush_interval, &stats), Buckets::default());
     let parts = Parts { cluster: &env, sinks: &sinks, buckets: &buckets };
     let world = config.bootstrap.as_ref().map(|loaded| world(&loaded.bootstrap, &parts)).transpose()?;
-    let shared = Arc::new(Shared::new(log, Options::default(), world.clone(), &parts)?);
+    let shared =
+        Arc::new(Shared::new(log, Options::default(), world.clone(), config.interception.is_some(), &parts)?);
     let (loaded, options) = (config.bootstrap.clone(), config.command_line.clone());
     let status =
         Status::new(world, loaded, sinks, (tasks, &stats), config.drain_time, (config.workers, options));

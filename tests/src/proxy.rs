@@ -18,7 +18,7 @@ use crate::lab::Lab;
 use crate::process::{Output, Place, Process, Spawn};
 use crate::wait::until;
 
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(15);
 
 /// Which proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,7 +177,7 @@ impl Proxy {
             last = self.stat(name)?;
             Ok((last == wanted).then_some(()))
         })
-        .with_context(|| self.kind.name().to_string())
+        .context(self.kind.name())
     }
 
     /// The lines of one of its files, once there are so many.

@@ -163,7 +163,7 @@ pub(crate) fn read_to_end(mut stream: &TcpStream, each: &mut dyn FnMut(&[u8])) -
             Ok(n) => each(&buf[..n]),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(End::Reset),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            Err(error) if [ErrorKind::WouldBlock, ErrorKind::TimedOut].contains(&error.kind()) => {
                 return Ok(End::Open);
             }
             Err(error) => return Err(error).context("cannot read"),

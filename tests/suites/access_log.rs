@@ -235,7 +235,7 @@ fn parse_json(line: &str, own: &str, at: &str) -> Result<Value> {
             Value::String(text) => json!(plain(&name, text, own, at)),
             // A number stays one.
             Value::Number(number) => json!(["number", plain(&name, &number.to_string(), own, at)]),
-            other => other.clone(),
+            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => value.clone(),
         };
         (name, same)
     });

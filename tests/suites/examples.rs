@@ -276,7 +276,7 @@ fn without_ports(value: &Value) -> Value {
     match value {
         Value::String(text) => short(text).into(),
         Value::Array(all) => all.iter().map(without_ports).collect(),
-        other => other.clone(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => value.clone(),
     }
 }
 

@@ -1,8 +1,10 @@
 //! Extensions: from the `Any` of a filter to the message inside, or the reason why not.
 
 use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::config::core::v3::{async_data_source, data_source};
 use envoy_types::pb::envoy::extensions::access_loggers as loggers;
 use envoy_types::pb::envoy::extensions::filters::{listener as lf, network as nf};
+use envoy_types::pb::envoy::extensions::wasm::v3::plugin_config;
 use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
 
@@ -57,6 +59,12 @@ impl Extension {
             Some(Refused { name, why, .. }) => format!("\"{name}\": {why}"),
             None => format!("unknown extension type \"{}\"", self.type_name),
         }
+    }
+
+    /// As [`Self::refuse`], where only the name says what was meant.
+    fn refuse_as<T>(&self, cx: &mut Cx, name: &str) -> Option<T> {
+        cx.reject("typed_config", format!("\"{name}\": {}", self.why_not()));
+        None
     }
 
     pub(super) fn refuse<T>(&self, cx: &mut Cx) -> Option<T> {
@@ -141,15 +149,38 @@ pub(super) fn network_filter(cx: &mut Cx, name: &str, any: Option<Any>) -> Optio
             e.lower::<nf::local_ratelimit::v3::LocalRateLimit>(cx)
         }
         nf::direct_response::v3::Config::NAME => e.lower::<nf::direct_response::v3::Config>(cx),
-        "envoy.tcp.metadataexchange.config.MetadataExchange" => {
-            cx.warn("typed_config", "istio.metadata_exchange: peers are not asked for their metadata");
-            Some(NetworkFilter::MetadataExchange)
-        }
-        "stats.PluginConfig" => {
-            cx.warn("typed_config", "istio.stats: Istio's metrics of connections are not produced yet");
-            Some(NetworkFilter::IstioStats)
-        }
-        _ => e.refuse(cx),
+        "envoy.tcp.metadataexchange.config.MetadataExchange" => Some(metadata_exchange(cx)),
+        "stats.PluginConfig" => Some(istio_stats(cx)),
+        "envoy.extensions.filters.network.wasm.v3.Wasm" => match built_in_module(&e).as_deref() {
+            Some("envoy.wasm.stats") => Some(istio_stats(cx)),
+            Some("envoy.wasm.metadata_exchange") => Some(metadata_exchange(cx)),
+            Some(_) | None => e.refuse(cx),
+        },
+        _ => e.refuse_as(cx, name),
+    }
+}
+
+fn istio_stats(cx: &mut Cx) -> NetworkFilter {
+    cx.warn("typed_config", "istio.stats: Istio's metrics of connections are not produced yet");
+    NetworkFilter::IstioStats
+}
+
+fn metadata_exchange(cx: &mut Cx) -> NetworkFilter {
+    cx.warn("typed_config", "istio.metadata_exchange: peers are not asked for their metadata");
+    NetworkFilter::MetadataExchange
+}
+
+/// The module of a Wasm filter that is compiled into Istio's proxy: its null runtime names it, no code is run.
+fn built_in_module(extension: &Extension) -> Option<String> {
+    let message = nf::wasm::v3::Wasm::decode(extension.value.as_slice()).ok()?;
+    let Some(plugin_config::Vm::VmConfig(vm)) = message.config?.vm else { return None };
+    let local = match vm.code?.specifier? {
+        async_data_source::Specifier::Local(local) => local,
+        async_data_source::Specifier::Remote(_) => return None,
+    };
+    match (vm.runtime.as_str(), local.specifier?) {
+        ("envoy.wasm.runtime.null", data_source::Specifier::InlineString(module)) => Some(module),
+        (_, _) => None,
     }
 }
 

@@ -127,9 +127,11 @@ impl EnvoyArgs {
             "config_path": path(&self.config_path),
             "config_yaml": self.config_yaml.clone().unwrap_or_default(),
             "concurrency": self.workers(),
+            // There is no hot restart here.
+            "disable_hot_restart": true,
             "mode": match self.mode { Mode::Serve => "Serve", Mode::Validate => "Validate" },
             "drain_time": format!("{drain_time_s}s"),
-            "file_flush_interval": format!("{}s", self.file_flush_interval_msec as f64 / 1e3),
+            "file_flush_interval": format!("{}.{:03}s", self.file_flush_interval_msec / 1000, self.file_flush_interval_msec % 1000),
             "service_cluster": self.service_cluster.clone().unwrap_or_default(),
             "service_node": self.service_node.clone().unwrap_or_default(),
             "service_zone": self.service_zone.clone().unwrap_or_default(),

@@ -168,8 +168,7 @@ impl Env {
 impl Cluster {
     /// No task, no I/O. The endpoints of STATIC clusters are there at once.
     pub fn new(model: Arc<model::Cluster>, env: &Env) -> Arc<Self> {
-        let name = model.alt_stat_name.as_ref().unwrap_or(&model.name);
-        let prefix = format!("cluster.{}", name.replace(':', "_"));
+        let prefix = stat_prefix(&model);
         let active = Active::wanted(&model).then(|| Box::new(Active::new(&model, env, &prefix)));
         let cluster = Self {
             stats: env.stats.block(prefix.as_str()),
@@ -302,6 +301,12 @@ impl Cluster {
         }
         outlier::report(self, host, event);
     }
+}
+
+/// A colon of a cluster's name is an underscore in its stats.
+fn stat_prefix(model: &model::Cluster) -> String {
+    let name = model.alt_stat_name.as_ref().unwrap_or(&model.name);
+    format!("cluster.{}", name.replace(':', "_"))
 }
 
 impl Drop for Cluster {

@@ -132,6 +132,8 @@ mod tests {
             .place
             .shared
             .builtin
+            .as_ref()
+            .unwrap()
             .listener(ctx.direction, crate::net::OutboundPolicy::AllowAny)
             .stats
             .downstream_cx_total

@@ -18,7 +18,8 @@ use crate::world::{Listener, Snapshot};
 
 /// Carries one connection from its first fact to its log line.
 pub async fn serve(stream: TcpStream, peer: SocketAddr, ctx: Arc<ListenerContext>, guard: Guard) {
-    let (snapshot, listener) = ctx.enter();
+    // A socket without a listener is no listener's: nothing is carried.
+    let Some((snapshot, listener)) = ctx.enter() else { return };
     let (mut record, refusal) = begin(&stream, peer, &ctx, &listener);
     let outcome = match refusal {
         Some(refusal) => {

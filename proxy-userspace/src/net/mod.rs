@@ -168,8 +168,9 @@ pub struct Shared {
     pub tasks: Tasks,
     pub own: Arc<OwnStats>,
     pub pipes: Pipes,
-    /// What captured workloads run on where the configuration has no listener for them.
-    pub builtin: Builtin,
+    /// What captured workloads run on where the configuration has no listener for them; none where nothing is
+    /// captured.
+    pub builtin: Option<Builtin>,
     /// The configuration, where there is one.
     pub world: Option<Arc<World>>,
     connections: AtomicU64,
@@ -180,6 +181,7 @@ impl Shared {
         access_log: AccessLog,
         options: Options,
         world: Option<Arc<World>>,
+        captures: bool,
         parts: &Parts<'_>,
     ) -> Result<Self, access_log::Error> {
         let stats = parts.cluster.stats.clone();
@@ -187,7 +189,7 @@ impl Shared {
         Ok(Self {
             tasks: parts.cluster.tasks.clone(),
             pipes: Pipes::new(options.splice_directions, own.clone()),
-            builtin: Builtin::new(&options, parts)?,
+            builtin: captures.then(|| Builtin::new(&options, parts)).transpose()?,
             own,
             stats,
             access_log,
@@ -303,21 +305,21 @@ impl ListenerContext {
     }
 
     /// What serves the next connection, until a hand-off: live connections keep what they had.
-    pub(crate) fn enter(&self) -> (Arc<Snapshot>, Arc<Listener>) {
+    pub(crate) fn enter(&self) -> Option<(Arc<Snapshot>, Arc<Listener>)> {
         let shared = &self.place.shared;
         let configured = shared.world.as_ref().map(|world| world.snapshot());
         if let (Some(listener), Some(snapshot)) = (&self.listener, &configured) {
-            return (snapshot.clone(), listener.clone());
+            return Some((snapshot.clone(), listener.clone()));
         }
         if let Some(snapshot) = configured
             && let Some(listener) = snapshot.captured(self.direction, self.local.port())
         {
             let listener = listener.clone();
-            return (snapshot, listener);
+            return Some((snapshot, listener));
         }
-        let builtin = &shared.builtin;
+        let builtin = shared.builtin.as_ref()?;
         let listener = builtin.listener(self.direction, self.place.traffic().outbound);
-        (builtin.snapshot.clone(), listener.clone())
+        Some((builtin.snapshot.clone(), listener.clone()))
     }
 }
 

@@ -22,7 +22,7 @@ use crate::net::copy::{self, End, Terms};
 use crate::net::socket::Socket;
 use crate::net::timers::Limits;
 use crate::telemetry::access_log::Logger;
-use crate::telemetry::stats::{Stats, TcpStats};
+use crate::telemetry::stats::{ClusterStats, Stats, TcpStats};
 use crate::telemetry::{Flags, LogType, Outcome, Side};
 
 /// The filter, as it runs.
@@ -71,7 +71,9 @@ impl TcpProxy {
         let limit = self.model.max_downstream_connection_duration?;
         let jitter = self.model.max_downstream_connection_duration_jitter.unwrap_or(0.0) / 100.0;
         let factor = 1.0 + rand::rng().random_range(0.0..=jitter.max(0.0));
-        Some(accepted + limit.mul_f64(factor))
+        // What is longer than time itself is no limit.
+        let limit = Duration::try_from_secs_f64(limit.as_secs_f64() * factor).ok()?;
+        accepted.checked_add(limit)
     }
 }
 
@@ -88,10 +90,7 @@ pub(crate) async fn run(conn: &mut Conn<'_>, proxy: &TcpProxy) -> Outcome {
     let upstream = match Box::pin(while_wanted(connect(conn, proxy), conn, deadline)).await {
         Ok(upstream) => upstream,
         Err(failure) => {
-            conn.record.entry.upstream.attempts = failure.attempts;
-            conn.record.entry.upstream.host = failure.host;
-            conn.record.entry.upstream.cluster = failure.cluster;
-            reset_on_close(conn.stream);
+            failure.tell(conn);
             return failure.why.outcome(proxy);
         }
     };
@@ -100,6 +99,19 @@ pub(crate) async fn run(conn: &mut Conn<'_>, proxy: &TcpProxy) -> Outcome {
         conn.record.interim(LogType::TcpUpstreamConnected);
     }
     carry(conn, proxy, &upstream, deadline).await
+}
+
+/// What is buffered is held by the kernel or for a moment only; Envoy's gauges are there, at nought, once a
+/// connection was.
+fn buffers_used(cluster: &ClusterStats, tcp: &TcpStats) {
+    for gauge in [
+        &cluster.upstream_cx_rx_bytes_buffered,
+        &cluster.upstream_cx_tx_bytes_buffered,
+        &tcp.downstream_cx_rx_bytes_buffered,
+        &tcp.downstream_cx_tx_bytes_buffered,
+    ] {
+        gauge.set(0);
+    }
 }
 
 async fn carry(conn: &mut Conn<'_>, proxy: &TcpProxy, up: &Upstream, deadline: Option<Instant>) -> Outcome {
@@ -119,6 +131,7 @@ async fn carry(conn: &mut Conn<'_>, proxy: &TcpProxy, up: &Upstream, deadline: O
         gates: conn.gates,
         host: closes.then_some(up.host.as_ref()),
     };
+    buffers_used(&cluster.stats, &proxy.stats);
     let stream = up.socket();
     let end = copy::relay(Socket::Tcp(conn.stream), stream, conn.record, terms).await;
     // No one may take a broken stream for a complete one. The socket that failed is dead already.
@@ -129,6 +142,10 @@ async fn carry(conn: &mut Conn<'_>, proxy: &TcpProxy, up: &Upstream, deadline: O
         stream.reset_on_close();
     }
     up.closed(&end);
+    if matches!(end, End::Closed(Side::Upstream)) {
+        // The client went after the server: Envoy hands such a connection to its flushing pool.
+        proxy.stats.upstream_flush_total.inc();
+    }
     match end {
         End::Refused(close) => {
             Box::pin(super::refuse(conn.stream, close, &mut conn.record.entry.bytes, conn.guard)).await
@@ -214,10 +231,26 @@ impl Upstream {
 
 /// Why there is no upstream connection, and how far it came.
 struct Failure {
-    cluster: Option<Arc<str>>,
+    cluster: Option<Arc<Cluster>>,
     host: Option<std::net::SocketAddr>,
     attempts: u32,
     why: Why,
+}
+
+impl Failure {
+    /// Envoy closes, so that a client that has said nothing sees an end. To a captured application without a
+    /// configuration nothing may look like an answer: it sees a reset, as it would without a proxy.
+    fn tell(&self, conn: &mut Conn<'_>) {
+        let upstream = &mut conn.record.entry.upstream;
+        // A choice that found nobody is no attempt.
+        upstream.attempts = self.attempts - u32::from(matches!(self.why, Why::NoHost(_)));
+        upstream.host = self.host;
+        upstream.cluster = self.cluster.as_ref().map(|cluster| cluster.model.name.clone());
+        upstream.cluster_model = self.cluster.as_ref().map(|cluster| cluster.model.clone());
+        if conn.listener.resets {
+            reset_on_close(conn.stream);
+        }
+    }
 }
 
 enum Why {
@@ -285,7 +318,7 @@ async fn connect(conn: &Conn<'_>, proxy: &TcpProxy) -> Result<Box<Upstream>, Fai
     let Some(picked) = proxy.pick() else { return Err(failure) };
     let name = conn.cluster.as_ref().unwrap_or(&picked.name);
     let Some(cluster) = conn.snapshot.cluster(name) else { return Err(failure) };
-    failure.cluster = Some(cluster.model.name.clone());
+    failure.cluster = Some(cluster.clone());
     let want = want(conn, proxy, picked, cluster);
     let since = clock::now();
     for attempt in 1..=proxy.model.max_connect_attempts.max(1) {
@@ -404,7 +437,8 @@ fn outcome(end: &End, proxy: &TcpProxy) -> Outcome {
     match end {
         End::Closed(side) => Outcome::new(*side, Flags::NONE, format!("{}_closed", side.name())),
         End::Failed { side, error } if copy::is_reset(error) => {
-            Outcome::new(*side, Flags::NONE, format!("{}_reset", side.name()))
+            let flags = if *side == Side::Upstream { Flags::UR } else { Flags::NONE };
+            Outcome::new(*side, flags, format!("{}_reset", side.name()))
         }
         End::Failed { side, error } => {
             Outcome::new(*side, Flags::NONE, format!("{}_error: {}", side.name(), errno_text(error)))

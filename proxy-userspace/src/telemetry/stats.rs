@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 pub use self::blocks::{
-    ClusterManagerStats, ClusterStats, ListenerManagerStats, ListenerStats, OwnStats, RuntimeStats,
+    ClusterManagerStats, ClusterStats, EdsStats, ListenerManagerStats, ListenerStats, OwnStats, RuntimeStats,
     ServerStats, SubscriptionStats, TcpStats,
 };
 pub use self::histogram::{Bins, Histogram};

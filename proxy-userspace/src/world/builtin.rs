@@ -44,7 +44,11 @@ impl Builtin {
             cluster(INBOUND_V6, original_dst(), Some(SOURCE_V6), options),
         ];
         let snapshot = Snapshot::build([], clusters.map(Arc::new), parts)?;
-        let listener = |model| Listener::new(Arc::new(model), parts).map(Arc::new);
+        let listener = |model| {
+            let mut listener = Listener::new(Arc::new(model), parts)?;
+            listener.resets = true;
+            Ok::<_, access_log::Error>(Arc::new(listener))
+        };
         Ok(Self {
             snapshot: Arc::new(snapshot),
             allow_any: listener(outbound(PASSTHROUGH, options))?,

@@ -19,6 +19,8 @@ pub struct Listener {
     pub stats: Arc<ListenerStats>,
     pub filters: Filters,
     pub access_log: Arc<[Logger]>,
+    /// A connection that cannot be carried on is reset, not ended: see [`super::builtin`].
+    pub resets: bool,
     /// For `%METADATA(LISTENER:…)%`; none where it is empty.
     pub metadata: Option<Arc<Metadata>>,
     matcher: ChainMatch,
@@ -42,6 +44,7 @@ impl Listener {
         Ok(Self {
             filters: Filters::new(&model, stats, own.clone()),
             stats: own,
+            resets: false,
             metadata: shared(&model.metadata),
             access_log: parts.loggers(&model.access_log)?,
             matcher: ChainMatch::new(&model.filter_chains),

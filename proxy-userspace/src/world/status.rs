@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use hyper::body::Bytes;
 use proxy_config::load::Loaded;
-use proxy_config::model;
 use proxy_config::model::bootstrap::{Node, Resource, StatsConfig};
 use proxy_config::model::listener::TrafficDirection;
+use proxy_config::model::{self, Address};
 use tokio::sync::Notify;
 
 use super::{World, bind};
@@ -24,18 +24,13 @@ use crate::cluster::{HealthFlag, Host};
 use crate::drain::{Drain, Watch};
 use crate::task::Tasks;
 use crate::telemetry::access_log::Sinks;
-use crate::telemetry::stats::{
-    ClusterManagerStats, ListenerManagerStats, RuntimeStats, ServerStats, Stats, SubscriptionStats,
-};
+use crate::telemetry::stats::{ClusterManagerStats, ListenerManagerStats, RuntimeStats, ServerStats, Stats};
 
 /// The stats of the server as a whole, under Envoy's names.
 struct Blocks {
     server: Arc<ServerStats>,
     listeners: Arc<ListenerManagerStats>,
     clusters: Arc<ClusterManagerStats>,
-    /// There is no dynamic configuration yet; launchers ask for these all the same.
-    _lds: Arc<SubscriptionStats>,
-    _cds: Arc<SubscriptionStats>,
     runtime: Arc<RuntimeStats>,
 }
 
@@ -45,8 +40,6 @@ impl Blocks {
             server: stats.block("server"),
             listeners: stats.block("listener_manager"),
             clusters: stats.block("cluster_manager"),
-            _lds: stats.block("listener_manager.lds"),
-            _cds: stats.block("cluster_manager.cds"),
             runtime: stats.block("runtime"),
         };
         blocks.server.concurrency.set(workers as u64);
@@ -133,6 +126,15 @@ impl Status {
             {
                 view.addresses.push(socket.local);
             }
+        }
+        // Those that wait for a hand-off listen nowhere, but are there.
+        let listeners = self.config().map(|config| config.listeners.as_slice()).unwrap_or_default();
+        for model in listeners.iter().map(|listener| &listener.model).filter(|model| !model.bind_to_port) {
+            let addresses = model.addresses.iter().filter_map(|at| match at.address {
+                Address::Ip(address) => Some(address),
+                Address::Host(_) | Address::Pipe { .. } => None,
+            });
+            views.push(ListenerView { name: model.name.clone(), addresses: addresses.collect() });
         }
         *self.bound.lock().unwrap_or_else(PoisonError::into_inner) = views;
     }
@@ -312,7 +314,11 @@ impl View for Status {
         let Some(snapshot) = self.world.as_ref().map(|world| world.snapshot()) else { return };
         let warming = snapshot.clusters().filter(|cluster| !cluster.is_warm()).count() as u64;
         clusters.warming_clusters.set(warming);
-        listeners.total_listeners_draining.set(self.draining_listeners());
+        listeners.total_listeners_warming.set(0);
+        let draining = self.draining_listeners();
+        if draining > 0 {
+            listeners.total_listeners_draining.set(draining);
+        }
     }
 }
 

@@ -27,6 +27,11 @@ pub(super) fn start(cluster: &Arc<Cluster>, dns: &Dns, env: &Env) -> Vec<JoinHan
     let shared = Arc::new(Names { cluster: Arc::downgrade(cluster), assignment, logical, answers });
     // Endpoints that are addresses already do not wait for the others.
     shared.publish(cluster, None);
+    if names.is_empty()
+        && let Some(active) = &cluster.active
+    {
+        active.endpoints_known();
+    }
     let task = |(index, (name, _)): (usize, (Arc<str>, u16))| {
         let follow = Follow {
             names: shared.clone(),

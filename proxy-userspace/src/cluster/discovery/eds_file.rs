@@ -16,7 +16,8 @@ use super::fixed;
 use super::watch::Directories;
 use crate::clock;
 use crate::cluster::members::Change;
-use crate::cluster::{Cluster, EndpointSource, EndpointUpdate, Env};
+use crate::cluster::{Cluster, EndpointSource, EndpointUpdate, Env, stat_prefix};
+use crate::telemetry::stats::EdsStats;
 
 /// A writer that is not atomic sends several events: wait for it to finish.
 const SETTLE: Duration = Duration::from_millis(30);
@@ -33,6 +34,7 @@ pub(super) fn start(cluster: &Arc<Cluster>, eds: &Eds, env: &Env) -> JoinHandle<
         cluster: Arc::downgrade(cluster),
         path: path.clone(),
         service: eds.service_name.clone(),
+        stats: env.stats.block(stat_prefix(&cluster.model)),
         parse: env.endpoints.clone(),
         last: None,
         _directories: env.directories.clone(),
@@ -44,6 +46,7 @@ struct Follow {
     cluster: Weak<Cluster>,
     path: PathBuf,
     service: Arc<str>,
+    stats: Arc<EdsStats>,
     parse: EndpointSource,
     last: Option<String>,
     /// Keeps the watching alive.
@@ -77,7 +80,7 @@ impl Follow {
         };
         cluster.stats.update_attempt.inc();
         match (self.parse)(&text).and_then(|update| self.find(update)) {
-            Ok((version, assignment)) => apply(&cluster, &version, assignment.as_ref()),
+            Ok((version, assignment)) => apply(&cluster, &self.stats, &version, assignment.as_ref()),
             Err(reason) => self.refuse(&cluster, &reason),
         }
         self.last = Some(text);
@@ -98,12 +101,12 @@ impl Follow {
     /// The start goes on without endpoints rather than not at all.
     fn refuse(&self, cluster: &Cluster, reason: &str) {
         log::warn!("cluster {}: {}: {reason}; what was known stays", cluster.model.name, self.path.display());
-        cluster.stats.update_rejected.inc();
+        self.stats.update_rejected.inc();
         warm(cluster);
     }
 }
 
-fn apply(cluster: &Cluster, version: &str, assignment: Option<&LoadAssignment>) {
+fn apply(cluster: &Cluster, stats: &EdsStats, version: &str, assignment: Option<&LoadAssignment>) {
     match assignment {
         Some(assignment) => {
             if cluster.update(fixed::groups(assignment), &assignment.policy) == Change::Nothing {
@@ -115,7 +118,7 @@ fn apply(cluster: &Cluster, version: &str, assignment: Option<&LoadAssignment>) 
     cluster.stats.update_success.inc();
     cluster.stats.version.set(xxh64(version.as_bytes(), 0));
     let wall = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
-    cluster.stats.update_time.set(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX));
+    stats.update_time.set(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX));
     warm(cluster);
 }
 

@@ -71,11 +71,14 @@ fn dns(server: &Server) -> Dns {
 }
 
 fn start(discovery: Discovery, endpoints: &[&str]) -> Arc<Cluster> {
+    start_in(&env(), discovery, endpoints)
+}
+
+fn start_in(env: &crate::cluster::Env, discovery: Discovery, endpoints: &[&str]) -> Arc<Cluster> {
     let endpoints = endpoints.iter().map(|text| endpoint(text)).collect();
-    let env = env();
-    let cluster = Cluster::new(Arc::new(model::Cluster { discovery, ..model(endpoints) }), &env);
+    let cluster = Cluster::new(Arc::new(model::Cluster { discovery, ..model(endpoints) }), env);
     assert!(!cluster.is_warm());
-    cluster.start(&env);
+    cluster.start(env);
     cluster
 }
 
@@ -174,7 +177,8 @@ async fn eds_files_are_followed() {
     let path = dir.path().join("eds.yaml");
     std::fs::write(&path, "1 127.0.0.1:1").unwrap();
     let source = EdsSource::File { path: path.clone(), watched_directory: None };
-    let cluster = start(Discovery::Eds(Box::new(Eds { service_name: "c".into(), source })), &[]);
+    let env = env();
+    let cluster = start_in(&env, Discovery::Eds(Box::new(Eds { service_name: "c".into(), source })), &[]);
     timeout(LONG, cluster.warmed()).await.unwrap();
     assert_eq!(addresses(&cluster), ["127.0.0.1:1"]);
     // By an atomic rename.
@@ -184,7 +188,7 @@ async fn eds_files_are_followed() {
     until("the second version", || cluster.hosts().len() == 2).await;
     // A bad one changes nothing.
     std::fs::write(&path, "bad news").unwrap();
-    until("the refusal", || cluster.stats.update_rejected.value() > 0).await;
+    until("the refusal", || env.stats.value("cluster.c.update_rejected") > Some(0)).await;
     assert_eq!(cluster.hosts().len(), 2);
     // As a ConfigMap does it: a link to another directory, swapped.
     std::fs::create_dir(dir.path().join("data")).unwrap();

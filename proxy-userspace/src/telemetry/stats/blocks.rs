@@ -93,14 +93,11 @@ stats_block! {
         counter update_failure;
         counter update_empty;
         counter update_no_rebuild;
-        counter update_rejected;
-        gauge update_time;
         counter lb_healthy_panic;
         counter lb_local_cluster_not_ok;
         counter lb_recalculate_zone_structures;
         counter lb_zone_cluster_too_small;
         counter lb_zone_no_capacity_left;
-        counter lb_zone_number_differs;
         counter lb_zone_routing_all_directly;
         counter lb_zone_routing_cross_zone;
         counter lb_zone_routing_sampled;
@@ -121,6 +118,14 @@ stats_block! {
         gauge circuit_breakers_high_rq_open = "circuit_breakers.high.rq_open";
         gauge circuit_breakers_high_rq_pending_open = "circuit_breakers.high.rq_pending_open";
         gauge circuit_breakers_high_rq_retry_open = "circuit_breakers.high.rq_retry_open";
+    }
+}
+
+stats_block! {
+    /// `cluster.<name>.`, of clusters whose endpoints come from a subscription.
+    pub struct EdsStats {
+        counter update_rejected;
+        gauge update_time;
     }
 }
 
