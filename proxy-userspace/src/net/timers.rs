@@ -136,6 +136,6 @@ mod tests {
         let moved = Moved { downstream: true, upstream: false };
         let mut poll =
             |cx: &mut Context<'_>| timers.poll(sleep.as_mut(), moved, cx, || panic!("a line is due"));
-        poll_fn(|cx| Poll::Ready(assert!(poll(cx).is_pending()))).await;
+        assert!(poll_fn(|cx| Poll::Ready(poll(cx).is_pending())).await);
     }
 }
