@@ -134,10 +134,7 @@ pub async fn start(config: Config) -> Result<Bound> {
         None => Vec::new(),
     };
     status.bound(&bound);
-    let fixed = admin_model.as_ref().and_then(|admin| match admin.address {
-        Address::Ip(address) => Some(address),
-        Address::Host(_) | Address::Pipe { .. } => None,
-    });
+    let fixed = admin_model.as_ref().and_then(|admin| ip_of(&admin.address));
     let mut forbidden: Vec<SocketAddr> = config.admin_address.into_iter().chain(fixed).collect();
     let half = match config.interception {
         Some(interception) => {
@@ -168,6 +165,13 @@ pub async fn start(config: Config) -> Result<Bound> {
     forbidden.extend(admin_address.into_iter().chain(bootstrap_admin));
     serve(bound, &shared, forbidden, &status);
     Ok(Bound { shared, status, admin_address, bootstrap_admin, half, _admin: admin })
+}
+
+fn ip_of(address: &Address) -> Option<SocketAddr> {
+    match address {
+        Address::Ip(address) => Some(*address),
+        Address::Host(_) | Address::Pipe { .. } => None,
+    }
 }
 
 fn all<E: std::fmt::Display>(errors: Vec<E>) -> anyhow::Error {

@@ -259,10 +259,7 @@ impl Detector {
             return false;
         }
         let active = self.stats.ejections_active.value();
-        let percent = 100.0 * (active + 1) as f64 / hosts.len().max(1) as f64;
-        let allowed = percent <= f64::from(config.max_ejection_percent.min(100))
-            || (config.always_eject_one_host && active == 0);
-        if !allowed {
+        if !may_eject_one_more(config, active, hosts.len()) {
             self.stats.ejections_overflow.inc();
             return false;
         }
@@ -387,6 +384,12 @@ impl Rate {
     fn publish(&self, rate: f64) {
         self.last.store(rate.to_bits() + 1, Ordering::Relaxed);
     }
+}
+
+fn may_eject_one_more(config: &OutlierDetection, active: u64, hosts: usize) -> bool {
+    let percent = 100.0 * (active + 1) as f64 / hosts.max(1) as f64;
+    percent <= f64::from(config.max_ejection_percent.min(100))
+        || (config.always_eject_one_host && active == 0)
 }
 
 fn success_rate_threshold(rated: &[&Rated<'_>], stdev_factor: f64) -> f64 {

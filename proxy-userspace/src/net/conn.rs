@@ -61,24 +61,11 @@ async fn resolve(
     record: &mut ConnRecord,
     guard: &Guard,
 ) -> Outcome {
-    let mut listener = entry;
     let accepted = clock::now();
-    if let Err(failure) = inspect(stream, ctx, &listener, record).await {
-        return failure;
-    }
-    let facts = &record.entry.facts;
-    // Once only: the listener that it is handed to does not hand it on.
-    if listener.model.use_original_dst
-        && facts.local_restored
-        && let Some(other) = snapshot.handoff(facts.local)
-        && !Arc::ptr_eq(other, &listener)
-    {
-        listener = other.clone();
-        record.entry.origin.listener = listener.model.name.clone();
-        if let Err(failure) = inspect(stream, ctx, &listener, record).await {
-            return failure;
-        }
-    }
+    let listener = match meant(stream, ctx, (snapshot, entry), record).await {
+        Ok(listener) => listener,
+        Err(failure) => return failure,
+    };
     if !listener.access_log.is_empty() {
         record.add(listener.access_log.clone());
     }
@@ -93,20 +80,33 @@ async fn resolve(
     record.entry.filter_chain = Some(chain.name.clone());
     record.entry.listener_metadata.clone_from(&listener.metadata);
     record.entry.filter_chain_metadata.clone_from(&chain.metadata);
-    let (place, shared, listener) = (ctx.place.as_ref(), ctx.place.shared.as_ref(), listener.as_ref());
-    let conn = Conn {
-        stream,
-        place,
-        shared,
-        snapshot,
-        listener,
-        record,
-        guard,
-        accepted,
-        cluster: None,
-        gates: None,
-    };
+    let (place, shared) = (ctx.place.as_ref(), ctx.place.shared.as_ref());
+    let (cluster, gates, listener) = (None, None, listener.as_ref());
+    let conn = Conn { stream, place, shared, snapshot, listener, record, guard, accepted, cluster, gates };
     network::run(conn, &chain.filters).await
+}
+
+/// The listener that took the connection, or the one of its original destination; each runs its filters.
+async fn meant(
+    stream: &TcpStream,
+    ctx: &ListenerContext,
+    (snapshot, entry): (&Snapshot, Arc<Listener>),
+    record: &mut ConnRecord,
+) -> Result<Arc<Listener>, Outcome> {
+    let mut listener = entry;
+    inspect(stream, ctx, &listener, record).await?;
+    let facts = &record.entry.facts;
+    // Once only: the listener that it is handed to does not hand it on.
+    if listener.model.use_original_dst
+        && facts.local_restored
+        && let Some(other) = snapshot.handoff(facts.local)
+        && !Arc::ptr_eq(other, &listener)
+    {
+        listener = other.clone();
+        record.entry.origin.listener = listener.model.name.clone();
+        inspect(stream, ctx, &listener, record).await?;
+    }
+    Ok(listener)
 }
 
 /// Runs a listener's filters; what fails there never becomes a connection of the listener's.

@@ -107,3 +107,35 @@ impl<'a> Timers<'a> {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+
+    use tokio::time::sleep_until;
+
+    use super::*;
+
+    /// The longest duration that a configuration can give.
+    const LONGEST: Duration = Duration::from_secs(315_576_000_000);
+
+    #[tokio::test]
+    async fn the_longest_limits_are_only_far_away() {
+        let now = clock::now();
+        let limits = Limits {
+            idle: Some(LONGEST),
+            downstream_idle: Some(LONGEST),
+            upstream_idle: Some(LONGEST),
+            deadline: Some(now + LONGEST.mul_f64(2.0)),
+            flush_every: Some(LONGEST),
+            buffer: 0,
+        };
+        let mut timers = Timers::new(&limits, now);
+        let mut sleep = pin!(sleep_until(timers.next().unwrap()));
+        let moved = Moved { downstream: true, upstream: false };
+        let mut poll =
+            |cx: &mut Context<'_>| timers.poll(sleep.as_mut(), moved, cx, || panic!("a line is due"));
+        assert!(poll_fn(|cx| Poll::Ready(poll(cx).is_pending())).await);
+    }
+}

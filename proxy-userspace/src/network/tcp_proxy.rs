@@ -55,6 +55,17 @@ impl TcpProxy {
         })
     }
 
+    fn limits(&self, deadline: Option<Instant>, buffer: usize) -> Limits {
+        Limits {
+            idle: self.model.idle_timeout,
+            downstream_idle: self.model.downstream_idle_timeout,
+            upstream_idle: self.model.upstream_idle_timeout,
+            deadline,
+            flush_every: self.model.access_log_flush_interval,
+            buffer,
+        }
+    }
+
     /// When the connection has lived as long as it may.
     fn deadline(&self, accepted: Instant) -> Option<Instant> {
         let limit = self.model.max_downstream_connection_duration?;
@@ -104,19 +115,11 @@ fn buffers_used(cluster: &ClusterStats, tcp: &TcpStats) {
 }
 
 async fn carry(conn: &mut Conn<'_>, proxy: &TcpProxy, up: &Upstream, deadline: Option<Instant>) -> Outcome {
-    let (cluster, model) = (&up.cluster, &proxy.model);
-    let limits = Limits {
-        idle: model.idle_timeout,
-        downstream_idle: model.downstream_idle_timeout,
-        upstream_idle: model.upstream_idle_timeout,
-        deadline,
-        flush_every: model.access_log_flush_interval,
-        buffer: least([
-            conn.listener.model.per_connection_buffer_limit_bytes,
-            cluster.model.per_connection_buffer_limit_bytes,
-        ]),
-    };
+    let cluster = &up.cluster;
     let model = &cluster.model;
+    let buffers =
+        [conn.listener.model.per_connection_buffer_limit_bytes, model.per_connection_buffer_limit_bytes];
+    let limits = proxy.limits(deadline, least(buffers));
     let closes = model.close_connections_on_host_health_failure
         || model.common_lb.close_connections_on_host_set_change;
     let terms = Terms {
@@ -449,5 +452,17 @@ fn outcome(end: &End, proxy: &TcpProxy) -> Outcome {
         End::Refused(close) => Outcome::new(Side::Internal, close.flags, close.details.clone()),
         End::HostFailed => Outcome::new(Side::Internal, Flags::NONE, "upstream_host_failed"),
         End::Cut => Outcome::new(Side::Internal, Flags::NONE, "drain_timeout"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::least;
+
+    #[test]
+    fn the_smaller_buffer_limit_holds_and_0_is_none() {
+        for (limits, buffer) in [([1, 2], 1), ([2, 1], 1), ([0, 2], 2), ([2, 0], 2), ([0, 0], usize::MAX)] {
+            assert_eq!(least(limits), buffer, "{limits:?}");
+        }
     }
 }

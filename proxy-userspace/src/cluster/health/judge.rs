@@ -171,8 +171,8 @@ pub(super) fn interval(
         (true, true, true) => check.healthy_edge_interval.unwrap_or(check.interval),
         (true, true, false) => check.interval,
     };
-    let percent = base * check.interval_jitter_percent / 100;
-    base + jitter(percent, random) + jitter(check.interval_jitter, random)
+    let percent = base.saturating_mul(check.interval_jitter_percent) / 100;
+    base.saturating_add(jitter(percent, random)).saturating_add(jitter(check.interval_jitter, random))
 }
 
 pub(super) fn jitter(of: Duration, random: &dyn Random) -> Duration {

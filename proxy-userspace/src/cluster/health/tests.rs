@@ -299,3 +299,19 @@ fn intervals() {
         assert!((Duration::from_secs(1)..Duration::from_secs(2)).contains(&got), "{got:?}");
     }
 }
+
+#[test]
+fn the_longest_intervals_and_most_jitter_do_not_overflow() {
+    let longest = Duration::from_secs(315_576_000_000);
+    let check = HealthCheck {
+        interval: longest,
+        interval_jitter: longest,
+        interval_jitter_percent: u32::MAX,
+        no_traffic_interval: longest,
+        ..check(connect_only())
+    };
+    for (healthy, traffic) in [(true, true), (false, false)] {
+        let next = interval(&check, healthy, Transition::Unchanged, traffic, &Seeded::new(1));
+        assert!(next >= longest, "{next:?}");
+    }
+}
