@@ -111,7 +111,6 @@ fn what_is_counted() -> Result<()> {
                 "downstream_cx_tx_bytes_total",
                 "idle_timeout",
                 "max_downstream_connection_duration",
-                "upstream_flush_total",
             ];
             let cluster = [
                 "upstream_cx_total",

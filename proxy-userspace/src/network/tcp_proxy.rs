@@ -104,12 +104,7 @@ pub(crate) async fn run(conn: &mut Conn<'_>, proxy: &TcpProxy) -> Outcome {
 /// What is buffered is held by the kernel or for a moment only; Envoy's gauges are there, at nought, once a
 /// connection was.
 fn buffers_used(cluster: &ClusterStats, tcp: &TcpStats) {
-    for gauge in [
-        &cluster.upstream_cx_rx_bytes_buffered,
-        &cluster.upstream_cx_tx_bytes_buffered,
-        &tcp.downstream_cx_rx_bytes_buffered,
-        &tcp.downstream_cx_tx_bytes_buffered,
-    ] {
+    for gauge in [&cluster.upstream_cx_rx_bytes_buffered, &tcp.downstream_cx_rx_bytes_buffered] {
         gauge.set(0);
     }
 }
@@ -142,6 +137,10 @@ async fn carry(conn: &mut Conn<'_>, proxy: &TcpProxy, up: &Upstream, deadline: O
         stream.reset_on_close();
     }
     up.closed(&end);
+    if matches!(end, End::Closed(Side::Upstream)) {
+        // The client went after the server. Envoy counts it, unless it has both ends in one turn of its loop.
+        proxy.stats.upstream_flush_total.inc();
+    }
     match end {
         End::Refused(close) => {
             Box::pin(super::refuse(conn.stream, close, &mut conn.record.entry.bytes, conn.guard)).await
