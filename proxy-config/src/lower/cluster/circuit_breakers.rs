@@ -4,6 +4,7 @@ use envoy_types::pb::envoy::config::cluster::v3::CircuitBreakers;
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use envoy_types::pb::envoy::config::core::v3::RoutingPriority;
 
+use super::scalars::percent;
 use crate::lower::registry::registry;
 use crate::lower::{Cx, IsSet};
 use crate::model::cluster as model;
@@ -84,6 +85,9 @@ lower! { "envoy.config.cluster.v3.CircuitBreakers.Thresholds" Thresholds => (Rou
     }
     warn { retry_budget: "retries are HTTP's" }
     {
+        if let Some(budget) = retry_budget {
+            cx.field("retry_budget", |cx| percent(cx, "budget_percent", budget.budget_percent));
+        }
         let default = model::Thresholds::default();
         let priority = cx.variant::<RoutingPriority>("priority", priority)?;
         let thresholds = model::Thresholds {
