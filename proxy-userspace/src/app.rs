@@ -2,14 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use proxy_config::endpoints::{self, Endpoints};
 use proxy_config::enrol::Workload;
 use proxy_config::load::Loaded;
-use proxy_config::model::{Address, Bootstrap};
+use proxy_config::model::Bootstrap;
 use tokio::runtime::Handle;
 
 use crate::admin::{self, Admin};
@@ -134,25 +134,15 @@ pub async fn start(config: Config) -> Result<Bound> {
         None => Vec::new(),
     };
     status.bound(&bound);
-    let fixed = admin_model.as_ref().and_then(|admin| ip_of(&admin.address));
-    let mut forbidden: Vec<SocketAddr> = config.admin_address.into_iter().chain(fixed).collect();
-    let half = match config.interception {
-        Some(interception) => {
-            Some(intercept(interception, &config.run_dir, config.drain_time, &forbidden, &shared).await?)
-        }
-        None => None,
-    };
-    let admin = Admin::start(Arc::new(admin::Context {
-        control: half.as_ref().map(|half| half.control.clone()),
+    // The admin's addresses first: where a port was left to the kernel, only now it is known what no connection
+    // may be carried to.
+    let context = Arc::new(admin::Context {
+        control: OnceLock::new(),
         shared: shared.clone(),
         cgroup2: ebpf::cgroup2_mount().unwrap_or_default(),
         view: status.clone(),
-    }))
-    .context("admin thread")?;
-    if let Some(half) = &half {
-        let socket = &half.admin_socket;
-        admin.unix(socket).with_context(|| format!("admin socket {}", socket.display()))?;
-    }
+    });
+    let admin = Admin::start(context.clone()).context("admin thread")?;
     let read_only = |address| {
         admin.tcp(address, admin::Access::ReadOnly).with_context(|| format!("admin address {address}"))
     };
@@ -161,17 +151,20 @@ pub async fn start(config: Config) -> Result<Bound> {
         Some(model) => admin.bootstrap(model).context("the bootstrap's admin address")?,
         None => None,
     };
-    // Where a port was left to the kernel it is known only now.
-    forbidden.extend(admin_address.into_iter().chain(bootstrap_admin));
+    let forbidden: Vec<SocketAddr> = admin_address.into_iter().chain(bootstrap_admin).collect();
+    let half = match config.interception {
+        Some(wanted) => {
+            let half = intercept(wanted, &config.run_dir, config.drain_time, &forbidden, &shared).await?;
+            // Nobody else sets it.
+            let _ = context.control.set(half.control.clone());
+            let socket = &half.admin_socket;
+            admin.unix(socket).with_context(|| format!("admin socket {}", socket.display()))?;
+            Some(half)
+        }
+        None => None,
+    };
     serve(bound, &shared, forbidden, &status);
     Ok(Bound { shared, status, admin_address, bootstrap_admin, half, _admin: admin })
-}
-
-fn ip_of(address: &Address) -> Option<SocketAddr> {
-    match address {
-        Address::Ip(address) => Some(*address),
-        Address::Host(_) | Address::Pipe { .. } => None,
-    }
 }
 
 fn all<E: std::fmt::Display>(errors: Vec<E>) -> anyhow::Error {
@@ -181,7 +174,10 @@ fn all<E: std::fmt::Display>(errors: Vec<E>) -> anyhow::Error {
 
 /// Accepts once every cluster knows its endpoints, as Envoy's workers do.
 fn serve(bound: Vec<bind::Bound>, shared: &Arc<Shared>, admin: Vec<SocketAddr>, status: &Arc<Status>) {
-    let Some(world) = shared.world.clone() else { return };
+    let Some(world) = shared.world.clone() else {
+        status.is_warm();
+        return;
+    };
     let place = Arc::new(Place::own(admin, shared.clone()));
     let (tasks, status) = (shared.tasks.clone(), status.clone());
     shared.tasks.spawn("listeners", async move {

@@ -258,6 +258,30 @@ fn a_namespace_without_ipv6_works() -> Result<()> {
     })
 }
 
+/// Also where its port was left to the kernel.
+#[test]
+fn the_bootstraps_admin_is_no_destination() -> Result<()> {
+    lab(|lab| {
+        let pod = lab.pod("a")?;
+        let (file, told) = (lab.dir().join("envoy.yaml"), lab.dir().join("admin"));
+        std::fs::write(
+            &file,
+            "admin: {address: {socket_address: {address: 0.0.0.0, port_value: 0}}}\nnode: {id: a}\n",
+        )?;
+        let (file, path) = (file.to_string_lossy(), told.to_string_lossy());
+        let daemon =
+            Daemon::start_with(lab, &[pod.entry("")], &["-c", &file, "--admin-address-path", &path])?;
+        let admin: std::net::SocketAddr = std::fs::read_to_string(&told)?.trim().parse()?;
+        let report =
+            Connect::new(pod.place(), (pod.gateway4, admin.port()).into()).steps("echo:10").report(lab)?;
+        ensure!(!report.ok(), "{report:?}");
+        daemon.access_log().wait("the refusal", 0, Duration::from_secs(5), |line| {
+            line["connection_termination_details"] == "original_destination_is_admin"
+        })?;
+        Ok(())
+    })
+}
+
 #[test]
 fn the_admin_address_is_no_destination() -> Result<()> {
     lab(|lab| {

@@ -22,7 +22,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -43,8 +43,8 @@ use crate::net::Shared;
 
 /// What the handlers answer from.
 pub struct Context {
-    /// Of the captured workloads; none without interception.
-    pub control: Option<Control>,
+    /// Of the captured workloads; none without interception, and until that has started.
+    pub control: OnceLock<Control>,
     pub shared: Arc<Shared>,
     /// The cgroup v2 mount, to tell which cgroup a client is in.
     pub cgroup2: PathBuf,
@@ -214,7 +214,7 @@ async fn refusal(stream: &UnixStream, context: &Context) -> Option<String> {
         return Some(format!("uid {}", peer.uid()));
     }
     // Without interception there is no workload to be in.
-    let control = context.control.as_ref()?;
+    let control = context.control.get()?;
     let Some(workloads) = control.list().await else { return Some("stopping".to_owned()) };
     let Some(dir) = peer.pid().and_then(|pid| cgroup::of_process(&context.cgroup2, pid)) else {
         return Some("its cgroup cannot be read".to_owned());

@@ -124,7 +124,7 @@ async fn post(request: Request<Incoming>, context: &Context) -> Answer {
             return text(StatusCode::BAD_REQUEST, lines);
         }
     };
-    let Some(control) = &context.control else { return uncaptured() };
+    let Some(control) = context.control.get() else { return uncaptured() };
     match control.put(spec).await {
         Some(summary) if summary.status == Status::Ready => json(StatusCode::OK, &summary),
         // Kept and tried again.
@@ -134,7 +134,7 @@ async fn post(request: Request<Incoming>, context: &Context) -> Answer {
 }
 
 async fn delete(name: &str, context: &Context) -> Answer {
-    let Some(control) = &context.control else { return uncaptured() };
+    let Some(control) = context.control.get() else { return uncaptured() };
     match control.remove(name.to_owned()).await {
         Some(Ok(())) => text(StatusCode::OK, "OK\n"),
         Some(Err(e)) => text(StatusCode::NOT_FOUND, format!("{e}\n")),
@@ -144,7 +144,7 @@ async fn delete(name: &str, context: &Context) -> Answer {
 
 /// None while the daemon stops.
 async fn workloads(context: &Context) -> Option<Vec<Summary>> {
-    match &context.control {
+    match context.control.get() {
         Some(control) => control.list().await,
         None => Some(Vec::new()),
     }

@@ -112,7 +112,7 @@ fn start(count: usize, access: Access) -> (Admin, SocketAddr) {
         (1, serde_json::json!({})),
     );
     let view = Arc::new(Made { plain, cluster, count });
-    let context = Context { control: None, shared, cgroup2: PathBuf::new(), view };
+    let context = Context { control: OnceLock::new(), shared, cgroup2: PathBuf::new(), view };
     let admin = Admin::start(Arc::new(context)).unwrap();
     let address = admin.tcp("127.0.0.1:0".parse().unwrap(), access).unwrap();
     (admin, address)

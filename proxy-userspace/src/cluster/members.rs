@@ -209,8 +209,9 @@ impl<'a> Merge<'a> {
             return Some(host);
         }
         self.changed = true;
-        if transport == 0 {
-            self.cluster.stats.default_total_match_count.inc();
+        match transport.checked_sub(1).and_then(|at| self.cluster.matches.get(at as usize)) {
+            Some(stats) => stats.total_match_count.inc(),
+            None => self.cluster.stats.default_total_match_count.inc(),
         }
         let host = Host::new(spec.clone(), self.extra(spec), transport);
         if !model.health_checks.is_empty() && !spec.health_check.disabled {

@@ -43,7 +43,7 @@ use self::lb::LbState;
 use self::outlier::Detector;
 use crate::net::Dial;
 use crate::task::Tasks;
-use crate::telemetry::stats::{ClusterStats, Stats};
+use crate::telemetry::stats::{ClusterStats, SocketMatchStats, Stats};
 
 pub struct Cluster {
     pub model: Arc<model::Cluster>,
@@ -52,6 +52,8 @@ pub struct Cluster {
     /// Held while the state is replaced: two that update it would lose one's work.
     updating: Mutex<()>,
     breaker: Breaker,
+    /// Of each of `transport_socket_matches`.
+    matches: Box<[Arc<SocketMatchStats>]>,
     random: Arc<dyn Random>,
     /// Only where something watches: idle static clusters have none.
     active: Option<Box<Active>>,
@@ -175,6 +177,11 @@ impl Cluster {
             lb: ArcSwap::from_pointee(LbState::empty()),
             updating: Mutex::new(()),
             breaker: Breaker::new(&model.circuit_breakers.default, &env.stats, &prefix),
+            matches: model
+                .transport_socket_matches
+                .iter()
+                .map(|one| env.stats.block(format!("{prefix}.{}", one.name.replace(':', "_"))))
+                .collect(),
             random: env.random.clone(),
             active,
             model,

@@ -342,7 +342,9 @@ async fn connect_once(
 ) -> Result<Box<Upstream>, Why> {
     let host = cluster.choose(want).map_err(Why::NoHost)?;
     *tried = host.socket_address();
-    if tried.is_some_and(|to| conn.forbids(to)) {
+    // A configuration may route to its own admin; a client's destination may not lead there.
+    let chosen_by_client = matches!(cluster.model.discovery, Discovery::OriginalDst(_));
+    if chosen_by_client && tried.is_some_and(|to| conn.forbids(to)) {
         conn.shared.own.original_destination_is_admin.inc();
         return Err(Why::NoHost(NoHost::NoHealthy));
     }

@@ -89,7 +89,7 @@ impl Status {
         Self {
             blocks: Blocks::new(stats, world.as_deref(), loaded.as_ref(), workers),
             start: Start::new(),
-            warm: AtomicBool::new(world.is_none()),
+            warm: AtomicBool::new(false),
             world,
             loaded,
             sinks,

@@ -125,6 +125,13 @@ stats_block! {
 }
 
 stats_block! {
+    /// `cluster.<name>.<match>.`, of an entry of `transport_socket_matches`.
+    pub struct SocketMatchStats {
+        counter total_match_count;
+    }
+}
+
+stats_block! {
     /// `cluster.<name>.`, of clusters whose endpoints come from a subscription.
     pub struct EdsStats {
         counter update_rejected;
