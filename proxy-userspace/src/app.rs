@@ -189,6 +189,8 @@ fn serve(bound: Vec<bind::Bound>, shared: &Arc<Shared>, admin: Vec<SocketAddr>, 
             let context = ListenerContext::own(place.clone(), listener, local);
             tasks.spawn("accept", net::accept::run(socket, Arc::new(context), watch));
         }
+        // Loading leaves many times as much behind as it made.
+        crate::sys::process::give_back_memory();
         status.is_warm();
         log::info!("all clusters are warm: connections are accepted");
     });

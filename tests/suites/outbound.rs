@@ -271,7 +271,7 @@ fn the_bootstraps_admin_is_no_destination() -> Result<()> {
         let (file, path) = (file.to_string_lossy(), told.to_string_lossy());
         let daemon =
             Daemon::start_with(lab, &[pod.entry("")], &["-c", &file, "--admin-address-path", &path])?;
-        let admin: std::net::SocketAddr = std::fs::read_to_string(&told)?.trim().parse()?;
+        let admin: SocketAddr = std::fs::read_to_string(&told)?.trim().parse()?;
         let report =
             Connect::new(pod.place(), (pod.gateway4, admin.port()).into()).steps("echo:10").report(lab)?;
         ensure!(!report.ok(), "{report:?}");

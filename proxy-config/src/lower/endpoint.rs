@@ -13,7 +13,7 @@ use super::cluster::scalars::{at_least, at_most, positive};
 use super::core::metadata;
 use super::registry::registry;
 use super::value::number;
-use super::{Cx, Lower};
+use super::{Cx, Lower, fitting};
 use crate::diagnostic::Segment;
 use crate::model::FractionalPercent;
 use crate::model::address::Address;
@@ -55,9 +55,10 @@ lower! { "envoy.config.endpoint.v3.ClusterLoadAssignment" pb::ClusterLoadAssignm
         let mut pool = Pool::default();
         let localities = cx.field("endpoints", |cx| {
             let localities = endpoints.into_iter().enumerate();
-            localities
-                .filter_map(|(i, l)| cx.index(i, |cx| l.lower(cx)?.resolve(cx, &mut names, &mut pool)))
-                .collect()
+            let resolve = |(i, l): (usize, pb::LocalityLbEndpoints)| {
+                cx.index(i, |cx| l.lower(cx)?.resolve(cx, &mut names, &mut pool))
+            };
+            fitting(localities.filter_map(resolve).collect())
         });
         for (name, _) in names.into_iter().filter(|(_, named)| !named.used) {
             cx.field("named_endpoints", |cx| {

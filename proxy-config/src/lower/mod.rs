@@ -131,9 +131,16 @@ impl Cx {
     pub fn list<M: Lower>(&mut self, name: &'static str, messages: Vec<M>) -> Vec<M::Model> {
         self.field(name, |cx| {
             let lowered = messages.into_iter().enumerate();
-            lowered.filter_map(|(i, message)| cx.index(i, |cx| message.lower(cx))).collect()
+            let lowered = lowered.filter_map(|(i, message)| cx.index(i, |cx| message.lower(cx)));
+            fitting(lowered.collect())
         })
     }
+}
+
+/// A collected list may live on in the allocation of the messages that it was made from, which are much larger.
+pub(crate) fn fitting<T>(mut list: Vec<T>) -> Vec<T> {
+    list.shrink_to_fit();
+    list
 }
 
 /// What becomes of a field.

@@ -14,6 +14,7 @@ use super::registry::registry;
 use super::{Cx, extension};
 use crate::model::Metadata;
 use crate::model::listener_filter::LocalRateLimit;
+use crate::model::metadata::Struct;
 use crate::model::network_filter::{
     ConnectionLimit, HashPolicy, NetworkFilter, NetworkFilterConfig, TcpProxy, WeightedCluster,
 };
@@ -148,9 +149,9 @@ fn clusters(
 /// Adds what `inner` does not have: its own fields win.
 fn merge(inner: &mut Metadata, outer: &Metadata) {
     for (filter, fields) in &outer.0 {
-        let own = inner.0.entry(filter.clone()).or_default();
+        let own = inner.0.get_or_insert_with(filter, Struct::new);
         for (key, value) in fields {
-            own.entry(key.clone()).or_insert_with(|| value.clone());
+            own.get_or_insert_with(key, || value.clone());
         }
     }
 }

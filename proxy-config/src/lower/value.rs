@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use envoy_types::pb::google::protobuf as pb;
 
-use super::Cx;
+use super::{Cx, fitting};
 use crate::model::metadata::{Struct, Value};
 
 /// What a protobuf duration may hold, about ten thousand years.
@@ -136,6 +136,8 @@ pub(super) fn json_value(value: pb::Value) -> Value {
         Some(Kind::StringValue(text)) => Value::String(text),
         Some(Kind::BoolValue(flag)) => Value::Bool(flag),
         Some(Kind::StructValue(fields)) => Value::Struct(structure(fields)),
-        Some(Kind::ListValue(list)) => Value::List(list.values.into_iter().map(json_value).collect()),
+        Some(Kind::ListValue(list)) => {
+            Value::List(fitting(list.values.into_iter().map(json_value).collect()))
+        }
     }
 }

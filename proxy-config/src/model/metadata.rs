@@ -1,13 +1,14 @@
 //! `config.core.v3.Metadata` and `google.protobuf.Struct`.
 
-use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
+
+pub use super::map::Map;
 
 /// By filter name, such as `envoy.lb`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Metadata(pub BTreeMap<String, Struct>);
+pub struct Metadata(pub Map<Struct>);
 
-pub type Struct = BTreeMap<String, Value>;
+pub type Struct = Map<Value>;
 
 /// A `google.protobuf.Value`. Numbers compare by their bits, so that values can be keys.
 #[derive(Clone, Debug)]
@@ -65,6 +66,6 @@ impl Metadata {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.values().all(BTreeMap::is_empty)
+        self.0.values().all(Map::is_empty)
     }
 }

@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod endpoint;
 pub mod listener;
 pub mod listener_filter;
+pub mod map;
 pub mod matcher;
 pub mod metadata;
 pub mod network_filter;

@@ -12,7 +12,7 @@ use crate::telemetry::stats::{ClusterStats, Gauge, Held, Stats, stats_block};
 
 stats_block! {
     /// `cluster.<name>.circuit_breakers.default.`, where `track_remaining` is set.
-    pub(super) struct RemainingStats {
+    pub(super) struct RemainingStats in "circuit_breakers.default" {
         gauge remaining_cx;
         gauge remaining_cx_pools;
         gauge remaining_pending;
@@ -64,10 +64,8 @@ enum Request {
 }
 
 impl Breaker {
-    pub(super) fn new(thresholds: &Thresholds, stats: &Stats, prefix: &str) -> Self {
-        let remaining = thresholds
-            .track_remaining
-            .then(|| stats.block::<RemainingStats>(format!("{prefix}.circuit_breakers.default")));
+    pub(super) fn new(thresholds: &Thresholds, stats: &Stats, prefix: &Arc<str>) -> Self {
+        let remaining = thresholds.track_remaining.then(|| stats.block::<RemainingStats>(prefix.clone()));
         let breaker = Self { remaining, ..Self::default() };
         if let Some(remaining) = &breaker.remaining {
             remaining.remaining_cx.set(thresholds.max_connections.into());

@@ -17,6 +17,7 @@ mod random;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod together;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -28,7 +29,7 @@ use proxy_config::model::cluster::{Discovery, TransportSocketMatch};
 use proxy_config::model::endpoint::LoadAssignment;
 use proxy_config::model::metadata::Struct;
 use proxy_config::model::{self, TransportSocket};
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::AbortHandle;
 
 pub use self::breaker::{Overflow, Permit};
 pub use self::connect::{ConnectError, Connected, Io, Source, SourceAddress};
@@ -41,9 +42,11 @@ use self::discovery::watch::Directories;
 use self::discovery::{Part, Warm};
 use self::lb::LbState;
 use self::outlier::Detector;
+use self::together::{Group, Together};
+use crate::clock::{self, Instant};
 use crate::net::Dial;
 use crate::task::Tasks;
-use crate::telemetry::stats::{ClusterStats, SocketMatchStats, Stats};
+use crate::telemetry::stats::{ClusterStats, EdsStats, SocketMatchStats, Stats};
 
 pub struct Cluster {
     pub model: Arc<model::Cluster>,
@@ -70,6 +73,9 @@ pub struct Env {
     pub random: Arc<dyn Random>,
     resolvers: Arc<Resolvers>,
     directories: Arc<Directories>,
+    eds_files: Arc<Together<discovery::File>>,
+    intervals: Arc<Together<outlier::Interval>>,
+    born: Instant,
 }
 
 /// The text of an EDS file to what it says, or to the reason of its refusal.
@@ -148,9 +154,19 @@ impl Active {
 
 struct Active {
     warm: Warm,
+    /// Of clusters whose endpoints come from a subscription.
+    eds: Option<Arc<EdsStats>>,
     outlier: Option<Detector>,
     health: Option<health::Checkers>,
-    tasks: Mutex<Vec<AbortHandle>>,
+    tasks: Mutex<Running>,
+}
+
+/// What goes on for a cluster.
+#[derive(Default)]
+struct Running {
+    own: Vec<AbortHandle>,
+    /// Tasks that it shares.
+    groups: Vec<Arc<Group>>,
 }
 
 impl Env {
@@ -163,6 +179,9 @@ impl Env {
             random: Arc::new(ThreadRandom),
             resolvers: Arc::default(),
             directories: Arc::default(),
+            eds_files: Arc::default(),
+            intervals: Arc::default(),
+            born: clock::now(),
         }
     }
 }
@@ -170,10 +189,10 @@ impl Env {
 impl Cluster {
     /// No task, no I/O. The endpoints of STATIC clusters are there at once.
     pub fn new(model: Arc<model::Cluster>, env: &Env) -> Arc<Self> {
-        let prefix = stat_prefix(&model);
+        let prefix: Arc<str> = stat_prefix(&model).into();
         let active = Active::wanted(&model).then(|| Box::new(Active::new(&model, env, &prefix)));
         let cluster = Self {
-            stats: env.stats.block(prefix.as_str()),
+            stats: env.stats.block(prefix.clone()),
             lb: ArcSwap::from_pointee(LbState::empty()),
             updating: Mutex::new(()),
             breaker: Breaker::new(&model.circuit_breakers.default, &env.stats, &prefix),
@@ -199,14 +218,16 @@ impl Cluster {
     /// cluster's last owner.
     pub fn start(self: &Arc<Self>, env: &Env) {
         let Some(active) = &self.active else { return };
-        let mut tasks: Vec<_> = discovery::start(self, env).iter().map(JoinHandle::abort_handle).collect();
+        let mut running = discovery::start(self, env);
         if active.outlier.is_some() {
-            tasks.push(outlier::start(self, env).abort_handle());
+            running.groups.push(outlier::start(self, env));
         }
         if active.health.is_some() {
-            tasks.push(health::start(self, env).abort_handle());
+            running.own.push(health::start(self, env).abort_handle());
         }
-        active.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
+        running.own.shrink_to_fit();
+        running.groups.shrink_to_fit();
+        *active.tasks.lock().unwrap_or_else(PoisonError::into_inner) = running;
     }
 
     /// Resolves once the first endpoints are known and, where they are checked, judged.
@@ -310,6 +331,12 @@ impl Cluster {
     }
 }
 
+impl Cluster {
+    fn eds_stats(&self) -> Option<&EdsStats> {
+        self.active.as_ref()?.eds.as_deref()
+    }
+}
+
 /// A colon of a cluster's name is an underscore in its stats.
 fn stat_prefix(model: &model::Cluster) -> String {
     let name = model.alt_stat_name.as_ref().unwrap_or(&model.name);
@@ -319,7 +346,7 @@ fn stat_prefix(model: &model::Cluster) -> String {
 impl Drop for Cluster {
     fn drop(&mut self) {
         let Some(active) = &mut self.active else { return };
-        for task in active.tasks.get_mut().unwrap_or_else(PoisonError::into_inner) {
+        for task in &active.tasks.get_mut().unwrap_or_else(PoisonError::into_inner).own {
             task.abort();
         }
     }
@@ -340,9 +367,10 @@ impl Active {
         discovers || model.outlier_detection.is_some() || !model.health_checks.is_empty()
     }
 
-    fn new(model: &model::Cluster, env: &Env, prefix: &str) -> Self {
+    fn new(model: &model::Cluster, env: &Env, prefix: &Arc<str>) -> Self {
         Self {
             warm: Warm::of(model),
+            eds: matches!(model.discovery, Discovery::Eds(_)).then(|| env.stats.block(prefix.clone())),
             outlier: model.outlier_detection.as_ref().map(|_| Detector::new(&env.stats, prefix)),
             health: (!model.health_checks.is_empty()).then(|| health::Checkers::new(&env.stats, prefix)),
             tasks: Mutex::default(),

@@ -8,17 +8,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use proxy_config::model::cluster::OutlierDetection;
-use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use super::host::{HealthFlag, Host};
+use super::together::Group;
 use super::{Cluster, Env, Event};
 use crate::clock::{self, Instant};
 use crate::telemetry::stats::{Counter, Stats, stats_block};
 
 stats_block! {
     /// `cluster.<name>.outlier_detection.`
-    pub(super) struct OutlierStats {
+    pub(super) struct OutlierStats in "outlier_detection" {
         gauge ejections_active;
         counter ejections_overflow;
         counter ejections_total;
@@ -115,16 +115,23 @@ pub(super) fn report(cluster: &Cluster, host: &Arc<Host>, event: Event) {
     }
 }
 
+/// What clusters of one timer have in common: its length, and in which tenth of a length they were started.
+pub(super) type Interval = (Duration, u128);
+
 /// Looks at every host once an interval.
-pub(super) fn start(cluster: &Arc<Cluster>, env: &Env) -> JoinHandle<()> {
-    let weak = Arc::downgrade(cluster);
-    let interval = cluster.model.outlier_detection.as_ref().map_or(Duration::from_secs(10), |c| c.interval);
-    env.tasks.spawn("outlier_detection", async move {
-        loop {
-            sleep(interval).await;
-            let Some(cluster) = weak.upgrade() else { return };
-            tick(&cluster, clock::now());
-        }
+pub(super) fn start(cluster: &Arc<Cluster>, env: &Env) -> Arc<Group> {
+    let length = cluster.model.outlier_detection.as_ref().map_or(Duration::from_secs(10), |c| c.interval);
+    let age = clock::now().saturating_duration_since(env.born);
+    let tenth = 10 * age.as_nanos() / length.as_nanos().max(1);
+    env.intervals.join((length, tenth), cluster, |group| {
+        let task = env.tasks.spawn("outlier_detection", async move {
+            loop {
+                sleep(length).await;
+                let Some(group) = group.upgrade() else { return };
+                group.clusters().iter().for_each(|cluster| tick(cluster, clock::now()));
+            }
+        });
+        task.abort_handle()
     })
 }
 
@@ -159,8 +166,8 @@ fn monitored(hosts: &[Arc<Host>]) -> impl Iterator<Item = (&Arc<Host>, &Monitor)
 type Rated<'a> = (&'a Arc<Host>, &'a Monitor, f64, u64);
 
 impl Detector {
-    pub(super) fn new(stats: &Stats, prefix: &str) -> Self {
-        Self { stats: stats.block(format!("{prefix}.outlier_detection")), deciding: Mutex::new(()) }
+    pub(super) fn new(stats: &Stats, prefix: &Arc<str>) -> Self {
+        Self { stats: stats.block(prefix.clone()), deciding: Mutex::new(()) }
     }
 
     /// An active health check that succeeds ends an ejection, where the cluster wants that.

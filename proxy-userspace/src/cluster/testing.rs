@@ -110,7 +110,7 @@ pub(super) fn fields(text: &str) -> Struct {
 }
 
 pub(super) fn lb_metadata(text: &str) -> Arc<Metadata> {
-    Arc::new(Metadata(BTreeMap::from([("envoy.lb".to_owned(), fields(text))])))
+    Arc::new(Metadata([("envoy.lb".to_owned(), fields(text))].into()))
 }
 
 pub(super) fn port(host: &Host) -> u16 {

@@ -369,10 +369,9 @@ async fn slow_start_begins_with_little() {
 #[test]
 fn transport_sockets_by_metadata() {
     let mut endpoints = weighted(&[1, 1]);
-    endpoints[1].metadata = Arc::new(model::Metadata(BTreeMap::from([(
-        "envoy.transport_socket_match".to_owned(),
-        fields("tlsMode=istio,other=1"),
-    )])));
+    endpoints[1].metadata = Arc::new(model::Metadata(
+        [("envoy.transport_socket_match".to_owned(), fields("tlsMode=istio,other=1"))].into(),
+    ));
     let matches = |name: &str, text| TransportSocketMatch {
         name: name.into(),
         match_: fields(text),

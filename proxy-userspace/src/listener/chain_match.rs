@@ -5,15 +5,19 @@
 //! specific entry might have led to one. That is Envoy's behaviour at every level, and what makes a look-up cost
 //! the number of criteria and not the number of chains.
 
-use std::collections::HashMap;
+use std::collections::hash_map;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use proxy_config::model::listener::{ChainMatch as Criteria, SourceType};
 use proxy_config::model::{Cidr, FilterChain};
 
 use crate::net::facts::Facts;
+
+/// What is in a table the configuration decides, so that no peer can make its keys collide: the fast hash will do.
+type HashMap<K, V> = hash_map::HashMap<K, V, RandomState>;
 
 /// The table of one listener.
 #[derive(Debug, Default)]
@@ -191,7 +195,7 @@ impl<T: Default> Prefixes<T> {
 fn in_table<K: Eq + Hash, T: Default>(tables: &mut Vec<(u8, HashMap<K, T>)>, len: u8, key: K) -> &mut T {
     let at = tables.partition_point(|(other, _)| *other > len);
     if tables.get(at).is_none_or(|(other, _)| *other != len) {
-        tables.insert(at, (len, HashMap::new()));
+        tables.insert(at, (len, HashMap::default()));
     }
     tables[at].1.entry(key).or_default()
 }

@@ -1,9 +1,13 @@
 //! The hand-off of `use_original_dst`: from an original destination to the listener of that address.
 
-use std::collections::HashMap;
+use std::collections::hash_map;
 use std::net::{IpAddr, SocketAddr};
 
+use foldhash::fast::RandomState;
 use proxy_config::model::{Address, Listener};
+
+/// Its keys are the configuration's: no peer can make them collide.
+type HashMap<K, V> = hash_map::HashMap<K, V, RandomState>;
 
 /// All listeners of one snapshot, by where they would listen; `bind_to_port: false` ones, too.
 #[derive(Debug, Default)]

@@ -117,7 +117,7 @@ fn note_shadow(prefix: &str, judgement: Judgement<'_>, facts: &mut Facts) {
 }
 
 fn metadata<'a>(facts: &'a mut Facts, namespace: &str) -> &'a mut Struct {
-    facts.extra_mut().dynamic_metadata.0.entry(namespace.to_owned()).or_default()
+    facts.extra_mut().dynamic_metadata.0.get_or_insert_with(namespace, Struct::new)
 }
 
 fn judge<'a>(rules: &'a RbacRules, facts: &Facts) -> Judgement<'a> {

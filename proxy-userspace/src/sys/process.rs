@@ -9,6 +9,15 @@ use std::process::Command;
 
 use nix::sched::{CloneFlags, setns};
 
+/// Gives the allocator's free pages back to the system, which glibc keeps otherwise. Not for a busy moment.
+pub(crate) fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointer; the allocator is the system's, with its own locks.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// The real uid of a process.
 pub(crate) fn uid(pid: i32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;

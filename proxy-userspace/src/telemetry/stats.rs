@@ -32,13 +32,7 @@ pub use self::text::Mode;
 #[derive(Default)]
 pub struct Stats {
     singles: Mutex<BTreeMap<String, Single>>,
-    blocks: Mutex<BTreeMap<(Arc<str>, TypeId), Entry>>,
-}
-
-struct Entry {
-    block: Weak<dyn Block>,
-    /// The same allocation by its own type.
-    typed: Weak<dyn Any + Send + Sync>,
+    blocks: Mutex<BTreeMap<(Arc<str>, TypeId), Weak<dyn Block>>>,
 }
 
 #[derive(Clone)]
@@ -69,13 +63,15 @@ impl Stats {
     pub fn block<B: Block + Default>(&self, prefix: impl Into<Arc<str>>) -> Arc<B> {
         let mut blocks = lock(&self.blocks);
         let key = (prefix.into(), TypeId::of::<B>());
-        let known = blocks.get(&key).and_then(|entry| entry.typed.upgrade());
-        if let Some(block) = known.and_then(|any| any.downcast::<B>().ok()) {
+        let known = blocks.get(&key).and_then(Weak::upgrade);
+        if let Some(block) =
+            known.and_then(|block| (block as Arc<dyn Any + Send + Sync>).downcast::<B>().ok())
+        {
             return block;
         }
         let block = Arc::new(B::default());
-        let (as_block, as_any): (Arc<dyn Block>, Arc<dyn Any + Send + Sync>) = (block.clone(), block.clone());
-        blocks.insert(key, Entry { block: Arc::downgrade(&as_block), typed: Arc::downgrade(&as_any) });
+        let shared: Arc<dyn Block> = block.clone();
+        blocks.insert(key, Arc::downgrade(&shared));
         block
     }
 
@@ -166,7 +162,7 @@ impl Stats {
     fn live_blocks(&self) -> Vec<(Arc<str>, Arc<dyn Block>)> {
         let mut blocks = lock(&self.blocks);
         let mut live = Vec::with_capacity(blocks.len());
-        blocks.retain(|(prefix, _), entry| match entry.block.upgrade() {
+        blocks.retain(|(prefix, _), block| match block.upgrade() {
             Some(block) => {
                 live.push((prefix.clone(), block));
                 true
@@ -280,9 +276,10 @@ impl<B> fmt::Debug for Held<B> {
 
 /// Declares a block: a struct of metrics whose fields are Envoy's names behind the prefix.
 ///
-/// `counter cx_total = "manager.cx_total"` gives a field another name than the metric.
+/// `counter cx_total = "manager.cx_total"` gives a field another name than the metric; `in "manager"` behind the
+/// struct's name puts all its names behind that, so that blocks of one owner share the text of their prefix.
 macro_rules! stats_block {
-    ($(#[$meta:meta])* $vis:vis struct $name:ident { $($(#[$doc:meta])* $kind:ident $field:ident $(= $as:literal)?;)* }) => {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident $(in $sub:literal)? { $($(#[$doc:meta])* $kind:ident $field:ident $(= $as:literal)?;)* }) => {
         $(#[$meta])*
         #[derive(Debug, Default)]
         $vis struct $name {
@@ -291,12 +288,15 @@ macro_rules! stats_block {
 
         impl $crate::telemetry::stats::Block for $name {
             fn visit(&self, visit: &mut dyn FnMut(&'static str, $crate::telemetry::stats::Metric<'_>)) {
-                $(visit(
-                    $crate::telemetry::stats::stats_block!(@name $field $($as)?),
-                    $crate::telemetry::stats::stats_block!(@metric $kind, &self.$field),
-                );)*
+                $crate::telemetry::stats::stats_block!(@visit self visit ($($sub)?) $($kind $field ($($as)?))*);
             }
         }
+    };
+    (@visit $self:ident $visit:ident $sub:tt $($kind:ident $field:ident $as:tt)*) => {
+        $($visit(
+            $crate::telemetry::stats::stats_block!(@name $sub $field $as),
+            $crate::telemetry::stats::stats_block!(@metric $kind, &$self.$field),
+        );)*
     };
     (@type counter) => { $crate::telemetry::stats::Counter };
     (@type gauge) => { $crate::telemetry::stats::Gauge };
@@ -304,8 +304,10 @@ macro_rules! stats_block {
     (@metric counter, $value:expr) => { $crate::telemetry::stats::Metric::Counter($value) };
     (@metric gauge, $value:expr) => { $crate::telemetry::stats::Metric::Gauge($value) };
     (@metric histogram, $value:expr) => { $crate::telemetry::stats::Metric::Histogram($value) };
-    (@name $field:ident) => { stringify!($field) };
-    (@name $field:ident $as:literal) => { $as };
+    (@name () $field:ident ()) => { stringify!($field) };
+    (@name () $field:ident ($as:literal)) => { $as };
+    (@name ($sub:literal) $field:ident ()) => { concat!($sub, ".", stringify!($field)) };
+    (@name ($sub:literal) $field:ident ($as:literal)) => { concat!($sub, ".", $as) };
 }
 pub(crate) use stats_block;
 

@@ -86,6 +86,8 @@ pub fn discovery(cx: &mut Cx, name: &Arc<str>, fields: Fields) -> Option<model::
         }
         Kind::Type(pb::DiscoveryType::Eds) => {
             let (service_name, source) = cx.required("eds_cluster_config", eds_cluster_config)?;
+            // Istio gives every cluster its own name once more.
+            let service_name = service_name.filter(|own: &Arc<str>| *own != *name);
             let service_name = service_name.unwrap_or_else(|| Arc::clone(name));
             model::Discovery::Eds(Box::new(model::Eds { service_name, source }))
         }

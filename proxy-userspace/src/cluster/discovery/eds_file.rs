@@ -1,14 +1,14 @@
 //! EDS from a file: a `DiscoveryResponse`, read again whenever its directory changes. What cannot be used leaves
 //! the last good one in force.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, UNIX_EPOCH};
 
 use proxy_config::model::LoadAssignment;
-use proxy_config::model::cluster::{Eds, EdsSource};
+use proxy_config::model::cluster::{Discovery, Eds, EdsSource};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use xxhash_rust::xxh64::xxh64;
 
@@ -16,97 +16,146 @@ use super::fixed;
 use super::watch::Directories;
 use crate::clock;
 use crate::cluster::members::Change;
-use crate::cluster::{Cluster, EndpointSource, EndpointUpdate, Env, stat_prefix};
-use crate::telemetry::stats::EdsStats;
+use crate::cluster::together::Group;
+use crate::cluster::{Cluster, EndpointSource, EndpointUpdate, Env};
 
 /// A writer that is not atomic sends several events: wait for it to finish.
 const SETTLE: Duration = Duration::from_millis(30);
 
-pub(super) fn start(cluster: &Arc<Cluster>, eds: &Eds, env: &Env) -> JoinHandle<()> {
+/// What clusters of one file have in common: the file, and the directory to watch.
+pub(in crate::cluster) type File = (PathBuf, PathBuf);
+
+/// Clusters that name the same file share its reading: each on its own would parse all of it.
+pub(super) fn start(cluster: &Arc<Cluster>, eds: &Eds, env: &Env) -> Arc<Group> {
     let EdsSource::File { path, watched_directory } = &eds.source;
     let dir = watched_directory.clone().or_else(|| path.parent().map(Path::to_owned)).unwrap_or_default();
     let dir = if dir.as_os_str().is_empty() { PathBuf::from(".") } else { dir };
-    let changes = env.directories.watch(&dir, &env.tasks);
-    if let Err(error) = &changes {
-        log::error!("cluster {}: {} cannot be watched: {error}", cluster.model.name, dir.display());
-    }
-    let follow = Follow {
-        cluster: Arc::downgrade(cluster),
-        path: path.clone(),
-        service: eds.service_name.clone(),
-        stats: env.stats.block(stat_prefix(&cluster.model)),
-        parse: env.endpoints.clone(),
-        last: None,
-        _directories: env.directories.clone(),
-    };
-    env.tasks.spawn("eds_file", follow.run(changes.ok()))
+    env.eds_files.join((path.clone(), dir.clone()), cluster, |group| {
+        let changes = env.directories.watch(&dir, &env.tasks);
+        if let Err(error) = &changes {
+            log::error!("{} cannot be watched: {error}", dir.display());
+        }
+        let follow = Follow {
+            group,
+            path: path.clone(),
+            parse: env.endpoints.clone(),
+            last: None,
+            _directories: env.directories.clone(),
+        };
+        env.tasks.spawn("eds_file", follow.run(changes.ok())).abort_handle()
+    })
 }
 
 struct Follow {
-    cluster: Weak<Cluster>,
+    group: Weak<Group>,
     path: PathBuf,
-    service: Arc<str>,
-    stats: Arc<EdsStats>,
     parse: EndpointSource,
-    last: Option<String>,
+    /// The text that the clusters know, by its length and hash.
+    last: Option<(usize, u64)>,
     /// Keeps the watching alive.
     _directories: Arc<Directories>,
 }
 
+/// A response that was read once for all clusters.
+struct Response {
+    version: String,
+    assignments: HashMap<Arc<str>, LoadAssignment>,
+}
+
 impl Follow {
-    async fn run(mut self, changes: Option<watch::Receiver<()>>) {
-        self.load().await;
-        let Some(mut changes) = changes else { return };
-        while changes.changed().await.is_ok() {
-            sleep(SETTLE).await;
-            changes.mark_unchanged();
-            if self.cluster.strong_count() == 0 {
-                return;
-            }
-            self.load().await;
+    /// Ends with the group, whose drop aborts this.
+    async fn run(mut self, mut changes: Option<watch::Receiver<()>>) {
+        let mut again = true;
+        loop {
+            let Some(group) = self.group.upgrade() else { return };
+            self.load(&group, again).await;
+            let joined = group.joined();
+            drop(group);
+            again = tokio::select! {
+                () = joined.notified() => false,
+                () = changed(&mut changes) => true,
+            };
         }
     }
 
-    async fn load(&mut self) {
+    /// `again`: not only because clusters have joined.
+    async fn load(&mut self, group: &Group, again: bool) {
         let text = tokio::fs::read_to_string(&self.path).await;
-        let Some(cluster) = self.cluster.upgrade() else { return };
+        let newcomers = group.newcomers();
         let text = match text {
-            Ok(text) if self.last.as_ref() == Some(&text) => return,
             Ok(text) => text,
             Err(error) => {
-                cluster.stats.update_attempt.inc();
-                return self.refuse(&cluster, &error.to_string());
+                let clusters = if again { group.clusters() } else { newcomers };
+                return self.refuse(&clusters, &error.to_string());
             }
         };
-        cluster.stats.update_attempt.inc();
-        match (self.parse)(&text).and_then(|update| self.find(update)) {
-            Ok((version, assignment)) => apply(&cluster, &self.stats, &version, assignment.as_ref()),
-            Err(reason) => self.refuse(&cluster, &reason),
+        let known = (text.len(), xxh64(text.as_bytes(), 0));
+        let clusters = if self.last == Some(known) { newcomers } else { group.clusters() };
+        self.last = Some(known);
+        if clusters.is_empty() {
+            return;
         }
-        self.last = Some(text);
+        match (self.parse)(&text) {
+            Ok(update) => self.answer(&clusters, &Response::new(update)),
+            Err(reason) => self.refuse(&clusters, &reason),
+        }
     }
 
-    /// The assignment for this cluster; none in an empty response.
-    fn find(&self, update: EndpointUpdate) -> Result<(String, Option<LoadAssignment>), String> {
-        let EndpointUpdate { version, mut assignments } = update;
-        if assignments.is_empty() {
-            return Ok((version, None));
-        }
-        match assignments.iter().position(|assignment| assignment.cluster_name == self.service) {
-            Some(index) => Ok((version, Some(assignments.swap_remove(index)))),
-            None => Err(format!("no assignment for {}", self.service)),
+    fn answer(&self, clusters: &[Arc<Cluster>], response: &Response) {
+        for cluster in clusters {
+            let Discovery::Eds(eds) = &cluster.model.discovery else { continue };
+            match response.assignments.get(&eds.service_name) {
+                None if !response.assignments.is_empty() => {
+                    let reason = format!("no assignment for {}", eds.service_name);
+                    self.refuse(std::slice::from_ref(cluster), &reason);
+                }
+                assignment => {
+                    cluster.stats.update_attempt.inc();
+                    apply(cluster, &response.version, assignment);
+                }
+            }
         }
     }
 
     /// The start goes on without endpoints rather than not at all.
-    fn refuse(&self, cluster: &Cluster, reason: &str) {
-        log::warn!("cluster {}: {}: {reason}; what was known stays", cluster.model.name, self.path.display());
-        self.stats.update_rejected.inc();
-        warm(cluster);
+    fn refuse(&self, clusters: &[Arc<Cluster>], reason: &str) {
+        for cluster in clusters {
+            let name = &cluster.model.name;
+            log::warn!("cluster {name}: {}: {reason}; what was known stays", self.path.display());
+            cluster.stats.update_attempt.inc();
+            if let Some(stats) = cluster.eds_stats() {
+                stats.update_rejected.inc();
+            }
+            warm(cluster);
+        }
     }
 }
 
-fn apply(cluster: &Cluster, stats: &EdsStats, version: &str, assignment: Option<&LoadAssignment>) {
+impl Response {
+    /// Of two assignments for a cluster, the first counts.
+    fn new(update: EndpointUpdate) -> Self {
+        let mut assignments = HashMap::with_capacity(update.assignments.len());
+        for assignment in update.assignments {
+            assignments.entry(assignment.cluster_name.clone()).or_insert(assignment);
+        }
+        Self { version: update.version, assignments }
+    }
+}
+
+/// Resolves once the directory has changed and come to rest.
+async fn changed(changes: &mut Option<watch::Receiver<()>>) {
+    if let Some(receiver) = changes
+        && receiver.changed().await.is_ok()
+    {
+        sleep(SETTLE).await;
+        receiver.mark_unchanged();
+        return;
+    }
+    *changes = None;
+    std::future::pending().await
+}
+
+fn apply(cluster: &Cluster, version: &str, assignment: Option<&LoadAssignment>) {
     match assignment {
         Some(assignment) => {
             if cluster.update(fixed::groups(assignment), &assignment.policy) == Change::Nothing {
@@ -118,7 +167,9 @@ fn apply(cluster: &Cluster, stats: &EdsStats, version: &str, assignment: Option<
     cluster.stats.update_success.inc();
     cluster.stats.version.set(xxh64(version.as_bytes(), 0));
     let wall = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
-    stats.update_time.set(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX));
+    if let Some(stats) = cluster.eds_stats() {
+        stats.update_time.set(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX));
+    }
     warm(cluster);
 }
 

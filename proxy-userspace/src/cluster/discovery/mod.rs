@@ -17,14 +17,20 @@ use proxy_config::model::cluster::Discovery;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::{Cluster, Env};
+pub(super) use self::eds_file::File;
+use super::{Cluster, Env, Running};
 
 /// Starts the tasks that keep a cluster's endpoints current.
-pub(super) fn start(cluster: &Arc<Cluster>, env: &Env) -> Vec<JoinHandle<()>> {
+pub(super) fn start(cluster: &Arc<Cluster>, env: &Env) -> Running {
     match &cluster.model.discovery {
-        Discovery::Static | Discovery::OriginalDst(_) => Vec::new(),
-        Discovery::StrictDns(dns) | Discovery::LogicalDns(dns) => dns::start(cluster, dns, env),
-        Discovery::Eds(eds) => vec![eds_file::start(cluster, eds, env)],
+        Discovery::Static | Discovery::OriginalDst(_) => Running::default(),
+        Discovery::StrictDns(dns) | Discovery::LogicalDns(dns) => {
+            let own = dns::start(cluster, dns, env).iter().map(JoinHandle::abort_handle).collect();
+            Running { own, ..Running::default() }
+        }
+        Discovery::Eds(eds) => {
+            Running { groups: vec![eds_file::start(cluster, eds, env)], ..Running::default() }
+        }
     }
 }
 

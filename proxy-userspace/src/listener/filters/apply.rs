@@ -110,8 +110,8 @@ impl ProxyProtocol {
             let namespace =
                 Some(&*rule.metadata_namespace).filter(|name| !name.is_empty()).unwrap_or(NAMESPACE);
             let metadata = &mut facts.extra_mut().dynamic_metadata.0;
-            let fields = metadata.entry(namespace.to_owned()).or_default();
-            fields.entry(rule.key.clone()).or_insert_with(|| Value::String(sanitized(value)));
+            let fields = metadata.get_or_insert_with(namespace, Default::default);
+            fields.get_or_insert_with(&rule.key, || Value::String(sanitized(value)));
         }
         let passed = match &self.config.pass_through_tlvs {
             PassThroughTlvs::None => false,

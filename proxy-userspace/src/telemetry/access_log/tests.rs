@@ -1,13 +1,12 @@
 //! Lines that Envoy 1.40 wrote, for the same connections.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, UNIX_EPOCH};
 
 use proxy_config::model::access_log::{
     AccessLogFilter, Comparison, ComparisonOp, JsonFormat, LogFormat, LogSink,
 };
-use proxy_config::model::metadata::{Metadata, Value as Meta};
+use proxy_config::model::metadata::{Map, Metadata, Value as Meta};
 use serde_json::json;
 
 use super::*;
@@ -44,15 +43,15 @@ fn connected() -> Entry {
     upstream.connect_started = Some(Duration::from_micros(307));
     upstream.connected_after = Some(Duration::from_nanos(70_311));
     let text = |s: &str| Meta::String(s.into());
-    let lb = BTreeMap::from([("canary".into(), Meta::Bool(true)), ("v".into(), text("x y"))]);
-    upstream.host_metadata = Some(Arc::new(Metadata(BTreeMap::from([("envoy.lb".into(), lb)]))));
-    let ns = BTreeMap::from([
+    let lb = Map::from([("canary".into(), Meta::Bool(true)), ("v".into(), text("x y"))]);
+    upstream.host_metadata = Some(Arc::new(Metadata([("envoy.lb".into(), lb)].into())));
+    let ns = Map::from([
         ("a".into(), Meta::Number(1.0)),
         ("b".into(), Meta::List(vec![text("x"), Meta::Bool(true)])),
         ("n".into(), Meta::Null),
     ]);
-    let of = BTreeMap::from([("k".into(), Meta::Struct(ns))]);
-    entry.listener_metadata = Some(Arc::new(Metadata(BTreeMap::from([("ns".into(), of)]))));
+    let of = Map::from([("k".into(), Meta::Struct(ns))]);
+    entry.listener_metadata = Some(Arc::new(Metadata([("ns".into(), of)].into())));
     entry
 }
 

@@ -73,6 +73,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 fn measure(options: &Options) -> Result<()> {
     let dir = tempfile::tempdir()?;
+    let _instances = Instances::for_each(options.clusters)?;
     let (large, empty) = (Config::write(dir.path(), options.clusters)?, Config::write(dir.path(), 0)?);
     let proxies = proxy::proxies()?;
     let mut figures = Figures::new(METRICS, PROXIES, ENVOY);
@@ -86,6 +87,32 @@ fn measure(options: &Options) -> Result<()> {
         }
     }
     report(options, &figures, fs::metadata(&large.path)?.len())
+}
+
+/// Envoy takes an inotify instance for every cluster with an EDS file, and aborts where there are no more.
+struct Instances {
+    before: String,
+}
+
+const INSTANCES: &str = "/proc/sys/fs/inotify/max_user_instances";
+
+impl Instances {
+    fn for_each(clusters: usize) -> Result<Self> {
+        let before = fs::read_to_string(INSTANCES)?;
+        let wanted = clusters + 1024;
+        if before.trim().parse::<usize>()? < wanted {
+            fs::write(INSTANCES, wanted.to_string()).with_context(|| format!("cannot write {INSTANCES}"))?;
+        }
+        Ok(Self { before })
+    }
+}
+
+impl Drop for Instances {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(INSTANCES, self.before.trim()) {
+            eprintln!("{INSTANCES} stays raised: {error}");
+        }
+    }
 }
 
 /// In the order of [`METRICS`].
