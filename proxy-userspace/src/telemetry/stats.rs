@@ -32,8 +32,11 @@ pub use self::text::Mode;
 #[derive(Default)]
 pub struct Stats {
     singles: Mutex<BTreeMap<String, Single>>,
-    blocks: Mutex<BTreeMap<(Arc<str>, TypeId), Weak<dyn Block>>>,
+    blocks: Mutex<Blocks>,
 }
+
+/// By prefix and type.
+type Blocks = BTreeMap<(Arc<str>, TypeId), Weak<dyn Block>>;
 
 #[derive(Clone)]
 enum Single {

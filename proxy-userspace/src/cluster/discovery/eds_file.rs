@@ -85,6 +85,8 @@ impl Follow {
         let text = match text {
             Ok(text) => text,
             Err(error) => {
+                // The same text again would be news to those that have joined since.
+                self.last = None;
                 let clusters = if again { group.clusters() } else { newcomers };
                 return self.refuse(&clusters, &error.to_string());
             }

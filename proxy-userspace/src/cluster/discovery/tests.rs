@@ -1,4 +1,5 @@
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
 use crate::cluster::testing::*;
-use crate::cluster::{Cluster, Want};
+use crate::cluster::{Cluster, EndpointSource, Env, Want};
 use crate::task::Tasks;
 use crate::telemetry::stats::Stats;
 
@@ -210,4 +211,39 @@ async fn an_eds_file_that_is_not_there_yet() {
     assert!(cluster.hosts().is_empty());
     std::fs::write(&path, "1 127.0.0.1:1").unwrap();
     until("the file", || cluster.hosts().len() == 1).await;
+}
+
+#[tokio::test]
+async fn clusters_of_one_eds_file_share_its_reading() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("eds.yaml");
+    std::fs::write(&path, "1 127.0.0.1:1").unwrap();
+    let (parsed, env) = (Arc::new(AtomicUsize::new(0)), env());
+    let (count, parse) = (parsed.clone(), env.endpoints.clone());
+    let endpoints: EndpointSource = Arc::new(move |text| {
+        count.fetch_add(1, Ordering::Relaxed);
+        parse(text)
+    });
+    let env = Env { endpoints, ..env };
+    let join = || {
+        let source = EdsSource::File { path: path.clone(), watched_directory: None };
+        let discovery = Discovery::Eds(Box::new(Eds { service_name: "c".into(), source }));
+        let cluster = Cluster::new(Arc::new(model::Cluster { discovery, ..model(Vec::new()) }), &env);
+        cluster.start(&env);
+        cluster
+    };
+    let clusters: Vec<_> = (0..20).map(|_| join()).collect();
+    for cluster in &clusters {
+        timeout(LONG, cluster.warmed()).await.unwrap();
+        assert_eq!(addresses(cluster), ["127.0.0.1:1"]);
+    }
+    // They are of one name, and so have their stats together.
+    assert_eq!(clusters[0].stats.update_attempt.value(), 20);
+    assert!(parsed.load(Ordering::Relaxed) < 4, "{parsed:?}");
+    // Who comes later gets what is there, the others nothing new.
+    let late = join();
+    timeout(LONG, late.warmed()).await.unwrap();
+    assert_eq!(addresses(&late), ["127.0.0.1:1"]);
+    std::fs::write(&path, "2 127.0.0.1:1 127.0.0.1:2").unwrap();
+    until("the second version", || clusters.iter().chain([&late]).all(|c| c.hosts().len() == 2)).await;
 }
