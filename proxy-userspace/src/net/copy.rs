@@ -27,7 +27,7 @@ use tokio::io::Interest;
 use tokio::time::sleep_until;
 
 use super::socket::Socket;
-use super::splice::{Bulk, Pipe, Pipes};
+use super::splice::{self, Bulk, Pipe, Pipes};
 use super::timers::{Limits, Moved, Timers};
 use crate::clock;
 use crate::cluster::Host;
@@ -169,7 +169,8 @@ impl<'a> Relay<'a> {
         SCRATCH.with_borrow_mut(|scratch| {
             let most = self.terms.limits.buffer.clamp(1, CHUNK);
             let scratch = scratch.get_mut(..most).unwrap_or_default();
-            let means = &mut Means { pipes: self.terms.pipes, scratch };
+            let pipes = (self.terms.limits.buffer >= splice::MOST).then_some(self.terms.pipes);
+            let means = &mut Means { pipes, scratch };
             let to_up = match self.terms.gates {
                 None => self.to_up.poll(cx, (self.down, self.up), true, means),
                 Some(_) => Poll::Pending,
@@ -234,7 +235,7 @@ enum Broken {
 
 /// What directions move bytes with.
 struct Means<'a> {
-    pipes: &'a Pipes,
+    pipes: Option<&'a Pipes>,
     scratch: &'a mut [u8],
 }
 

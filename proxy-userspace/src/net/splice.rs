@@ -91,8 +91,9 @@ pub(super) struct Bulk {
 }
 
 impl Bulk {
-    /// Takes note of a move, and swaps the way where that is due.
-    pub(super) fn moved(&mut self, n: usize, pipe: &mut Option<Pipe>, pipes: &Pipes) {
+    /// Takes note of a move, and swaps the way where that is due. No `pipes`: a pipe would hold more than may wait.
+    pub(super) fn moved(&mut self, n: usize, pipe: &mut Option<Pipe>, pipes: Option<&Pipes>) {
+        let Some(pipes) = pipes else { return };
         let otherwise = (n >= BULK) != pipe.is_some();
         self.streak = if otherwise { self.streak + 1 } else { 0 };
         if self.streak < STREAK {

@@ -75,7 +75,7 @@ fn start(discovery: Discovery, endpoints: &[&str]) -> Arc<Cluster> {
     start_in(&env(), discovery, endpoints)
 }
 
-fn start_in(env: &crate::cluster::Env, discovery: Discovery, endpoints: &[&str]) -> Arc<Cluster> {
+fn start_in(env: &Env, discovery: Discovery, endpoints: &[&str]) -> Arc<Cluster> {
     let endpoints = endpoints.iter().map(|text| endpoint(text)).collect();
     let cluster = Cluster::new(Arc::new(model::Cluster { discovery, ..model(endpoints) }), env);
     assert!(!cluster.is_warm());
