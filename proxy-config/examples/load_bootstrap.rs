@@ -32,7 +32,7 @@ fn main() -> ExitCode {
                 println!("warning: {warning}");
             }
             let (clusters, listeners) = (loaded.bootstrap.clusters.len(), loaded.bootstrap.listeners.len());
-            let raw: usize = loaded.bootstrap.clusters.iter().map(|c| c.raw.len()).sum();
+            let raw: usize = loaded.bootstrap.clusters.iter().map(|c| c.raw.bytes().len()).sum();
             println!("{clusters} clusters ({raw} bytes encoded), {listeners} listeners in {took:?}");
             println!("memory before {before}, after {}, peak {}", memory("VmRSS:"), memory("VmHWM:"));
             ExitCode::SUCCESS

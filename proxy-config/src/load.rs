@@ -16,7 +16,7 @@ use crate::decode::encode::Encoder;
 use crate::decode::problem::Problems;
 use crate::diagnostic::{Diagnostic, Path, Position, Segment, Severity};
 use crate::lower::{Cx, Lower};
-use crate::model::{self, bootstrap::Resource};
+use crate::model::{self, bootstrap::Resource, raw::Sharing};
 use crate::proto::schema;
 
 /// How strictly a file is read.
@@ -55,8 +55,8 @@ pub fn bootstrap(text: &str, overlay: Option<&str>, options: Options) -> Result<
         .collect();
     let mut load = Load { sources: &sources, options, findings, detached: Vec::new() };
     let (lowered, raw) = load.message();
-    let listeners = load.resources::<Listener>("listeners", |l| &l.name, Twice::Replaces);
-    let clusters = load.resources::<Cluster>("clusters", |c| &c.name, Twice::IsRefused);
+    let listeners = load.resources::<Listener>("listeners", |l| &l.name, &[], Twice::Replaces);
+    let clusters = load.resources::<Cluster>("clusters", |c| &c.name, OWN_OF_CLUSTERS, Twice::IsRefused);
     let (mut errors, warnings) = load.findings.finish();
     if options.strict {
         errors.extend(warnings.iter().cloned().map(Diagnostic::refused));
@@ -71,6 +71,9 @@ pub fn bootstrap(text: &str, overlay: Option<&str>, options: Options) -> Result<
 }
 
 const OVERLAY: &str = " (in --config-yaml)";
+/// What clusters of a mesh differ in: `name`, `eds_cluster_config`, `transport_socket`, `metadata`, `alt_stat_name`,
+/// `load_assignment`.
+const OWN_OF_CLUSTERS: &[u32] = &[1, 3, 24, 25, 28, 33];
 const STATIC: &str = "static_resources";
 const DETACHED: &[(&str, &str)] = &[
     ("envoy.config.bootstrap.v3.Bootstrap.StaticResources", "listeners"),
@@ -134,9 +137,11 @@ impl<'s> Load<'s> {
         &mut self,
         field: &'static str,
         name: fn(&M) -> &str,
+        own: &'static [u32],
         twice: Twice,
     ) -> Vec<Resource<M::Model>> {
         let mut found = Named { list: Vec::new(), by_name: HashMap::new(), twice };
+        let mut sharing = Sharing::new(own);
         let mut index = 0;
         for (source, _, list) in self.detached.clone().into_iter().filter(|(_, f, _)| *f == field) {
             let path = Path::default().field(STATIC).field(field);
@@ -161,6 +166,7 @@ impl<'s> Load<'s> {
                 };
                 let place = Place { source, element: *element, path: path(index), written: path(at) };
                 if let Some((name, model, raw)) = self.resource(&mut encoder, &place, name) {
+                    let raw = sharing.raw(&raw);
                     self.keep(&mut found, name, Resource { model: Arc::new(model), raw }, &place);
                 }
                 index += 1;

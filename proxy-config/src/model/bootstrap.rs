@@ -8,6 +8,7 @@ use super::cluster::Cluster;
 use super::listener::Listener;
 use super::matcher::StringMatcher;
 use super::metadata::Struct;
+use super::raw::Raw;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Bootstrap {
@@ -24,7 +25,7 @@ pub struct Bootstrap {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resource<T> {
     pub model: Arc<T>,
-    pub raw: bytes::Bytes,
+    pub raw: Raw,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]

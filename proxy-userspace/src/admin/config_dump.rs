@@ -253,21 +253,21 @@ fn element(kind: Kind, resource: &ResourceView) -> Value {
     let (cluster, listener) = ("envoy.config.cluster.v3.Cluster", "envoy.config.listener.v3.Listener");
     match kind {
         Kind::StaticCluster => {
-            json!({"cluster": message(cluster, &resource.raw, true), "last_updated": updated})
+            json!({"cluster": message(cluster, &resource.raw.bytes(), true), "last_updated": updated})
         }
         Kind::StaticListener => {
-            json!({"listener": message(listener, &resource.raw, true), "last_updated": updated})
+            json!({"listener": message(listener, &resource.raw.bytes(), true), "last_updated": updated})
         }
         Kind::DynamicActiveCluster | Kind::DynamicWarmingCluster => json!({
             "version_info": *resource.version,
-            "cluster": message(cluster, &resource.raw, true),
+            "cluster": message(cluster, &resource.raw.bytes(), true),
             "last_updated": updated,
         }),
         Kind::DynamicListener => json!({
             "name": *resource.name,
             "active_state": {
                 "version_info": *resource.version,
-                "listener": message(listener, &resource.raw, true),
+                "listener": message(listener, &resource.raw.bytes(), true),
                 "last_updated": updated,
             },
         }),

@@ -69,7 +69,7 @@ impl View for Made {
     }
     fn resources(&self, kind: Kind) -> Vec<ResourceView> {
         // Field 1, a string: the name.
-        let raw = Bytes::from_static(b"\x0a\x01a");
+        let raw = model::Raw::from(b"\x0a\x01a".as_slice());
         let one = ResourceView { name: "a".into(), raw, version: "".into(), updated: SystemTime::UNIX_EPOCH };
         if kind == Kind::StaticCluster { vec![one; self.count] } else { Vec::new() }
     }

@@ -122,8 +122,7 @@ pub enum Kind {
 #[derive(Clone, Debug)]
 pub struct ResourceView {
     pub name: Arc<str>,
-    /// The encoded message.
-    pub raw: Bytes,
+    pub raw: model::Raw,
     /// Empty where it is static.
     pub version: Arc<str>,
     pub updated: SystemTime,

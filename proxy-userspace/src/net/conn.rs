@@ -45,7 +45,7 @@ fn begin(
     let origin = Origin {
         connection_id: ctx.place.shared.next_connection(),
         workload: ctx.place.workload.clone(),
-        direction: ctx.direction,
+        direction: ctx.told,
         listener: listener.model.name.clone(),
     };
     let mut record = ConnRecord::new(ctx.place.shared.access_log.clone(), origin, facts);

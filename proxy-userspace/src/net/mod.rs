@@ -261,7 +261,10 @@ impl Place {
 /// One listening socket.
 pub struct ListenerContext {
     pub place: Arc<Place>,
+    /// By whose sockets it is carried on.
     pub direction: Direction,
+    /// For the log: none where the listener does not say.
+    pub(crate) told: Option<Direction>,
     /// What the socket is bound to.
     pub local: SocketAddr,
     /// The configuration's listener; none on a workload's socket, which asks for each connection.
@@ -277,11 +280,13 @@ impl ListenerContext {
 
     /// A listener of the daemon's own.
     pub fn own(place: Arc<Place>, listener: Arc<Listener>, local: SocketAddr) -> Self {
-        let direction = match listener.model.traffic_direction {
-            TrafficDirection::Inbound => Direction::Inbound,
-            TrafficDirection::Outbound | TrafficDirection::Unspecified => Direction::Outbound,
+        let told = match listener.model.traffic_direction {
+            TrafficDirection::Inbound => Some(Direction::Inbound),
+            TrafficDirection::Outbound => Some(Direction::Outbound),
+            TrafficDirection::Unspecified => None,
         };
-        Self { place, direction, local, listener: Some(listener), original_dst: Arc::new(SockOpt) }
+        let direction = told.unwrap_or(Direction::Outbound);
+        Self { place, direction, told, local, listener: Some(listener), original_dst: Arc::new(SockOpt) }
     }
 
     /// For tests, and for interception that answers otherwise than by `SO_ORIGINAL_DST`.
@@ -291,7 +296,7 @@ impl ListenerContext {
         local: SocketAddr,
         original_dst: Arc<dyn OriginalDst>,
     ) -> Self {
-        Self { place, direction, local, listener: None, original_dst }
+        Self { place, direction, told: Some(direction), local, listener: None, original_dst }
     }
 
     pub(crate) fn describe(&self) -> String {

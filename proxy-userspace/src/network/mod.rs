@@ -24,7 +24,7 @@ use crate::clock::Instant;
 use crate::drain::Guard;
 use crate::net::conn::reset_on_close;
 use crate::net::copy::is_reset;
-use crate::net::{Dial, Place, Shared};
+use crate::net::{Dial, Direction, Place, Shared};
 use crate::telemetry::{Bytes, ConnRecord, Flags, Outcome, Side};
 use crate::world::{Listener, Snapshot};
 
@@ -129,7 +129,8 @@ fn ended(stream: &TcpStream, done: Option<io::Result<()>>, details: &'static str
 impl Conn<'_> {
     /// Makes its upstream sockets.
     pub(crate) fn dial(&self) -> &dyn Dial {
-        self.place.dial.of(self.record.entry.origin.direction)
+        // A listener that does not say is one of the daemon's own, which dials in one way only.
+        self.place.dial.of(self.record.entry.origin.direction.unwrap_or(Direction::Outbound))
     }
 
     /// Whether no connection may be carried there.

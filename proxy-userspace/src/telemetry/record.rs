@@ -149,7 +149,8 @@ pub struct Origin {
     pub connection_id: u64,
     /// The intercepted workload; none on a listener of the daemon's own.
     pub workload: Option<Arc<str>>,
-    pub direction: Direction,
+    /// Which way it crosses the workload's border; none where the listener does not say.
+    pub direction: Option<Direction>,
     /// The name of the listener that serves it, after a hand-off.
     pub listener: Arc<str>,
 }
@@ -257,7 +258,7 @@ impl Entry {
 struct Line<'a> {
     start_time: String,
     workload: Option<&'a str>,
-    direction: Direction,
+    direction: Option<Direction>,
     listener: &'a str,
     protocol: &'a str,
     downstream_remote_address: SocketAddr,

@@ -224,7 +224,7 @@ mod tests {
         let origin = Origin {
             connection_id: 1,
             workload: Some("w".into()),
-            direction: Direction::Outbound,
+            direction: Some(Direction::Outbound),
             listener: "virtualOutbound".into(),
         };
         ConnRecord::new(log.clone(), origin, Facts::new(remote, remote))

@@ -10,7 +10,6 @@ use proxy_config::model::metadata::{Map, Metadata, Value as Meta};
 use serde_json::json;
 
 use super::*;
-use crate::net::Direction;
 use crate::net::facts::Facts;
 use crate::telemetry::stats::Stats;
 use crate::telemetry::{Bytes, ConnRecord, Flags, Origin, Outcome, Side};
@@ -18,8 +17,7 @@ use crate::telemetry::{Bytes, ConnRecord, Flags, Origin, Outcome, Side};
 fn entry() -> Entry {
     let client: SocketAddr = "127.0.0.1:43174".parse().unwrap();
     let log = AccessLog::start(None, 0, &Stats::new()).unwrap();
-    let origin =
-        Origin { connection_id: 7, workload: None, direction: Direction::Outbound, listener: "l1".into() };
+    let origin = Origin { connection_id: 7, workload: None, direction: None, listener: "l1".into() };
     let record = ConnRecord::new(log, origin, Facts::new(client, "127.0.0.1:10011".parse().unwrap()));
     let mut entry = Entry::clone(&record.entry);
     record.finish(Outcome::new(Side::Internal, Flags::NONE, ""));
