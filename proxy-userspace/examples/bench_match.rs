@@ -6,8 +6,7 @@ use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use proxy_config::model::address::Address;
-use proxy_config::model::listener::{ChainMatch as Criteria, ListenAddress, SourceType, TrafficDirection};
+use proxy_config::model::listener::{ChainMatch as Criteria, SourceType};
 use proxy_config::model::{Cidr, FilterChain, Listener, Metadata, TransportSocket};
 use proxy_userspace::clock;
 use proxy_userspace::listener::{ChainMatch, Handoff};
@@ -127,28 +126,5 @@ fn chain(filter_chain_match: Criteria) -> FilterChain {
 }
 
 fn listener(i: u32) -> Listener {
-    let address = Address::Ip(SocketAddr::new(ip(i), 80));
-    Listener {
-        name: "".into(),
-        stat_prefix: None,
-        addresses: vec![ListenAddress { address, ipv4_compat: false, socket_options: Vec::new() }],
-        bind_to_port: false,
-        use_original_dst: false,
-        traffic_direction: TrafficDirection::Outbound,
-        reuse_port: true,
-        per_connection_buffer_limit_bytes: 1 << 20,
-        tcp_backlog_size: None,
-        tcp_fast_open_queue_length: None,
-        tcp_keepalive: None,
-        enable_mptcp: false,
-        transparent: false,
-        freebind: false,
-        access_log: Vec::new(),
-        listener_filters: Vec::new(),
-        listener_filters_timeout: None,
-        continue_on_listener_filters_timeout: false,
-        filter_chains: Vec::new(),
-        default_filter_chain: None,
-        metadata: Metadata::default(),
-    }
+    Listener { bind_to_port: false, ..Listener::new("", vec![SocketAddr::new(ip(i), 80).into()]) }
 }

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::TransportSocket;
 use super::address::{BindConfig, TcpKeepalive};
 use super::endpoint::LoadAssignment;
 use super::metadata::{Metadata, Struct};
+use super::{DEFAULT_BUFFER_LIMIT, TransportSocket};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cluster {
@@ -40,6 +40,41 @@ pub struct Cluster {
     pub ignore_health_on_host_removal: bool,
     pub wait_for_warm_on_init: bool,
     pub metadata: Metadata,
+}
+
+impl Cluster {
+    /// With Envoy's defaults, and no endpoint.
+    pub fn new(name: &str, discovery: Discovery) -> Self {
+        let lb = match discovery {
+            Discovery::OriginalDst(_) => LbPolicy::ClusterProvided,
+            Discovery::Static | Discovery::StrictDns(_) | Discovery::LogicalDns(_) | Discovery::Eds(_) => {
+                LbPolicy::RoundRobin
+            }
+        };
+        Self {
+            name: name.into(),
+            alt_stat_name: None,
+            discovery,
+            load_assignment: Arc::default(),
+            lb,
+            slow_start: None,
+            common_lb: CommonLb::default(),
+            subset: None,
+            connect_timeout: Duration::from_secs(5),
+            per_connection_buffer_limit_bytes: DEFAULT_BUFFER_LIMIT,
+            circuit_breakers: CircuitBreakers::default(),
+            outlier_detection: None,
+            health_checks: Vec::new(),
+            bind: None,
+            tcp_keepalive: None,
+            transport_socket: TransportSocket::RawBuffer,
+            transport_socket_matches: Vec::new(),
+            close_connections_on_host_health_failure: false,
+            ignore_health_on_host_removal: false,
+            wait_for_warm_on_init: true,
+            metadata: Metadata::default(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -1,14 +1,15 @@
 //! `config.listener.v3.Listener`.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::TransportSocket;
 use super::access_log::AccessLog;
 use super::address::{Address, Cidr, SocketOption, TcpKeepalive};
 use super::listener_filter::ListenerFilterConfig;
 use super::metadata::Metadata;
 use super::network_filter::NetworkFilterConfig;
+use super::{DEFAULT_BUFFER_LIMIT, TransportSocket};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listener {
@@ -41,6 +42,41 @@ pub struct Listener {
     pub default_filter_chain: Option<FilterChain>,
     /// `%METADATA(LISTENER:…)%`.
     pub metadata: Metadata,
+}
+
+impl Listener {
+    /// With Envoy's defaults, and no chain.
+    pub fn new(name: &str, addresses: Vec<ListenAddress>) -> Self {
+        Self {
+            name: name.into(),
+            stat_prefix: None,
+            addresses,
+            bind_to_port: true,
+            use_original_dst: false,
+            traffic_direction: TrafficDirection::Unspecified,
+            reuse_port: true,
+            per_connection_buffer_limit_bytes: DEFAULT_BUFFER_LIMIT,
+            tcp_backlog_size: None,
+            tcp_fast_open_queue_length: None,
+            tcp_keepalive: None,
+            enable_mptcp: false,
+            transparent: false,
+            freebind: false,
+            access_log: Vec::new(),
+            listener_filters: Vec::new(),
+            listener_filters_timeout: Some(Duration::from_secs(15)),
+            continue_on_listener_filters_timeout: false,
+            filter_chains: Vec::new(),
+            default_filter_chain: None,
+            metadata: Metadata::default(),
+        }
+    }
+}
+
+impl From<SocketAddr> for ListenAddress {
+    fn from(address: SocketAddr) -> Self {
+        Self { address: Address::Ip(address), ipv4_compat: false, socket_options: Vec::new() }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

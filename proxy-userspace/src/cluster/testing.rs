@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proxy_config::model::address::{Address, HostPort};
-use proxy_config::model::cluster::{CircuitBreakers, CommonLb, Discovery, LbPolicy};
+use proxy_config::model::cluster::Discovery;
 use proxy_config::model::endpoint::{
     Endpoint, EndpointHealthCheck, HealthStatus, LoadAssignment, LocalityEndpoints,
 };
 use proxy_config::model::metadata::{Metadata, Struct, Value};
-use proxy_config::model::{self, TransportSocket};
+use proxy_config::model::{self};
 
 use super::random::Seeded;
 use super::{Cluster, EndpointUpdate, Env, HealthFlag, Host, Want};
@@ -72,27 +72,8 @@ pub(super) fn weighted(weights: &[u32]) -> Vec<Endpoint> {
 pub(super) fn model(endpoints: Vec<Endpoint>) -> model::Cluster {
     let localities = vec![LocalityEndpoints { endpoints, ..LocalityEndpoints::default() }];
     model::Cluster {
-        name: "c".into(),
-        alt_stat_name: None,
-        discovery: Discovery::Static,
         load_assignment: Arc::new(LoadAssignment { localities, ..LoadAssignment::default() }),
-        lb: LbPolicy::RoundRobin,
-        slow_start: None,
-        common_lb: CommonLb::default(),
-        subset: None,
-        connect_timeout: Duration::from_secs(5),
-        per_connection_buffer_limit_bytes: 1 << 20,
-        circuit_breakers: CircuitBreakers::default(),
-        outlier_detection: None,
-        health_checks: Vec::new(),
-        bind: None,
-        tcp_keepalive: None,
-        transport_socket: TransportSocket::RawBuffer,
-        transport_socket_matches: Vec::new(),
-        close_connections_on_host_health_failure: false,
-        ignore_health_on_host_removal: false,
-        wait_for_warm_on_init: true,
-        metadata: Metadata::default(),
+        ..model::Cluster::new("c", Discovery::Static)
     }
 }
 

@@ -63,8 +63,8 @@ impl Handoff {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use proxy_config::model::listener::{ListenAddress, TrafficDirection};
-    use proxy_config::model::{HostPort, Metadata};
+    use proxy_config::model::HostPort;
+    use proxy_config::model::listener::ListenAddress;
 
     use super::*;
 
@@ -75,29 +75,7 @@ pub(crate) mod tests {
             ipv4_compat,
             socket_options: Vec::new(),
         };
-        Listener {
-            name: "test".into(),
-            stat_prefix: None,
-            addresses: addresses.iter().map(at).collect(),
-            bind_to_port: false,
-            use_original_dst: false,
-            traffic_direction: TrafficDirection::Unspecified,
-            reuse_port: true,
-            per_connection_buffer_limit_bytes: 1 << 20,
-            tcp_backlog_size: None,
-            tcp_fast_open_queue_length: None,
-            tcp_keepalive: None,
-            enable_mptcp: false,
-            transparent: false,
-            freebind: false,
-            access_log: Vec::new(),
-            listener_filters: Vec::new(),
-            listener_filters_timeout: None,
-            continue_on_listener_filters_timeout: false,
-            filter_chains: Vec::new(),
-            default_filter_chain: None,
-            metadata: Metadata::default(),
-        }
+        Listener { bind_to_port: false, ..Listener::new("test", addresses.iter().map(at).collect()) }
     }
 
     #[test]

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use proxy_config::model::access_log::AccessLog;
 use proxy_config::model::address::BindConfig;
-use proxy_config::model::cluster::{CircuitBreakers, Discovery, LbPolicy, OriginalDst, Thresholds};
-use proxy_config::model::listener::{ChainMatch, ListenAddress, TrafficDirection};
+use proxy_config::model::cluster::{CircuitBreakers, Discovery, OriginalDst, Thresholds};
+use proxy_config::model::listener::{ChainMatch, TrafficDirection};
 use proxy_config::model::network_filter::{NetworkFilterConfig, TcpProxy, WeightedCluster};
-use proxy_config::model::{self, Address, Cidr, Metadata, NetworkFilter};
+use proxy_config::model::{self, Cidr, Metadata, NetworkFilter};
 
 use super::{Listener, Parts, Snapshot};
 use crate::net::{Direction, Options, OutboundPolicy};
@@ -88,33 +88,14 @@ fn virtual_listener(direction: Direction, filter_chains: Vec<model::FilterChain>
         Direction::Outbound => TrafficDirection::Outbound,
         Direction::Inbound => TrafficDirection::Inbound,
     };
+    // Each workload has sockets of its own; the name is what people look for.
+    let name = direction.listener();
     model::Listener {
-        name: direction.listener().into(),
-        // Each workload has sockets of its own; the name is what people look for.
-        stat_prefix: Some(direction.listener().into()),
-        addresses: vec![ListenAddress {
-            address: Address::Ip(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
-            ipv4_compat: false,
-            socket_options: Vec::new(),
-        }],
+        stat_prefix: Some(name.into()),
         bind_to_port: false,
-        use_original_dst: false,
         traffic_direction,
-        reuse_port: false,
-        per_connection_buffer_limit_bytes: model::DEFAULT_BUFFER_LIMIT,
-        tcp_backlog_size: None,
-        tcp_fast_open_queue_length: None,
-        tcp_keepalive: None,
-        enable_mptcp: false,
-        transparent: false,
-        freebind: false,
-        access_log: Vec::new(),
-        listener_filters: Vec::new(),
-        listener_filters_timeout: None,
-        continue_on_listener_filters_timeout: false,
         filter_chains,
-        default_filter_chain: None,
-        metadata: Metadata::default(),
+        ..model::Listener::new(name, vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()])
     }
 }
 
@@ -159,12 +140,6 @@ pub(crate) fn cluster(
     source: Option<IpAddr>,
     options: &Options,
 ) -> model::Cluster {
-    let lb = match discovery {
-        Discovery::OriginalDst(_) => LbPolicy::ClusterProvided,
-        Discovery::Static | Discovery::StrictDns(_) | Discovery::LogicalDns(_) | Discovery::Eds(_) => {
-            LbPolicy::RoundRobin
-        }
-    };
     let bind = source.map(|ip| BindConfig { source: Some(SocketAddr::new(ip, 0)), ..BindConfig::default() });
     // As Istio sets them: a passthrough is not where connections are limited.
     let unlimited = Thresholds {
@@ -175,26 +150,9 @@ pub(crate) fn cluster(
         ..Thresholds::default()
     };
     model::Cluster {
-        name: name.into(),
-        alt_stat_name: None,
-        discovery,
-        load_assignment: Arc::default(),
-        lb,
-        slow_start: None,
-        common_lb: model::cluster::CommonLb::default(),
-        subset: None,
         connect_timeout: options.connect_timeout,
-        per_connection_buffer_limit_bytes: model::DEFAULT_BUFFER_LIMIT,
         circuit_breakers: CircuitBreakers { default: unlimited, ..CircuitBreakers::default() },
-        outlier_detection: None,
-        health_checks: Vec::new(),
         bind: bind.map(Box::new),
-        tcp_keepalive: None,
-        transport_socket: model::TransportSocket::RawBuffer,
-        transport_socket_matches: Vec::new(),
-        close_connections_on_host_health_failure: false,
-        ignore_health_on_host_removal: false,
-        wait_for_warm_on_init: true,
-        metadata: Metadata::default(),
+        ..model::Cluster::new(name, discovery)
     }
 }
