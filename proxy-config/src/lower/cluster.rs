@@ -143,7 +143,7 @@ lower! { "envoy.config.cluster.v3.Cluster" Cluster => model::Cluster, cx;
             close_connections_on_host_health_failure,
             ignore_health_on_host_removal,
             wait_for_warm_on_init: flag(wait_for_warm_on_init, true),
-            metadata: super::core::metadata(cx, "metadata", metadata),
+            metadata: crate::model::Packed::from(&super::core::metadata(cx, "metadata", metadata)),
         };
         let (discovery, balancing) = (discovery?, balancing?);
         original_dst_fits(cx, &rest.name, &discovery, &balancing.lb, lb_policy, has_list);

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::address::{BindConfig, TcpKeepalive};
 use super::endpoint::LoadAssignment;
-use super::metadata::{Metadata, Struct};
+use super::metadata::Struct;
+use super::packed::Packed;
 use super::{DEFAULT_BUFFER_LIMIT, TransportSocket};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -39,7 +40,7 @@ pub struct Cluster {
     pub close_connections_on_host_health_failure: bool,
     pub ignore_health_on_host_removal: bool,
     pub wait_for_warm_on_init: bool,
-    pub metadata: Metadata,
+    pub metadata: Packed,
 }
 
 impl Cluster {
@@ -72,7 +73,7 @@ impl Cluster {
             close_connections_on_host_health_failure: false,
             ignore_health_on_host_removal: false,
             wait_for_warm_on_init: true,
-            metadata: Metadata::default(),
+            metadata: Packed::default(),
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod map;
 pub mod matcher;
 pub mod metadata;
 pub mod network_filter;
+pub mod packed;
 pub mod raw;
 
 pub use access_log::AccessLog;
@@ -27,6 +28,7 @@ pub use listener_filter::ListenerFilter;
 pub use matcher::StringMatcher;
 pub use metadata::Metadata;
 pub use network_filter::NetworkFilter;
+pub use packed::Packed;
 pub use raw::Raw;
 
 /// How bytes are wrapped on a connection, in either direction.

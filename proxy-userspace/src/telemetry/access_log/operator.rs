@@ -134,7 +134,7 @@ impl Owner {
         let upstream = &entry.upstream;
         let owned = match self {
             Self::Dynamic => entry.facts.extra.as_deref().map(|extra| &extra.dynamic_metadata),
-            Self::Cluster => upstream.cluster_model.as_deref().map(|cluster| &cluster.metadata),
+            Self::Cluster => upstream.cluster_model.as_deref().map(|cluster| cluster.metadata.get()),
             Self::Host => upstream.host_metadata.as_deref(),
             Self::Listener => entry.listener_metadata.as_deref(),
             Self::FilterChain => entry.filter_chain_metadata.as_deref(),
