@@ -3,8 +3,17 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-/// With its admin on that port, and the EDS clusters' endpoints in that file.
-pub(crate) fn bootstrap(clusters: usize, admin: u16, eds: &Path) -> String {
+/// What the clusters are like.
+#[derive(Clone, Copy)]
+pub(crate) enum Shape<'a> {
+    /// As istiod writes them; the endpoints of EDS clusters are in that file.
+    Mesh(&'a Path),
+    /// STATIC, two endpoints, no more than Envoy needs.
+    Plain,
+}
+
+/// With its admin on that port.
+pub(crate) fn bootstrap(clusters: usize, admin: u16, shape: Shape<'_>) -> String {
     let mut text = format!(
         "node:\n  id: sidecar~10.0.0.1~app.default~default.svc.cluster.local\n  cluster: app.default\n\
          admin:\n  address:\n    socket_address: {{address: 127.0.0.1, port_value: {admin}}}\n\
@@ -12,9 +21,31 @@ pub(crate) fn bootstrap(clusters: usize, admin: u16, eds: &Path) -> String {
         if clusters == 0 { " []" } else { "" },
     );
     for n in 0..clusters {
-        cluster(&mut text, n, eds);
+        match shape {
+            Shape::Mesh(eds) => cluster(&mut text, n, eds),
+            Shape::Plain => plain(&mut text, n),
+        }
     }
     text
+}
+
+fn plain(text: &mut String, n: usize) {
+    let name = format!("outbound|8080||service-{n}.namespace-{}.svc.cluster.local", n % 40);
+    let at = |last: u8| {
+        format!(
+            "endpoint: {{address: {{socket_address: {{address: 10.{}.{}.{last}, port_value: 8080}}}}}}",
+            n % 250,
+            n / 250 % 250
+        )
+    };
+    let _ = write!(
+        text,
+        "  - name: {name:?}\n    type: STATIC\n    connect_timeout: 10s\n    lb_policy: LEAST_REQUEST\n    \
+         load_assignment:\n      cluster_name: {name:?}\n      endpoints:\n      - lb_endpoints:\n        \
+         - {}\n        - {}\n",
+        at(1),
+        at(2),
+    );
 }
 
 /// As istiod writes a service: mostly EDS, every fourth one with its endpoints.

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use serde_json::json;
 
-use crate::bootstrap::bootstrap;
+use crate::bootstrap::{Shape, bootstrap};
 use crate::figures::{Figures, Metric, metric};
 use crate::machine::Machine;
 use crate::proxy::{self, ENVOY, PROXIES, Proxy};
@@ -22,6 +22,9 @@ pub(crate) struct Options {
     /// Clusters of the large bootstrap.
     #[arg(long, default_value_t = 5000)]
     clusters: usize,
+    /// Plain clusters instead of those of a mesh: STATIC, two endpoints, nothing else.
+    #[arg(long)]
+    plain: bool,
     /// How long a proxy is left alone before its memory is read, in seconds.
     #[arg(long, default_value_t = 5.0)]
     idle_s: f64,
@@ -51,12 +54,13 @@ struct Config {
 }
 
 impl Config {
-    fn write(dir: &Path, clusters: usize) -> Result<Self> {
+    fn write(dir: &Path, clusters: usize, plain: bool) -> Result<Self> {
         let (eds, path) = (dir.join("eds.yaml"), dir.join(format!("bootstrap-{clusters}.yaml")));
         // Envoy wants the file to be there. A cluster that it does not name has no endpoints.
         fs::write(&eds, "version_info: \"1\"\nresources: []\n")?;
         let admin = proxy::port()?;
-        fs::write(&path, bootstrap(clusters, admin, &eds))?;
+        let shape = if plain { Shape::Plain } else { Shape::Mesh(&eds) };
+        fs::write(&path, bootstrap(clusters, admin, shape))?;
         Ok(Self { path, admin })
     }
 }
@@ -64,7 +68,7 @@ impl Config {
 pub(crate) fn run(options: &Options) -> Result<()> {
     crate::interrupt::watch()?;
     if let Some(dir) = &options.write_only {
-        println!("{}", Config::write(dir, options.clusters)?.path.display());
+        println!("{}", Config::write(dir, options.clusters, options.plain)?.path.display());
         return Ok(());
     }
     let result = measure(options);
@@ -74,7 +78,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 fn measure(options: &Options) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let _instances = Instances::for_each(options.clusters)?;
-    let (large, empty) = (Config::write(dir.path(), options.clusters)?, Config::write(dir.path(), 0)?);
+    let (large, empty) = (
+        Config::write(dir.path(), options.clusters, options.plain)?,
+        Config::write(dir.path(), 0, options.plain)?,
+    );
     let proxies = proxy::proxies()?;
     let mut figures = Figures::new(METRICS, PROXIES, ENVOY);
     for n in 0..options.repetitions {
