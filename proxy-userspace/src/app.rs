@@ -125,10 +125,12 @@ struct KernelHalf {
 const RING: usize = 256;
 
 /// Starts the daemon. Everything that can fail at the start fails here.
-pub async fn start(config: Config) -> Result<Bound> {
+pub async fn start(mut config: Config) -> Result<Bound> {
     raise_open_files();
-    let (shared, status) = build(&config)?;
     let admin_model = config.bootstrap.as_ref().and_then(|loaded| loaded.bootstrap.admin.clone());
+    // Kept once, by the status.
+    let loaded = config.bootstrap.take();
+    let (shared, status) = build(&config, loaded)?;
     let bound = match &shared.world {
         Some(world) => bind::open(world.snapshot().listeners(), config.workers).map_err(all)?,
         None => Vec::new(),
@@ -175,7 +177,7 @@ fn all<E: std::fmt::Display>(errors: Vec<E>) -> anyhow::Error {
 /// Accepts once every cluster knows its endpoints, as Envoy's workers do.
 fn serve(bound: Vec<bind::Bound>, shared: &Arc<Shared>, admin: Vec<SocketAddr>, status: &Arc<Status>) {
     let Some(world) = shared.world.clone() else {
-        status.is_warm();
+        status.set_warm();
         return;
     };
     let place = Arc::new(Place::own(admin, shared.clone()));
@@ -191,7 +193,7 @@ fn serve(bound: Vec<bind::Bound>, shared: &Arc<Shared>, admin: Vec<SocketAddr>, 
         }
         // Loading leaves many times as much behind as it made.
         crate::sys::process::give_back_memory();
-        status.is_warm();
+        status.set_warm();
         log::info!("all clusters are warm: connections are accepted");
     });
 }
@@ -273,7 +275,7 @@ impl KernelHalf {
     }
 }
 
-fn build(config: &Config) -> Result<(Arc<Shared>, Arc<Status>)> {
+fn build(config: &Config, loaded: Option<Loaded>) -> Result<(Arc<Shared>, Arc<Status>)> {
     let stats = Arc::new(Stats::default());
     let sink = match &config.access_log {
         Some(path) => {
@@ -287,10 +289,10 @@ fn build(config: &Config) -> Result<(Arc<Shared>, Arc<Status>)> {
     let env = Env::new(stats.clone(), tasks.clone(), Arc::new(net::HostDial), Arc::new(read_endpoints));
     let (sinks, buckets) = (Sinks::new(config.log_flush_interval, &stats), Buckets::default());
     let parts = Parts { cluster: &env, sinks: &sinks, buckets: &buckets };
-    let world = config.bootstrap.as_ref().map(|loaded| world(&loaded.bootstrap, &parts)).transpose()?;
+    let world = loaded.as_ref().map(|loaded| world(&loaded.bootstrap, &parts)).transpose()?;
     let shared =
         Arc::new(Shared::new(log, Options::default(), world.clone(), config.interception.is_some(), &parts)?);
-    let (loaded, options) = (config.bootstrap.clone(), config.command_line.clone());
+    let options = config.command_line.clone();
     let status =
         Status::new(world, loaded, sinks, (tasks, &stats), config.drain_time, (config.workers, options));
     Ok((shared, Arc::new(status)))
@@ -299,8 +301,9 @@ fn build(config: &Config) -> Result<(Arc<Shared>, Arc<Status>)> {
 /// Reads an EDS file for the clusters.
 fn read_endpoints(text: &str) -> Result<EndpointUpdate, String> {
     let read = endpoints::endpoints(text).map_err(|found| Endpoints::problems(&found))?;
-    for warning in &read.warnings {
-        log::warn!("endpoints: {warning}");
+    // A file of ten thousand endpoints may say the same of each.
+    if let Some(first) = read.warnings.first() {
+        log::warn!("endpoints: {first} ({} warnings in all)", read.warnings.len());
     }
     Ok(EndpointUpdate { version: read.version, assignments: read.assignments })
 }

@@ -111,7 +111,7 @@ fn start(count: usize, access: Access) -> (Admin, SocketAddr) {
         Duration::ZERO,
         (1, serde_json::json!({})),
     );
-    plain.is_warm();
+    plain.set_warm();
     let view = Arc::new(Made { plain, cluster, count });
     let context = Context { control: OnceLock::new(), shared, cgroup2: PathBuf::new(), view };
     let admin = Admin::start(Arc::new(context)).unwrap();

@@ -95,7 +95,9 @@ pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
     runtime.block_on(async {
         let bound = app::start(config).await?;
         if let (Some(path), Some(address)) = (&address_path, bound.bootstrap_admin) {
-            std::fs::write(path, address.to_string()).with_context(|| path.display().to_string())?;
+            // The daemon runs: whoever waits for the file is told why it does not come.
+            let written = std::fs::write(path, address.to_string());
+            written.unwrap_or_else(|e| log::error!("--admin-address-path {}: {e}", path.display()));
         }
         announce(&bound).await;
         reopen_on_request(&bound)?;

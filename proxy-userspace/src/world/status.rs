@@ -149,7 +149,7 @@ impl Status {
     }
 
     /// Every cluster knows its endpoints: connections are accepted.
-    pub fn is_warm(&self) {
+    pub fn set_warm(&self) {
         self.warm.store(true, Ordering::Relaxed);
         self.blocks.listeners.workers_started.set(1);
     }
