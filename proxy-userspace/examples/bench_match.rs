@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use proxy_config::model::listener::{ChainMatch as Criteria, SourceType};
-use proxy_config::model::{Cidr, FilterChain, Listener, Metadata, TransportSocket};
+use proxy_config::model::{Cidr, FilterChain, Listener};
 use proxy_userspace::clock;
 use proxy_userspace::listener::{ChainMatch, Handoff};
 use proxy_userspace::net::facts::Facts;
@@ -116,13 +116,7 @@ fn connection(i: u32) -> Facts {
 }
 
 fn chain(filter_chain_match: Criteria) -> FilterChain {
-    FilterChain {
-        name: "".into(),
-        filter_chain_match,
-        filters: Vec::new(),
-        transport_socket: TransportSocket::RawBuffer,
-        metadata: Metadata::default(),
-    }
+    FilterChain::new("", filter_chain_match, Vec::new())
 }
 
 fn listener(i: u32) -> Listener {

@@ -82,6 +82,7 @@ lower! { "envoy.config.bootstrap.v3.Bootstrap" pb::Bootstrap => Bootstrap, cx;
             admin: admin.and_then(|admin| cx.lower("admin", admin)).flatten(),
             listeners: Vec::new(),
             clusters: Vec::new(),
+            secrets: Vec::new(),
             stats,
             runtime: layered_runtime.and_then(|r| cx.lower("layered_runtime", r)).unwrap_or_default(),
         })

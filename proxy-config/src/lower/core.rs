@@ -14,7 +14,7 @@ use crate::model::address::{
     Address, BindConfig, Cidr, HostPort, SocketOption, SocketOptionValue, SocketState,
 };
 use crate::model::bootstrap::Node;
-use crate::model::cluster::EdsSource;
+use crate::model::config_source::{ConfigSource, ConfigSourceKind};
 use crate::model::endpoint::Locality;
 use crate::model::metadata::Metadata;
 use crate::model::network_filter::Backoff;
@@ -333,19 +333,20 @@ lower! { "envoy.config.core.v3.Node" pb::Node => Node, cx;
     }
 }
 
-lower! { "envoy.config.core.v3.ConfigSource" pb::ConfigSource => EdsSource, cx;
-    read { config_source_specifier, resource_api_version }
+lower! { "envoy.config.core.v3.ConfigSource" pb::ConfigSource => ConfigSource, cx;
+    read { config_source_specifier, initial_fetch_timeout, resource_api_version }
     reject { authorities: "xDS resource locators are not implemented" }
-    warn { initial_fetch_timeout: "a file is read before anything starts" }
     {
         use pb::config_source::ConfigSourceSpecifier as Source;
         if let pb::ApiVersion::V2 = cx.variant("resource_api_version", resource_api_version)? {
             cx.reject("resource_api_version", "V2 is gone: use V3");
         }
-        match config_source_specifier {
+        let initial_fetch_timeout =
+            cx.timeout("initial_fetch_timeout", initial_fetch_timeout, Some(Duration::from_secs(15)));
+        let kind = match config_source_specifier {
             Some(Source::Path(path)) => {
                 let path = cx.non_empty("path", path)?;
-                Some(EdsSource::File { path: path.into(), watched_directory: None })
+                Some(ConfigSourceKind::File { path: path.into(), watched_directory: None })
             }
             Some(Source::PathConfigSource(source)) => cx.lower("path_config_source", source),
             Some(Source::ApiConfigSource(_)) => refuse_source(cx, "api_config_source"),
@@ -355,22 +356,23 @@ lower! { "envoy.config.core.v3.ConfigSource" pb::ConfigSource => EdsSource, cx;
                 cx.reject("config_source_specifier", "is required");
                 None
             }
-        }
+        };
+        Some(ConfigSource { kind: kind?, initial_fetch_timeout })
     }
 }
 
-fn refuse_source(cx: &mut Cx, field: &'static str) -> Option<EdsSource> {
+fn refuse_source(cx: &mut Cx, field: &'static str) -> Option<ConfigSourceKind> {
     cx.reject(field, "xDS servers are not implemented yet: use path_config_source");
     None
 }
 
-lower! { "envoy.config.core.v3.PathConfigSource" pb::PathConfigSource => EdsSource, cx;
+lower! { "envoy.config.core.v3.PathConfigSource" pb::PathConfigSource => ConfigSourceKind, cx;
     read { path, watched_directory }
     warn { poll_interval: "the file is watched: there is no need to poll" }
     {
         let watched_directory = watched_directory.map(|watched| cx.lower("watched_directory", watched));
         let path = cx.non_empty("path", path)?;
-        Some(EdsSource::File { path: path.into(), watched_directory: watched_directory.flatten() })
+        Some(ConfigSourceKind::File { path: path.into(), watched_directory: watched_directory.flatten() })
     }
 }
 

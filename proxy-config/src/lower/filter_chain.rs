@@ -11,7 +11,7 @@ use super::value::flag;
 use super::{Cx, Lower};
 use crate::model::TransportSocket;
 use crate::model::address::Cidr;
-use crate::model::listener::{ChainMatch, FilterChain, SourceType};
+use crate::model::listener::{ChainMatch, FilterChain, HANDSHAKE_TIMEOUT, SourceType};
 use crate::model::network_filter::NetworkFilterConfig;
 
 registry! { pb::FilterChain, pb::FilterChainMatch }
@@ -20,11 +20,10 @@ registry! { pb::FilterChain, pb::FilterChainMatch }
 const MOST_COMBINATIONS: usize = 4_000_000;
 
 lower! { "envoy.config.listener.v3.FilterChain" pb::FilterChain => FilterChain, cx;
-    read { filter_chain_match, filters, metadata, transport_socket, name }
+    read { filter_chain_match, filters, metadata, transport_socket, transport_socket_connect_timeout, name }
     warn {
         // Envoy reads it of the first chain only: the listener has taken it away there.
         use_proxy_proto: "has an effect in the first filter chain only: use the listener filter",
-        transport_socket_connect_timeout: "raw_buffer, the only transport socket, has no handshake to wait for",
     }
     {
         let filter_chain_match = match filter_chain_match {
@@ -40,13 +39,18 @@ lower! { "envoy.config.listener.v3.FilterChain" pb::FilterChain => FilterChain, 
             Some(socket) => cx.lower("transport_socket", socket),
             None => Some(TransportSocket::RawBuffer),
         };
-        cx.timeout("transport_socket_connect_timeout", transport_socket_connect_timeout, None);
+        let transport_socket_connect_timeout = cx.timeout(
+            "transport_socket_connect_timeout",
+            transport_socket_connect_timeout,
+            Some(HANDSHAKE_TIMEOUT),
+        );
         let metadata = metadata_of(cx, "metadata", metadata);
         (filters.len() == count).then_some(FilterChain {
             name: name.into(),
             filter_chain_match: filter_chain_match?,
             filters,
             transport_socket: transport_socket?,
+            transport_socket_connect_timeout,
             metadata,
         })
     }

@@ -9,6 +9,7 @@ use super::listener::Listener;
 use super::matcher::StringMatcher;
 use super::metadata::Struct;
 use super::raw::Raw;
+use super::tls::Secret;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Bootstrap {
@@ -16,6 +17,7 @@ pub struct Bootstrap {
     pub admin: Option<Admin>,
     pub listeners: Vec<Resource<Listener>>,
     pub clusters: Vec<Resource<Cluster>>,
+    pub secrets: Vec<Resource<Secret>>,
     pub stats: StatsConfig,
     /// `layered_runtime`: what `/runtime` shows. Nothing is read of it.
     pub runtime: BTreeMap<String, Struct>,

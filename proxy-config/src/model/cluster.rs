@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::address::{BindConfig, TcpKeepalive};
+use super::config_source::ConfigSource;
 use super::endpoint::LoadAssignment;
 use super::metadata::Struct;
 use super::packed::Packed;
@@ -118,13 +119,7 @@ pub enum DnsFamily {
 pub struct Eds {
     /// The cluster's name where `service_name` is not given.
     pub service_name: Arc<str>,
-    pub source: EdsSource,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub enum EdsSource {
-    /// `path_config_source` or `path`: a file, watched; the directory to watch where one is given.
-    File { path: PathBuf, watched_directory: Option<PathBuf> },
+    pub source: ConfigSource,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

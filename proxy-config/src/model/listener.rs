@@ -104,9 +104,28 @@ pub struct FilterChain {
     pub filter_chain_match: ChainMatch,
     pub filters: Vec<NetworkFilterConfig>,
     pub transport_socket: TransportSocket,
+    /// How long its handshake may take; `None`: for ever (`0s`). Default 15 s, where Envoy has no limit.
+    pub transport_socket_connect_timeout: Option<Duration>,
     /// `%METADATA(LISTENER_FILTER_CHAIN:…)%`.
     pub metadata: Metadata,
 }
+
+impl FilterChain {
+    /// On plain sockets.
+    pub fn new(name: &str, filter_chain_match: ChainMatch, filters: Vec<NetworkFilterConfig>) -> Self {
+        Self {
+            name: name.into(),
+            filter_chain_match,
+            filters,
+            transport_socket: TransportSocket::RawBuffer,
+            transport_socket_connect_timeout: Some(HANDSHAKE_TIMEOUT),
+            metadata: Metadata::default(),
+        }
+    }
+}
+
+/// Of `transport_socket_connect_timeout`: a client that never ends its hello must not hold a place for ever.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// `FilterChainMatch`, in Envoy's order of precedence. An empty list is no condition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,6 +8,7 @@ pub mod access_log;
 pub mod address;
 pub mod bootstrap;
 pub mod cluster;
+pub mod config_source;
 pub mod endpoint;
 pub mod listener;
 pub mod listener_filter;
@@ -17,11 +18,14 @@ pub mod metadata;
 pub mod network_filter;
 pub mod packed;
 pub mod raw;
+pub mod tls;
+pub mod transport;
 
 pub use access_log::AccessLog;
 pub use address::{Address, Cidr, HostPort, SocketOption, TcpKeepalive};
 pub use bootstrap::Bootstrap;
 pub use cluster::Cluster;
+pub use config_source::ConfigSource;
 pub use endpoint::LoadAssignment;
 pub use listener::{FilterChain, Listener};
 pub use listener_filter::ListenerFilter;
@@ -30,14 +34,7 @@ pub use metadata::Metadata;
 pub use network_filter::NetworkFilter;
 pub use packed::Packed;
 pub use raw::Raw;
-
-/// How bytes are wrapped on a connection, in either direction.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub enum TransportSocket {
-    /// `envoy.transport_sockets.raw_buffer`.
-    #[default]
-    RawBuffer,
-}
+pub use transport::TransportSocket;
 
 /// A part of a hundred, a million and so on, as `num / den`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -20,6 +20,7 @@ use super::Cluster;
 use super::breaker::Overflow;
 use super::host::Host;
 use crate::clock;
+use crate::net::socket::Socket as StreamSocket;
 use crate::net::{Dial, Family, options};
 use crate::sys::sock;
 
@@ -53,6 +54,15 @@ pub struct Connected {
 pub enum Io {
     Tcp(TcpStream),
     Unix(UnixStream),
+}
+
+impl Io {
+    pub fn socket(&self) -> StreamSocket<'_> {
+        match self {
+            Self::Tcp(stream) => StreamSocket::Tcp(stream),
+            Self::Unix(stream) => StreamSocket::Unix(stream),
+        }
+    }
 }
 
 /// Shown as Envoy's `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.

@@ -210,7 +210,7 @@ impl<'a> Merge<'a> {
         }
         self.changed = true;
         match transport.checked_sub(1).and_then(|at| self.cluster.matches.get(at as usize)) {
-            Some(stats) => stats.total_match_count.inc(),
+            Some(matched) => matched.stats.total_match_count.inc(),
             None => self.cluster.stats.default_total_match_count.inc(),
         }
         let host = Host::new(spec.clone(), self.extra(spec), transport);

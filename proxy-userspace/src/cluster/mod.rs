@@ -25,10 +25,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use proxy_config::model::cluster::{Discovery, TransportSocketMatch};
+use proxy_config::model;
+use proxy_config::model::cluster::Discovery;
 use proxy_config::model::endpoint::LoadAssignment;
 use proxy_config::model::metadata::Struct;
-use proxy_config::model::{self, TransportSocket};
 use tokio::task::AbortHandle;
 
 pub use self::breaker::{Overflow, Permit};
@@ -47,6 +47,7 @@ use crate::clock::{self, Instant};
 use crate::net::Dial;
 use crate::task::Tasks;
 use crate::telemetry::stats::{ClusterStats, EdsStats, SocketMatchStats, Stats};
+use crate::transport::{self, BuildError, Factory};
 
 pub struct Cluster {
     pub model: Arc<model::Cluster>,
@@ -55,11 +56,19 @@ pub struct Cluster {
     /// Held while the state is replaced: two that update it would lose one's work.
     updating: Mutex<()>,
     breaker: Breaker,
+    /// Makes the transports of connections on the cluster's own socket; none for `raw_buffer`.
+    transport: Option<Arc<dyn Factory>>,
     /// Of each of `transport_socket_matches`.
-    matches: Box<[Arc<SocketMatchStats>]>,
+    matches: Box<[SocketMatch]>,
     random: Arc<dyn Random>,
     /// Only where something watches: idle static clusters have none.
     active: Option<Box<Active>>,
+}
+
+/// One of `transport_socket_matches`.
+struct SocketMatch {
+    stats: Arc<SocketMatchStats>,
+    transport: Option<Arc<dyn Factory>>,
 }
 
 /// What clusters need of the proxy around them. Cheap to clone.
@@ -71,6 +80,7 @@ pub struct Env {
     /// Reads the text of an EDS file.
     pub endpoints: EndpointSource,
     pub random: Arc<dyn Random>,
+    pub transport: transport::Env,
     resolvers: Arc<Resolvers>,
     directories: Arc<Directories>,
     eds_files: Arc<Together<discovery::File>>,
@@ -172,6 +182,7 @@ struct Running {
 impl Env {
     pub fn new(stats: Arc<Stats>, tasks: Tasks, dial: Arc<dyn Dial>, endpoints: EndpointSource) -> Self {
         Self {
+            transport: transport::Env::new(stats.clone(), tasks.clone(), Arc::default()),
             stats,
             tasks,
             dial,
@@ -188,19 +199,21 @@ impl Env {
 
 impl Cluster {
     /// No task, no I/O. The endpoints of STATIC clusters are there at once.
-    pub fn new(model: Arc<model::Cluster>, env: &Env) -> Arc<Self> {
+    pub fn new(model: Arc<model::Cluster>, env: &Env) -> Result<Arc<Self>, BuildError> {
         let prefix: Arc<str> = stat_prefix(&model).into();
         let active = Active::wanted(&model).then(|| Box::new(Active::new(&model, env, &prefix)));
+        let build = |socket| transport::build(socket, transport::Side::Upstream, &prefix, &env.transport);
+        let matches = model.transport_socket_matches.iter().map(|one| {
+            let stats = env.stats.block(format!("{prefix}.{}", one.name.replace(':', "_")));
+            Ok(SocketMatch { stats, transport: build(&one.transport_socket)? })
+        });
         let cluster = Self {
+            transport: build(&model.transport_socket)?,
+            matches: matches.collect::<Result<_, BuildError>>()?,
             stats: env.stats.block(prefix.clone()),
             lb: ArcSwap::from_pointee(LbState::empty()),
             updating: Mutex::new(()),
             breaker: Breaker::new(&model.circuit_breakers.default, &env.stats, &prefix),
-            matches: model
-                .transport_socket_matches
-                .iter()
-                .map(|one| env.stats.block(format!("{prefix}.{}", one.name.replace(':', "_"))))
-                .collect(),
             random: env.random.clone(),
             active,
             model,
@@ -211,7 +224,7 @@ impl Cluster {
                 &cluster.model.load_assignment.policy,
             );
         }
-        Arc::new(cluster)
+        Ok(Arc::new(cluster))
     }
 
     /// Starts discovery, health checks and outlier detection where the model asks for them. They end with the
@@ -260,14 +273,19 @@ impl Cluster {
         self.lb.load().hosts().cloned().collect()
     }
 
-    /// The socket for a host: the first of `transport_socket_matches` that its metadata satisfies, with that
-    /// match's name, else the cluster's own.
-    pub fn transport_socket(&self, host: &Host) -> (Option<&Arc<str>>, &TransportSocket) {
+    /// What makes the transports of connections to a host: of the first of `transport_socket_matches` that its
+    /// metadata satisfies, else of the cluster's own socket. None for `raw_buffer`.
+    pub fn transport(&self, host: &Host) -> Option<&Arc<dyn Factory>> {
         let index = (host.transport() as usize).checked_sub(1);
-        match index.and_then(|index| self.model.transport_socket_matches.get(index)) {
-            Some(TransportSocketMatch { name, transport_socket, .. }) => (Some(name), transport_socket),
-            None => (None, &self.model.transport_socket),
+        match index.and_then(|index| self.matches.get(index)) {
+            Some(matched) => matched.transport.as_ref(),
+            None => self.transport.as_ref(),
         }
+    }
+
+    /// Every factory that a connection may be made by.
+    pub fn transports(&self) -> impl Iterator<Item = &Arc<dyn Factory>> {
+        self.transport.iter().chain(self.matches.iter().filter_map(|one| one.transport.as_ref()))
     }
 
     /// The category by whose `drop_overloads` a request is to be refused, by chance; HTTP routers ask, tcp_proxy

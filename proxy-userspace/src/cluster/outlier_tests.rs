@@ -48,7 +48,7 @@ impl Rig {
         let env = env();
         let model =
             model::Cluster { outlier_detection: Some(Box::new(config)), ..model(weighted(&vec![1; hosts])) };
-        let cluster = Cluster::new(Arc::new(model), &env);
+        let cluster = Cluster::new(Arc::new(model), &env).unwrap();
         cluster.start(&env);
         Self { cluster, env }
     }
@@ -182,7 +182,7 @@ async fn connections_of_an_ejected_host_are_told() {
         close_connections_on_host_health_failure: true,
         ..model(weighted(&[1, 1]))
     };
-    let cluster = Cluster::new(Arc::new(model), &env);
+    let cluster = Cluster::new(Arc::new(model), &env).unwrap();
     let hosts = cluster.hosts();
     let closing = hosts[0].closing();
     tokio::pin!(closing);

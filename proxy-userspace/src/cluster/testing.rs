@@ -78,7 +78,7 @@ pub(super) fn model(endpoints: Vec<Endpoint>) -> model::Cluster {
 }
 
 pub(super) fn cluster(model: model::Cluster) -> Arc<Cluster> {
-    Cluster::new(Arc::new(model), &env())
+    Cluster::new(Arc::new(model), &env()).unwrap()
 }
 
 /// `k=v` pairs by commas.

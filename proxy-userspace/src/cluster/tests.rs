@@ -255,7 +255,7 @@ fn the_breaker_opens_and_closes() {
     model.circuit_breakers.default.track_remaining = true;
     model.circuit_breakers.per_host_max_connections = Some(1);
     let env = env();
-    let cluster = Cluster::new(Arc::new(model), &env);
+    let cluster = Cluster::new(Arc::new(model), &env).unwrap();
     let value = |name: &str| env.stats.value(&format!("cluster.c.{name}")).unwrap();
     let hosts = cluster.hosts();
     let mut one = cluster.admit(&hosts[0]).unwrap();
@@ -375,17 +375,16 @@ fn transport_sockets_by_metadata() {
     let matches = |name: &str, text| TransportSocketMatch {
         name: name.into(),
         match_: fields(text),
-        transport_socket: TransportSocket::RawBuffer,
+        transport_socket: model::TransportSocket::TcpStats(Box::new(model::transport::TcpStats {
+            inner: model::TransportSocket::RawBuffer,
+            update_period: None,
+        })),
     };
     let mut model = model(endpoints);
     model.transport_socket_matches = vec![matches("istio", "tlsMode=istio"), matches("none", "x=y")];
     let cluster = cluster(model);
-    let names: Vec<_> = cluster
-        .hosts()
-        .iter()
-        .map(|host| cluster.transport_socket(host).0.map(ToString::to_string))
-        .collect();
-    assert_eq!(names, [None, Some("istio".to_owned())]);
+    let wrapped: Vec<_> = cluster.hosts().iter().map(|host| cluster.transport(host).is_some()).collect();
+    assert_eq!(wrapped, [false, true]);
 }
 
 #[test]

@@ -21,12 +21,11 @@ use std::os::fd::AsRawFd;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use nix::sys::socket::{MsgFlags, recv, send};
-use socket2::SockRef;
+use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::Interest;
 use tokio::time::sleep_until;
 
-use super::socket::Socket;
+use super::socket::{Socket, is_again};
 use super::splice::{self, Bulk, Pipe, Pipes};
 use super::timers::{Limits, Moved, Timers};
 use crate::clock;
@@ -274,7 +273,7 @@ impl Flow {
             if !self.eof {
                 ready!(self.poll_move(cx, from, to, means))?;
             } else if pass_fin {
-                shutdown(to).map_err(Broken::Sink)?;
+                to.shutdown_write().map_err(Broken::Sink)?;
                 self.pipe = None;
                 self.done = true;
             } else {
@@ -322,7 +321,7 @@ impl Flow {
             self.push(to).map_err(Broken::Sink)?;
         } else {
             let data = means.scratch.get(..n).unwrap_or_default();
-            let sent = self.sent(write(to, data)).map_err(Broken::Sink)?;
+            let sent = self.sent(to.send(data)).map_err(Broken::Sink)?;
             self.held.extend_from_slice(data.get(sent..).unwrap_or_default());
         }
         self.bulk.moved(n, &mut self.pipe, means.pipes);
@@ -334,7 +333,7 @@ impl Flow {
         match &mut self.pipe {
             // A short count may as well be a full pipe: only EAGAIN says that the socket is empty.
             Some(pipe) => from.try_io(Interest::READABLE, || pipe.fill(from)),
-            None => read(from, scratch),
+            None => from.recv(scratch),
         }
     }
 
@@ -342,7 +341,7 @@ impl Flow {
     fn push(&mut self, to: Socket<'_>) -> io::Result<()> {
         // Copied bytes come first: they were read before the pipe was there.
         let result = match (self.held.get(self.written..), &mut self.pipe) {
-            (Some(data), _) if !data.is_empty() => write(to, data),
+            (Some(data), _) if !data.is_empty() => to.send(data),
             (_, Some(pipe)) => to.try_io(Interest::WRITABLE, || pipe.empty(to)),
             (_, None) => Ok(0),
         };
@@ -394,44 +393,6 @@ fn died(stream: Socket<'_>, side: Side) -> End {
     End::Failed { side, error: error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()) }
 }
 
-fn shutdown(stream: Socket<'_>) -> io::Result<()> {
-    SockRef::from(&stream).shutdown(std::net::Shutdown::Write)
-}
-
-fn read(stream: Socket<'_>, buf: &mut [u8]) -> io::Result<usize> {
-    let len = buf.len();
-    once(stream, Interest::READABLE, len, || Ok(recv(stream.as_raw_fd(), buf, MsgFlags::empty())?))
-}
-
 fn peek(stream: Socket<'_>) -> io::Result<usize> {
     stream.try_io(Interest::READABLE, || Ok(recv(stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK)?))
-}
-
-fn write(stream: Socket<'_>, data: &[u8]) -> io::Result<usize> {
-    once(stream, Interest::WRITABLE, data.len(), || {
-        Ok(send(stream.as_raw_fd(), data, MsgFlags::MSG_NOSIGNAL)?)
-    })
-}
-
-/// One system call on a ready socket. A short count means that it is ready no longer, and is remembered as such:
-/// epoll is edge-triggered here, and whatever changes after the call is a new edge.
-fn once(
-    stream: Socket<'_>,
-    interest: Interest,
-    len: usize,
-    call: impl FnOnce() -> io::Result<usize>,
-) -> io::Result<usize> {
-    let mut short = None;
-    let result = stream.try_io(interest, || match call()? {
-        n if 0 < n && n < len => {
-            short = Some(n);
-            Err(io::ErrorKind::WouldBlock.into())
-        }
-        n => Ok(n),
-    });
-    short.map_or(result, Ok)
-}
-
-fn is_again(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use proxy_config::model::listener_filter::OriginalSrc;
 use proxy_config::model::metadata::Metadata;
 
+use crate::transport::TlsInfo;
+
 /// Filled in by `accept`, the listener filters and the transport socket, in this order; then only read.
 #[derive(Clone, Debug)]
 pub struct Facts {
@@ -25,6 +27,8 @@ pub struct Facts {
     pub server_name: Option<Arc<str>>,
     /// The client's ALPN protocols, or what http_inspector found (`http/1.0`, `http/1.1`, `h2c`).
     pub application_protocols: Vec<Arc<str>>,
+    /// What TLS has agreed on, once it has.
+    pub tls: Option<Arc<TlsInfo>>,
     /// What few connections have.
     pub extra: Option<Box<Extra>>,
 }
@@ -51,6 +55,7 @@ impl Facts {
             transport_protocol: "raw_buffer",
             server_name: None,
             application_protocols: Vec::new(),
+            tls: None,
             extra: None,
         }
     }

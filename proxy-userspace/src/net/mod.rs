@@ -11,6 +11,7 @@ pub mod options;
 pub mod socket;
 pub mod splice;
 pub mod timers;
+pub mod wire;
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,10 +27,10 @@ use tokio::net::TcpStream;
 use self::splice::Pipes;
 use crate::sys::sock;
 use crate::task::Tasks;
+use crate::telemetry::AccessLog;
 use crate::telemetry::stats::{OwnStats, Stats};
-use crate::telemetry::{AccessLog, access_log};
 use crate::world::builtin::Builtin;
-use crate::world::{Listener, Parts, Snapshot, World};
+use crate::world::{BuildError, Listener, Parts, Snapshot, World};
 
 /// Which way a connection crosses the workload's border.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -183,7 +184,7 @@ impl Shared {
         world: Option<Arc<World>>,
         captures: bool,
         parts: &Parts<'_>,
-    ) -> Result<Self, access_log::Error> {
+    ) -> Result<Self, BuildError> {
         let stats = parts.cluster.stats.clone();
         let own = OwnStats::of(&stats);
         Ok(Self {

@@ -2,8 +2,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use nix::sys::socket::{MsgFlags, recv, send};
+use socket2::SockRef;
 use tokio::io::{Interest, Ready};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -36,6 +38,64 @@ impl Socket<'_> {
         each!(self, stream => stream.try_io(interest, f))
     }
 
+    /// Reads what is there, or waits for it.
+    pub fn poll_recv(self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.poll_read_ready(cx))?;
+            match self.recv(buf) {
+                Err(error) if is_again(&error) => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    /// Writes what fits, or waits for room.
+    pub fn poll_send(self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.poll_write_ready(cx))?;
+            match self.send(data) {
+                Err(error) if is_again(&error) => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    /// One read of a socket that is ready. A short count means that it is ready no longer.
+    pub fn recv(self, buf: &mut [u8]) -> io::Result<usize> {
+        let len = buf.len();
+        self.once(Interest::READABLE, len, || Ok(recv(self.as_raw_fd(), buf, MsgFlags::empty())?))
+    }
+
+    /// One write to a socket that is ready.
+    pub fn send(self, data: &[u8]) -> io::Result<usize> {
+        self.once(Interest::WRITABLE, data.len(), || {
+            Ok(send(self.as_raw_fd(), data, MsgFlags::MSG_NOSIGNAL)?)
+        })
+    }
+
+    /// One system call on a ready socket. A short count means that it is ready no longer, and is remembered as
+    /// such: epoll is edge-triggered here, and whatever changes after the call is a new edge.
+    fn once(
+        self,
+        interest: Interest,
+        len: usize,
+        call: impl FnOnce() -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let mut short = None;
+        let result = self.try_io(interest, || match call()? {
+            n if 0 < n && n < len => {
+                short = Some(n);
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+            n => Ok(n),
+        });
+        short.map_or(result, Ok)
+    }
+
+    pub fn shutdown_write(self) -> io::Result<()> {
+        SockRef::from(&self).shutdown(std::net::Shutdown::Write)
+    }
+
     pub async fn ready(self, interest: Interest) -> io::Result<Ready> {
         each!(self, stream => stream.ready(interest).await)
     }
@@ -51,6 +111,11 @@ impl Socket<'_> {
             Self::Unix(_) => {}
         }
     }
+}
+
+/// Nothing was done: the socket was not ready after all.
+pub fn is_again(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 impl AsFd for Socket<'_> {

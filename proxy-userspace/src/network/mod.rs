@@ -9,6 +9,7 @@ pub mod echo;
 pub mod gates;
 pub mod local_ratelimit;
 pub mod rbac;
+pub mod starttls;
 pub mod tcp_proxy;
 
 use std::io;

@@ -171,10 +171,7 @@ struct Upstream {
 
 impl Upstream {
     fn socket(&self) -> Socket<'_> {
-        match &self.inner.connected.io {
-            Io::Tcp(stream) => Socket::Tcp(stream),
-            Io::Unix(stream) => Socket::Unix(stream),
-        }
+        self.inner.connected.io.socket()
     }
 
     fn local(&self) -> Option<std::net::SocketAddr> {

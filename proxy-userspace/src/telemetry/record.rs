@@ -16,6 +16,7 @@ use super::{AccessLog, Flags};
 use crate::clock::{self, Start};
 use crate::net::Direction;
 use crate::net::facts::Facts;
+use crate::transport::TlsInfo;
 
 /// Who ended a connection, or caused its failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -55,6 +56,8 @@ pub struct Outcome {
     pub side: Side,
     /// Envoy's `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
     pub upstream_failure: Option<String>,
+    /// Envoy's `%DOWNSTREAM_TRANSPORT_FAILURE_REASON%`.
+    pub downstream_failure: Option<String>,
     /// Envoy's `%RESPONSE_CODE_DETAILS%`.
     pub response_code_details: Option<Cow<'static, str>>,
     /// Envoy's `%CONNECTION_TERMINATION_DETAILS%`.
@@ -68,6 +71,7 @@ impl Outcome {
             details: details.into(),
             side,
             upstream_failure: None,
+            downstream_failure: None,
             response_code_details: None,
             termination_details: None,
         }
@@ -172,6 +176,8 @@ pub struct Upstream {
     pub connect_started: Option<Duration>,
     /// `%UPSTREAM_CONNECTION_ID%`; 0 where there is none.
     pub connection_id: u64,
+    /// What TLS has agreed on with the endpoint.
+    pub tls: Option<Arc<TlsInfo>>,
     /// The endpoints that were tried, in order; empty where `host` is all there was.
     pub attempted: Vec<SocketAddr>,
     /// The cluster's own configuration: its metadata, and its name in stats.

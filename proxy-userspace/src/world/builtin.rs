@@ -12,9 +12,8 @@ use proxy_config::model::listener::{ChainMatch, TrafficDirection};
 use proxy_config::model::network_filter::{NetworkFilterConfig, TcpProxy, WeightedCluster};
 use proxy_config::model::{self, Cidr, Metadata, NetworkFilter};
 
-use super::{Listener, Parts, Snapshot};
+use super::{BuildError, Listener, Parts, Snapshot};
 use crate::net::{Direction, Options, OutboundPolicy};
-use crate::telemetry::access_log;
 
 /// Istio's names, by which people look for them.
 pub const PASSTHROUGH: &str = "PassthroughCluster";
@@ -36,7 +35,7 @@ pub struct Builtin {
 }
 
 impl Builtin {
-    pub fn new(options: &Options, parts: &Parts<'_>) -> Result<Self, access_log::Error> {
+    pub fn new(options: &Options, parts: &Parts<'_>) -> Result<Self, BuildError> {
         let clusters = [
             cluster(PASSTHROUGH, original_dst(), None, options),
             cluster(BLACK_HOLE, Discovery::Static, None, options),
@@ -47,7 +46,7 @@ impl Builtin {
         let listener = |model| {
             let mut listener = Listener::new(Arc::new(model), parts)?;
             listener.resets = true;
-            Ok::<_, access_log::Error>(Arc::new(listener))
+            Ok::<_, BuildError>(Arc::new(listener))
         };
         Ok(Self {
             snapshot: Arc::new(snapshot),
@@ -121,13 +120,8 @@ fn chain(cluster: &str, filter_chain_match: ChainMatch, options: &Options) -> mo
         flush_access_log_on_start: false,
     };
     let filter = NetworkFilter::TcpProxy(Box::new(proxy));
-    model::FilterChain {
-        name: cluster.into(),
-        filter_chain_match,
-        filters: vec![NetworkFilterConfig { name: "envoy.filters.network.tcp_proxy".into(), filter }],
-        transport_socket: model::TransportSocket::RawBuffer,
-        metadata: Metadata::default(),
-    }
+    let filters = vec![NetworkFilterConfig { name: "envoy.filters.network.tcp_proxy".into(), filter }];
+    model::FilterChain::new(cluster, filter_chain_match, filters)
 }
 
 fn original_dst() -> Discovery {

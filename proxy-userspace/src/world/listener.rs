@@ -1,11 +1,12 @@
 //! A listener as it runs: its filters, its chains and how one of them is found.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use proxy_config::model::network_filter::{NetworkFilter, NetworkFilterConfig};
 use proxy_config::model::{self, Address, Metadata};
 
-use super::Parts;
+use super::{BuildError, Parts};
 use crate::listener::chain_match::ChainMatch;
 use crate::listener::filters::Filters;
 use crate::net::facts::Facts;
@@ -13,6 +14,7 @@ use crate::network::tcp_proxy::TcpProxy;
 use crate::network::{self, Gates, Last};
 use crate::telemetry::access_log::{Error, Logger};
 use crate::telemetry::stats::ListenerStats;
+use crate::transport::{self, Factory};
 
 pub struct Listener {
     pub model: Arc<model::Listener>,
@@ -34,13 +36,29 @@ pub struct Chain {
     /// For `%METADATA(LISTENER_FILTER_CHAIN:…)%`; none where it is empty.
     pub metadata: Option<Arc<Metadata>>,
     pub filters: network::Filters,
+    /// Makes the transports of its connections; none for `raw_buffer`.
+    pub transport: Option<Arc<dyn Factory>>,
+    /// How long a transport may take to become ready.
+    pub handshake_timeout: Option<Duration>,
+}
+
+enum ChainError {
+    Log(Error),
+    Transport(transport::BuildError),
 }
 
 impl Listener {
-    pub fn new(model: Arc<model::Listener>, parts: &Parts<'_>) -> Result<Self, Error> {
+    pub fn new(model: Arc<model::Listener>, parts: &Parts<'_>) -> Result<Self, BuildError> {
         let stats = &parts.cluster.stats;
-        let chain = |chain: &model::FilterChain| Chain::new(chain, parts);
-        let own: Arc<ListenerStats> = stats.block(format!("listener.{}", stat_name(&model)));
+        let prefix: Arc<str> = format!("listener.{}", stat_name(&model)).into();
+        let chain = |chain: &model::FilterChain| {
+            let whose = || format!("listener {}: filter chain \"{}\"", model.name, chain.name);
+            Chain::new(chain, &prefix, parts).map_err(|error| match error {
+                ChainError::Log(error) => BuildError::AccessLog(error),
+                ChainError::Transport(source) => BuildError::Transport { whose: whose(), source },
+            })
+        };
+        let own: Arc<ListenerStats> = stats.block(prefix.clone());
         Ok(Self {
             filters: Filters::new(&model, stats, own.clone()),
             stats: own,
@@ -48,7 +66,7 @@ impl Listener {
             metadata: shared(&model.metadata),
             access_log: parts.loggers(&model.access_log)?,
             matcher: ChainMatch::new(&model.filter_chains),
-            chains: model.filter_chains.iter().map(chain).collect::<Result<_, Error>>()?,
+            chains: model.filter_chains.iter().map(chain).collect::<Result<_, BuildError>>()?,
             default: model.default_filter_chain.as_ref().map(chain).transpose()?,
             model,
         })
@@ -62,15 +80,20 @@ impl Listener {
 }
 
 impl Chain {
-    fn new(model: &model::FilterChain, parts: &Parts<'_>) -> Result<Self, Error> {
+    fn new(model: &model::FilterChain, prefix: &Arc<str>, parts: &Parts<'_>) -> Result<Self, ChainError> {
         let gates = Gates::new(&model.filters, &parts.cluster.stats, parts.buckets);
         let last = match model.filters.last() {
-            Some(last) => last_filter(last, parts)?,
+            Some(last) => last_filter(last, parts).map_err(ChainError::Log)?,
             None => Last::Nothing,
         };
+        let env = &parts.cluster.transport;
+        let transport = transport::build(&model.transport_socket, transport::Side::Downstream, prefix, env)
+            .map_err(ChainError::Transport)?;
         Ok(Self {
             name: model.name.clone(),
             metadata: shared(&model.metadata),
+            transport,
+            handshake_timeout: model.transport_socket_connect_timeout,
             filters: network::Filters { gates, last },
         })
     }

@@ -23,6 +23,7 @@ use crate::listener::select::Handoff;
 use crate::net::Direction;
 use crate::network::local_ratelimit::Buckets;
 use crate::telemetry::access_log::{self, Logger, Sinks};
+use crate::transport;
 
 /// A running configuration. Its parts change as a whole.
 pub struct World {
@@ -36,6 +37,15 @@ pub struct Snapshot {
     /// Listeners that captured connections of a direction and a port enter by.
     captured: HashMap<(Direction, u16), usize>,
     clusters: HashMap<Arc<str>, Arc<Cluster>>,
+}
+
+/// What only shows when the parts of a configuration are built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error(transparent)]
+    AccessLog(#[from] access_log::Error),
+    #[error("{whose}: transport_socket: {source}")]
+    Transport { whose: String, source: transport::BuildError },
 }
 
 /// What a configuration is built with.
@@ -67,14 +77,17 @@ impl Snapshot {
         listeners: impl IntoIterator<Item = Arc<model::Listener>>,
         clusters: impl IntoIterator<Item = Arc<model::Cluster>>,
         parts: &Parts<'_>,
-    ) -> Result<Self, access_log::Error> {
+    ) -> Result<Self, BuildError> {
+        let clusters = clusters.into_iter().map(|model| {
+            let name = model.name.clone();
+            match Cluster::new(model, parts.cluster) {
+                Ok(cluster) => Ok((name, cluster)),
+                Err(source) => Err(BuildError::Transport { whose: format!("cluster {name}"), source }),
+            }
+        });
+        let clusters = clusters.collect::<Result<_, _>>()?;
         let built = listeners.into_iter().map(|model| Listener::new(model, parts).map(Arc::new));
         let listeners = built.collect::<Result<Vec<_>, _>>()?;
-        let clusters = clusters.into_iter().map(|model| {
-            let cluster = Cluster::new(model, parts.cluster);
-            (cluster.model.name.clone(), cluster)
-        });
-        let clusters = clusters.collect();
         let handoff = Handoff::new(listeners.iter().map(|listener| listener.model.as_ref()).enumerate());
         let captured = captured(&listeners);
         Ok(Self { listeners, handoff, captured, clusters })

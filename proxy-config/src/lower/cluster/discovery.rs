@@ -19,6 +19,7 @@ use crate::lower::value::number;
 use crate::lower::{Cx, IsSet, Lower};
 use crate::model::address::Address;
 use crate::model::cluster as model;
+use crate::model::config_source::ConfigSource;
 
 registry! {
     pb::EdsClusterConfig, pb::OriginalDstLbConfig, pb::RefreshRate, OriginalDstCluster, DnsCluster,
@@ -339,7 +340,7 @@ lower! { "envoy.extensions.clusters.dns.v3.DnsCluster" DnsCluster => model::Dns,
 }
 
 lower! { "envoy.config.cluster.v3.Cluster.EdsClusterConfig"
-    pb::EdsClusterConfig => (Option<Arc<str>>, model::EdsSource), cx;
+    pb::EdsClusterConfig => (Option<Arc<str>>, ConfigSource), cx;
     read { eds_config, service_name }
     {
         let source = cx.required("eds_config", eds_config)?;

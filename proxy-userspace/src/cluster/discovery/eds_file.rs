@@ -7,7 +7,8 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, UNIX_EPOCH};
 
 use proxy_config::model::LoadAssignment;
-use proxy_config::model::cluster::{Discovery, Eds, EdsSource};
+use proxy_config::model::cluster::{Discovery, Eds};
+use proxy_config::model::config_source::ConfigSourceKind;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use xxhash_rust::xxh64::xxh64;
@@ -27,7 +28,7 @@ pub(in crate::cluster) type File = (PathBuf, PathBuf);
 
 /// Clusters that name the same file share its reading: each on its own would parse all of it.
 pub(super) fn start(cluster: &Arc<Cluster>, eds: &Eds, env: &Env) -> Arc<Group> {
-    let EdsSource::File { path, watched_directory } = &eds.source;
+    let ConfigSourceKind::File { path, watched_directory } = &eds.source.kind;
     let dir = watched_directory.clone().or_else(|| path.parent().map(Path::to_owned)).unwrap_or_default();
     let dir = if dir.as_os_str().is_empty() { PathBuf::from(".") } else { dir };
     env.eds_files.join((path.clone(), dir.clone()), cluster, |group| {

@@ -1,4 +1,5 @@
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -6,7 +7,8 @@ use std::time::Duration;
 use hickory_resolver::proto::op::{Message, MessageType, ResponseCode};
 use hickory_resolver::proto::rr::{RData, Record, RecordType};
 use proxy_config::model;
-use proxy_config::model::cluster::{Discovery, Dns, DnsFamily, Eds, EdsSource};
+use proxy_config::model::cluster::{Discovery, Dns, DnsFamily, Eds};
+use proxy_config::model::config_source::{ConfigSource, ConfigSourceKind};
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
@@ -20,6 +22,12 @@ use crate::telemetry::stats::Stats;
 struct Server {
     address: SocketAddr,
     answer: Arc<Mutex<Option<Vec<IpAddr>>>>,
+}
+
+/// An EDS file.
+fn file(path: &Path) -> ConfigSource {
+    let kind = ConfigSourceKind::File { path: path.to_owned(), watched_directory: None };
+    ConfigSource { kind, initial_fetch_timeout: None }
 }
 
 impl Server {
@@ -77,7 +85,7 @@ fn start(discovery: Discovery, endpoints: &[&str]) -> Arc<Cluster> {
 
 fn start_in(env: &Env, discovery: Discovery, endpoints: &[&str]) -> Arc<Cluster> {
     let endpoints = endpoints.iter().map(|text| endpoint(text)).collect();
-    let cluster = Cluster::new(Arc::new(model::Cluster { discovery, ..model(endpoints) }), env);
+    let cluster = Cluster::new(Arc::new(model::Cluster { discovery, ..model(endpoints) }), env).unwrap();
     assert!(!cluster.is_warm());
     cluster.start(env);
     cluster
@@ -177,7 +185,7 @@ async fn eds_files_are_followed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("eds.yaml");
     std::fs::write(&path, "1 127.0.0.1:1").unwrap();
-    let source = EdsSource::File { path: path.clone(), watched_directory: None };
+    let source = file(&path);
     let env = env();
     let cluster = start_in(&env, Discovery::Eds(Box::new(Eds { service_name: "c".into(), source })), &[]);
     timeout(LONG, cluster.warmed()).await.unwrap();
@@ -205,7 +213,7 @@ async fn eds_files_are_followed() {
 async fn an_eds_file_that_is_not_there_yet() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("eds.yaml");
-    let source = EdsSource::File { path: path.clone(), watched_directory: None };
+    let source = file(&path);
     let cluster = start(Discovery::Eds(Box::new(Eds { service_name: "c".into(), source })), &[]);
     timeout(LONG, cluster.warmed()).await.unwrap();
     assert!(cluster.hosts().is_empty());
@@ -226,9 +234,10 @@ async fn clusters_of_one_eds_file_share_its_reading() {
     });
     let env = Env { endpoints, ..env };
     let join = || {
-        let source = EdsSource::File { path: path.clone(), watched_directory: None };
+        let source = file(&path);
         let discovery = Discovery::Eds(Box::new(Eds { service_name: "c".into(), source }));
-        let cluster = Cluster::new(Arc::new(model::Cluster { discovery, ..model(Vec::new()) }), &env);
+        let cluster =
+            Cluster::new(Arc::new(model::Cluster { discovery, ..model(Vec::new()) }), &env).unwrap();
         cluster.start(&env);
         cluster
     };

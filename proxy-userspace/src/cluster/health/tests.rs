@@ -63,7 +63,7 @@ impl Rig {
     fn start(check: HealthCheck, endpoints: Vec<Endpoint>) -> Self {
         let env = env();
         let model = model::Cluster { health_checks: vec![check], ..model(endpoints) };
-        let cluster = Cluster::new(Arc::new(model), &env);
+        let cluster = Cluster::new(Arc::new(model), &env).unwrap();
         assert!(!cluster.is_warm());
         cluster.start(&env);
         Self { cluster, env }
@@ -259,7 +259,7 @@ fn thresholds() {
             vec![Transition::Changed, Transition::Pending, Transition::Changed],
         ),
     ] {
-        let cluster = Cluster::new(Arc::new(model.clone()), &env);
+        let cluster = Cluster::new(Arc::new(model.clone()), &env).unwrap();
         let mut judge = Judge::new();
         let got: Vec<_> = results
             .iter()

@@ -4,18 +4,11 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
-use proxy_config::model::{Metadata, TransportSocket};
 
 use super::*;
 
 fn chain(filter_chain_match: Criteria) -> FilterChain {
-    FilterChain {
-        name: "".into(),
-        filter_chain_match,
-        filters: Vec::new(),
-        transport_socket: TransportSocket::RawBuffer,
-        metadata: Metadata::default(),
-    }
+    FilterChain::new("", filter_chain_match, Vec::new())
 }
 
 fn cidr(text: &str) -> Cidr {
