@@ -47,7 +47,7 @@ use crate::clock::{self, Instant};
 use crate::net::Dial;
 use crate::task::Tasks;
 use crate::telemetry::stats::{ClusterStats, EdsStats, SocketMatchStats, Stats};
-use crate::transport::{self, BuildError, Factory};
+use crate::transport::{self, BuildError, Factory, Failure};
 
 pub struct Cluster {
     pub model: Arc<model::Cluster>,
@@ -316,6 +316,16 @@ impl Cluster {
             Err(error) => {
                 permit.fail();
                 let timeout = matches!(error, ConnectError::Timeout);
+                // A refusal counts as the other side's close; a peer that is not who it should be, as ours.
+                match &error {
+                    ConnectError::Timeout | ConnectError::Transport(Failure { remote: false, .. }) => {
+                        self.stats.upstream_cx_destroy_local.inc();
+                    }
+                    ConnectError::Transport(_)
+                    | ConnectError::Immediate { .. }
+                    | ConnectError::Delayed { .. }
+                    | ConnectError::Overflow(_) => self.stats.upstream_cx_destroy_remote.inc(),
+                }
                 self.report(host, if timeout { Event::ConnectTimeout } else { Event::ConnectFailed });
                 Err(error)
             }
@@ -332,12 +342,8 @@ impl Cluster {
                 self.stats.upstream_cx_connect_fail.inc();
                 host.stats.cx_connect_fail.inc();
                 self.stats.upstream_cx_destroy.inc();
-                // A refusal counts as the other side's close.
                 if event == Event::ConnectTimeout {
                     self.stats.upstream_cx_connect_timeout.inc();
-                    self.stats.upstream_cx_destroy_local.inc();
-                } else {
-                    self.stats.upstream_cx_destroy_remote.inc();
                 }
             }
             Event::Status(status) if status >= 500 => host.stats.rq_error.inc(),
