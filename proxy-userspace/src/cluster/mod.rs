@@ -32,7 +32,7 @@ use proxy_config::model::metadata::Struct;
 use tokio::task::AbortHandle;
 
 pub use self::breaker::{Overflow, Permit};
-pub use self::connect::{ConnectError, Connected, Io, Source, SourceAddress};
+pub use self::connect::{Client, ConnectError, Connected, Io, Source, SourceAddress};
 pub use self::host::{Health, HealthFlag, Host, HostStats, address_text};
 pub use self::random::{Random, ThreadRandom};
 
@@ -304,10 +304,10 @@ impl Cluster {
         self: &Arc<Self>,
         host: &Arc<Host>,
         dial: &dyn Dial,
-        source: &Source,
+        client: &Client<'_>,
     ) -> Result<Upstream, ConnectError> {
         let mut permit = self.admit(host)?;
-        match connect::tcp(self, host, dial, source).await {
+        match connect::ready(self, host, dial, client).await {
             Ok(connected) => {
                 permit.attach(host);
                 self.report(host, Event::Connected(connected.took));
