@@ -31,7 +31,7 @@ use proxy_config::model::metadata::Struct;
 use tokio::task::AbortHandle;
 
 pub use self::breaker::{Overflow, Permit};
-pub use self::connect::{ConnectError, Connected, Io, Source, SourceAddress};
+pub use self::connect::{Client, ConnectError, Connected, Io, Source, SourceAddress};
 pub use self::host::{Health, HealthFlag, Host, HostStats, address_text};
 pub use self::random::{Random, ThreadRandom};
 
@@ -44,7 +44,7 @@ use crate::clock::{self, Instant};
 use crate::net::Dial;
 use crate::task::Tasks;
 use crate::telemetry::stats::{ClusterStats, EdsStats, SocketMatchStats, Stats};
-use crate::transport::{self, BuildError, Factory};
+use crate::transport::{self, BuildError, Factory, Failure};
 use crate::watch::{Directories, Files, Group, Together};
 
 pub struct Cluster {
@@ -303,10 +303,10 @@ impl Cluster {
         self: &Arc<Self>,
         host: &Arc<Host>,
         dial: &dyn Dial,
-        source: &Source,
+        client: &Client<'_>,
     ) -> Result<Upstream, ConnectError> {
         let mut permit = self.admit(host)?;
-        match connect::tcp(self, host, dial, source).await {
+        match connect::ready(self, host, dial, client).await {
             Ok(connected) => {
                 permit.attach(host);
                 self.report(host, Event::Connected(connected.took));
@@ -315,6 +315,16 @@ impl Cluster {
             Err(error) => {
                 permit.fail();
                 let timeout = matches!(error, ConnectError::Timeout);
+                // A refusal counts as the other side's close; a peer that is not who it should be, as ours.
+                match &error {
+                    ConnectError::Timeout | ConnectError::Transport(Failure { remote: false, .. }) => {
+                        self.stats.upstream_cx_destroy_local.inc();
+                    }
+                    ConnectError::Transport(_)
+                    | ConnectError::Immediate { .. }
+                    | ConnectError::Delayed { .. }
+                    | ConnectError::Overflow(_) => self.stats.upstream_cx_destroy_remote.inc(),
+                }
                 self.report(host, if timeout { Event::ConnectTimeout } else { Event::ConnectFailed });
                 Err(error)
             }
@@ -331,12 +341,8 @@ impl Cluster {
                 self.stats.upstream_cx_connect_fail.inc();
                 host.stats.cx_connect_fail.inc();
                 self.stats.upstream_cx_destroy.inc();
-                // A refusal counts as the other side's close.
                 if event == Event::ConnectTimeout {
                     self.stats.upstream_cx_connect_timeout.inc();
-                    self.stats.upstream_cx_destroy_local.inc();
-                } else {
-                    self.stats.upstream_cx_destroy_remote.inc();
                 }
             }
             Event::Status(status) if status >= 500 => host.stats.rq_error.inc(),
