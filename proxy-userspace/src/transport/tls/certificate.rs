@@ -2,7 +2,7 @@
 
 mod name;
 
-use std::net::IpAddr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 use rustls::pki_types::UnixTime;
@@ -107,11 +107,20 @@ pub(super) fn has_broken_extension(certificate: &X509Certificate<'_>) -> bool {
         .any(|extension| matches!(extension.parsed_extension(), ParsedExtension::ParseError { .. }))
 }
 
-/// Empty where it is of neither family, as in Envoy.
+/// Empty where it is of neither family, as in Envoy; an address such as `::1.2.3.4` is written as the C library does.
 fn address(bytes: &[u8]) -> String {
-    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
-    let v6 = || <[u8; 16]>::try_from(bytes).map(IpAddr::from);
-    v4.or_else(|_| v6()).map(|ip| ip.to_string()).unwrap_or_default()
+    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
+        return Ipv4Addr::from(v4).to_string();
+    }
+    let Ok(v6) = <[u8; 16]>::try_from(bytes).map(Ipv6Addr::from) else {
+        return String::new();
+    };
+    match v6.segments() {
+        [0, 0, 0, 0, 0, 0, high, low] if high != 0 => {
+            format!("::{}", Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)))
+        }
+        _ => v6.to_string(),
+    }
 }
 
 /// Two digits a byte, without leading bytes of zero; zero is one digit. A negative number (which RFC 5280 forbids) has

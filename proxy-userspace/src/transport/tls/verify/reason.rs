@@ -8,7 +8,10 @@ use super::Failed;
 use crate::transport::tls::certificate::parse;
 
 /// The depth is that of the certificate at fault, as far as it is known.
-#[expect(clippy::wildcard_enum_match_arm, reason = "webpki has dozens, most of broken encodings, and will have more")]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "webpki has dozens, most of broken encodings, and will have more"
+)]
 pub(super) fn reason(
     error: &Error,
     leaf: &CertificateDer<'_>,
