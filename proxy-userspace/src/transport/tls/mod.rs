@@ -4,7 +4,9 @@
 //! - `verify`: whether a peer's certificate is good.
 //! - `socket`: the bytes of one connection.
 
+pub mod certificate;
 pub mod stats;
+pub mod verify;
 
 use std::sync::Arc;
 
