@@ -59,11 +59,10 @@ impl Follow {
                 Event::Files => self.files_changed(&slot).await,
                 Event::TimeOut => {
                     self.stats.init_fetch_timeout.inc();
-                    let (name, origin, limit) = (&slot.name, &slot.origin, initial_fetch_timeout);
+                    let limit = initial_fetch_timeout.unwrap_or_default();
                     log::warn!(
-                        "secret {name} of {origin} has not come within {:?}: it is not waited for any longer, \
-                         and connections that need it are refused until it comes",
-                        limit.unwrap_or_default()
+                        "{slot} has not come within {limit:?}: it is not waited for any longer, and connections that \
+                         need it are refused until it comes"
                     );
                     slot.give_up();
                 }
@@ -109,7 +108,7 @@ impl Follow {
 
     fn rejected(&self, slot: &Slot, why: &str) {
         self.stats.update_rejected.inc();
-        log::warn!("secret {} of {}: {why}; {}", slot.name, slot.origin, what_stays(slot));
+        log::warn!("{slot}: {why}; {}", what_stays(slot));
         // As for a failure.
         slot.give_up();
     }
@@ -128,7 +127,7 @@ impl Follow {
             return Ok(false);
         }
         slot.supply(Arc::new(loaded))?;
-        log::info!("secret {} of {} is in use", slot.name, slot.origin);
+        log::info!("{slot} is in use");
         Ok(true)
     }
 
