@@ -91,12 +91,15 @@ impl Follow {
     }
 
     async fn answered(&mut self, slot: &Slot, answer: Arc<Answer>) {
-        slot.set_answer(answer.clone());
+        if slot.content().is_none() {
+            slot.set_answer(answer.clone());
+        }
         self.changes.follow(directories(&answer.secret.model.kind));
         let version = answer.version.clone();
-        self.answer = Some(answer);
+        self.answer = Some(answer.clone());
         match self.reload(slot).await {
             Ok(_) => {
+                slot.set_answer(answer);
                 self.stats.update_success.inc();
                 self.stats.version.set(xxh64(version.as_bytes(), 0));
                 let wall = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -114,9 +117,18 @@ impl Follow {
     }
 
     async fn files_changed(&mut self, slot: &Slot) {
-        if let Err(why) = self.reload(slot).await {
-            self.stats.key_rotation_failed.inc();
-            log::warn!("secret {}: its files have changed: {why}; {}", slot.name, what_stays(slot));
+        match self.reload(slot).await {
+            Ok(false) => {}
+            Ok(true) => {
+                // Envoy's `last_updated` is then, too.
+                let answer = self.answer.as_deref().cloned();
+                let now = answer.map(|answer| Answer { received: clock::wall(), ..answer });
+                now.into_iter().for_each(|answer| slot.set_answer(Arc::new(answer)));
+            }
+            Err(why) => {
+                self.stats.key_rotation_failed.inc();
+                log::warn!("{slot}: its files have changed: {why}; {}", what_stays(slot));
+            }
         }
     }
 
