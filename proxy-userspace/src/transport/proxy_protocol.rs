@@ -78,18 +78,11 @@ struct Rules {
 
 impl Rules {
     fn new(model: &model::UpstreamProxyProtocol) -> Self {
-        let model::UpstreamProxyProtocol {
-            version,
-            pass_through_tlvs,
-            added_tlvs,
-            allow_unspecified_address,
-            inner: _,
-        } = model;
         Self {
-            version: *version,
-            pass_through: pass_through_tlvs.clone(),
-            added: added_tlvs.clone(),
-            allow_unspecified_address: *allow_unspecified_address,
+            version: model.version,
+            pass_through: model.pass_through_tlvs.clone(),
+            added: model.added_tlvs.clone(),
+            allow_unspecified_address: model.allow_unspecified_address,
         }
     }
 
