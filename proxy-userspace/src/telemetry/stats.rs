@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 pub use self::blocks::{
     ClusterManagerStats, ClusterStats, EdsStats, ListenerManagerStats, ListenerStats, OwnStats, RuntimeStats,
-    ServerStats, SocketMatchStats, SubscriptionStats, TcpStats,
+    SdsStats, ServerStats, SocketMatchStats, SubscriptionStats, TcpStats,
 };
 pub use self::histogram::{Bins, Histogram};
 pub use self::snapshot::{Buckets, Kind, Query, Snapshot};

@@ -12,7 +12,7 @@ mod file;
 mod tests;
 mod together;
 
-pub use self::changes::Changes;
+pub use self::changes::{Changes, directory_of};
 pub use self::directories::Directories;
 pub use self::file::{Files, Parse, Reader, Unusable};
 pub use self::together::{Group, Together};
