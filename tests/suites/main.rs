@@ -23,6 +23,7 @@ mod network_filters;
 mod outbound;
 mod peers;
 mod policy;
+mod proxy_protocol;
 mod relay;
 mod security;
 mod shutdown;
