@@ -94,7 +94,7 @@ impl Chain {
             metadata: shared(&model.metadata),
             transport,
             handshake_timeout: model.transport_socket_connect_timeout,
-            filters: network::Filters { gates, last },
+            filters: network::Filters { gates, driver: None, last },
         })
     }
 }
