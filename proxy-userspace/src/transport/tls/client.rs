@@ -11,15 +11,19 @@ use rustls::sign::SingleCertAndKey;
 
 use super::context::{Build, Common, Live};
 use super::inputs::Resolved;
-use super::interim::Verifier;
 use super::keys::Identity;
 use super::peer::PeerVerifier;
 use super::provider::{Wall, provider, versions};
 use super::session::ClientSessions;
 use super::socket::TlsSocket;
+use super::verify::Verifier;
 use crate::secret::Slot;
+use crate::secret::material::ValidationMaterial;
 use crate::transport::tls::CertificateSet;
 use crate::transport::{BuildError, Certificate, Env, Factory, Link, NotReady, Side, Transport};
+
+/// Sessions are known by the server's name: a cluster without one keeps them under this, which is never sent.
+pub(super) const NAMELESS: &str = "nameless.invalid";
 
 pub(super) struct Client {
     live: Arc<Live<ClientBuild>>,
@@ -59,7 +63,7 @@ impl Factory for Client {
     fn certificates(&self, found: &mut Vec<CertificateSet>) {
         if let Some(context) = self.live.context() {
             let chain = context.identity.iter().map(Identity::shown).collect();
-            found.push(CertificateSet { ca: context.ca.clone(), chain });
+            found.push(CertificateSet { ca: context.peer.ca().into_iter().collect(), chain });
         }
     }
 }
@@ -80,6 +84,11 @@ impl Build for ClientBuild {
         let first = resolved.certificates.first();
         let identity = first.map(|material| Identity::load(material, &provider)).transpose()?;
         let validation = resolved.validation.as_ref();
+        if self.model.auto_sni_san_validation && !validation.is_some_and(trusts_somebody) {
+            return Err(
+                "'auto_sni_san_validation' was configured without configuring a trusted CA".to_owned()
+            );
+        }
         let verifier =
             validation.map(|material| Verifier::new(material, common.stats.clone())).transpose()?;
         let algorithms = provider.signature_verification_algorithms;
@@ -110,11 +119,14 @@ impl Build for ClientBuild {
             sni: self.model.sni.clone(),
             auto_host_sni: self.model.auto_host_sni,
             identity,
-            ca: validation.map(super::context::shown_ca).unwrap_or_default(),
             peer,
             common: common.clone(),
         })
     }
+}
+
+fn trusts_somebody(validation: &ValidationMaterial) -> bool {
+    validation.model.trusted_ca.is_some() || validation.model.spiffe.is_some()
 }
 
 /// What handshakes of a cluster run on, until it is rebuilt.
@@ -123,7 +135,6 @@ pub(super) struct ClientContext {
     sni: Arc<str>,
     auto_host_sni: bool,
     identity: Option<Identity>,
-    ca: Vec<(String, Certificate)>,
     pub(super) peer: Arc<PeerVerifier>,
     pub(super) common: Arc<Common>,
 }
@@ -168,8 +179,7 @@ impl ClientContext {
     ) -> Result<Opening, String> {
         let sni = if self.auto_host_sni && !hostname.is_empty() { hostname } else { &self.sni };
         let sni = Some(sni).filter(|sni| !sni.is_empty());
-        // Sessions are known by the server's name: a cluster without one keeps them under this, which is never sent.
-        let name = sni.map_or("nameless.invalid", |sni| sni);
+        let name = sni.map_or(NAMELESS, |sni| sni);
         let name = ServerName::try_from(name.to_owned())
             .map_err(|_| format!("TLS error: {name:?} cannot be sent as a server name"))?;
         let logged = self.common.logs_keys_of(addresses);

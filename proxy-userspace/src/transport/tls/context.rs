@@ -8,17 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use proxy_config::model::tls::{CommonTls, KeyLog, SessionTickets};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 
 use super::inputs::{Inputs, Resolved};
-use super::interim::facts;
 use super::key_log::KeyLogFile;
 use super::stats::{SslStats, TlsFactoryStats};
-use crate::secret::material::ValidationMaterial;
 use crate::secret::{Slot, Subscriber};
 use crate::telemetry::stats::{Counter, Stats};
-use crate::transport::{BuildError, Certificate, Env, Side};
+use crate::transport::{BuildError, Env, Side};
 
 /// A kind of context.
 pub(super) trait Build: Send + Sync + 'static {
@@ -138,15 +134,4 @@ impl Named {
         let make = || self.stats.counter(format!("{}.ssl.{kind}.{name}", self.prefix));
         known.entry((kind, name)).or_insert_with(make).clone()
     }
-}
-
-/// The trusted CAs, for `/certs`.
-pub(super) fn shown_ca(validation: &ValidationMaterial) -> Vec<(String, Certificate)> {
-    let bundles = validation.bundles.iter().map(|(_, material)| material);
-    let materials = validation.trusted_ca.iter().chain(bundles);
-    let shown = materials.flat_map(|material| {
-        let ders = CertificateDer::pem_slice_iter(&material.bytes).flatten();
-        ders.filter_map(|der| Some((material.origin.to_string(), facts(&der).ok()?)))
-    });
-    shown.collect()
 }

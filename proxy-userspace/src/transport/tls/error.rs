@@ -39,6 +39,7 @@ pub(super) fn no_certificate() -> String {
 }
 
 /// `first` is what the peer began with.
+#[expect(clippy::wildcard_enum_match_arm, reason = "rustls knows many more than are told apart here")]
 pub(super) fn reason(error: &Error, first: &[u8]) -> String {
     let detail = error.to_string();
     match error {
@@ -61,6 +62,7 @@ pub(super) fn reason(error: &Error, first: &[u8]) -> String {
 }
 
 /// A socket that failed during the handshake.
+#[expect(clippy::wildcard_enum_match_arm, reason = "all others say it themselves")]
 pub(super) fn system(error: &io::Error) -> String {
     let code = error.raw_os_error().unwrap_or_default();
     let why = match error.kind() {
@@ -99,6 +101,7 @@ fn not_tls(first: &[u8]) -> Reason {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "rustls knows many more than are told apart here")]
 fn incompatible(why: &PeerIncompatible) -> Reason {
     match why {
         PeerIncompatible::NoCipherSuitesInCommon => NO_SHARED_CIPHER,

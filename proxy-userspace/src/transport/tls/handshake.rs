@@ -6,12 +6,13 @@ use std::sync::Arc;
 use rustls::server::{ClientHello, ServerConfig};
 use rustls::{Connection, Error, HandshakeKind};
 
+use super::certificate::facts;
 use super::client::ClientContext;
 use super::context::Common;
-use super::interim::{Role, facts};
 use super::peer::{PeerVerifier, Seen};
 use super::provider::now;
 use super::server::ServerContext;
+use super::verify::{Role, Validation};
 use super::{error, names};
 use crate::transport::{Certificate, TlsInfo};
 
@@ -68,11 +69,12 @@ impl Party {
     pub(super) fn saw(&mut self) {
         let seen = Seen::take();
         self.seen.refused = seen.refused.or_else(|| self.seen.refused.take());
+        self.seen.validation = seen.validation.or(self.seen.validation);
         self.seen.scheme = seen.scheme.or(self.seen.scheme);
     }
 
     /// The handshake is done. A peer that comes back is judged again, by the rules of now, as in Envoy.
-    pub(super) fn finish(&self, connection: &Connection) -> Result<Arc<TlsInfo>, Error> {
+    pub(super) fn finish(&mut self, connection: &Connection) -> Result<Arc<TlsInfo>, Error> {
         let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
         let certificates = connection.peer_certificates().unwrap_or_default();
         let peer = self.peer();
@@ -81,7 +83,9 @@ impl Party {
                 End::Server { .. } => Role::Client,
                 End::Client { .. } => Role::Server,
             };
-            peer.check(leaf, intermediates, now(), role, self.server_name.as_deref())?;
+            let checked = peer.check(leaf, intermediates, now(), role, self.server_name.as_deref());
+            self.saw();
+            checked?;
         }
         let info = self.info(connection, resumed);
         self.count(connection, &info);
@@ -102,7 +106,7 @@ impl Party {
             resumed,
             session_id: String::new(),
             local: self.local.clone(),
-            peer_validated: leaf.is_some() && self.peer().is_some_and(PeerVerifier::judges),
+            peer_validated: self.seen.validation == Some(Validation::Validated),
             peer: leaf.map(Arc::new),
             peer_intermediates: certificates.iter().skip(1).map(|one| one.to_vec()).collect(),
         }
@@ -130,11 +134,14 @@ impl Party {
     /// Counts a failure and says it in Envoy's words.
     pub(super) fn failed(&mut self, why: &Error, first: &[u8]) -> String {
         self.saw();
-        match why {
+        if matches!(why, Error::InvalidCertificate(_)) && self.seen.refused.is_some() {
             // Counted where it was judged.
-            Error::InvalidCertificate(_) if self.seen.refused.is_some() => return self.refused(Some(why)),
-            Error::NoCertificatesPresented => self.common().stats.fail_verify_no_cert.inc(),
-            _ => self.count_error(),
+            return self.refused(Some(why));
+        }
+        if *why == Error::NoCertificatesPresented {
+            self.common().stats.fail_verify_no_cert.inc();
+        } else {
+            self.count_error();
         }
         error::reason(why, first)
     }

@@ -11,7 +11,7 @@ use rustls::{Error, InconsistentKeys, SignatureAlgorithm};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
-use super::interim::facts;
+use super::certificate::facts;
 use crate::secret::Material;
 use crate::secret::material::{CertificateMaterial, KeyMaterial};
 use crate::transport::Certificate;
@@ -48,12 +48,13 @@ impl Identity {
         let names = names(leaf).map_err(|why| format!("certificate_chain: {}: {why}", chain.origin))?;
         strong_enough(leaf).map_err(|why| format!("certificate_chain: {}: {why}", chain.origin))?;
         let signing = private_key(key, material.password.as_ref())?;
-        let certified = CertifiedKey::from_der(certificates, signing, provider).map_err(|e| match e {
-            Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => format!(
-                "private_key: {}: it is not the key of the certificate of {}",
-                key.origin, chain.origin
-            ),
-            e => format!("private_key: {}: {e}", key.origin),
+        let certified = CertifiedKey::from_der(certificates, signing, provider).map_err(|e| {
+            let why = if e == Error::InconsistentKeys(InconsistentKeys::KeyMismatch) {
+                format!("it is not the key of the certificate of {}", chain.origin)
+            } else {
+                e.to_string()
+            };
+            format!("private_key: {}: {why}", key.origin)
         })?;
         Ok(Self {
             is_ecdsa: certified.key.algorithm() == SignatureAlgorithm::ECDSA,
@@ -88,9 +89,13 @@ fn private_key(key: &Material, password: Option<&Material>) -> Result<PrivateKey
             Some(_) => format!("private_key: {}: encrypted keys are not supported", key.origin),
         });
     }
-    PrivateKeyDer::from_pem_slice(&key.bytes).map_err(|e| match e {
-        pem::Error::NoItemsFound => format!("private_key: {}: there is no private key in it", key.origin),
-        e => format!("private_key: {}: {e}", key.origin),
+    PrivateKeyDer::from_pem_slice(&key.bytes).map_err(|e| {
+        let why = if matches!(e, pem::Error::NoItemsFound) {
+            "there is no private key in it".to_owned()
+        } else {
+            e.to_string()
+        };
+        format!("private_key: {}: {why}", key.origin)
     })
 }
 
@@ -109,14 +114,12 @@ fn strong_enough(leaf: &CertificateDer<'_>) -> Result<(), String> {
 fn names(leaf: &CertificateDer<'_>) -> Result<Vec<String>, String> {
     let (_, leaf) = X509Certificate::from_der(leaf).map_err(|e| e.to_string())?;
     let sans = leaf.subject_alternative_name().map_err(|e| e.to_string())?;
-    let dns = sans.iter().flat_map(|sans| &sans.value.general_names).filter_map(|name| match name {
-        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
-        _ => None,
-    });
-    let mut names: Vec<_> = dns.collect();
-    if names.is_empty() {
+    let Some(sans) = sans else {
         let common = leaf.subject().iter_common_name().filter_map(|name| name.as_str().ok());
-        names.extend(common.map(str::to_ascii_lowercase));
-    }
-    Ok(names)
+        return Ok(common.map(str::to_ascii_lowercase).collect());
+    };
+    let dns = sans.value.general_names.iter().filter_map(|name| {
+        if let GeneralName::DNSName(name) = name { Some(name.to_ascii_lowercase()) } else { None }
+    });
+    Ok(dns.collect())
 }

@@ -7,12 +7,12 @@
 //! - `socket`: the bytes of one connection.
 //! - `names`, `error`: what rustls says, in OpenSSL's words.
 
+pub mod certificate;
 mod client;
 mod context;
 mod error;
 mod handshake;
 mod inputs;
-mod interim;
 mod key_log;
 mod keys;
 mod names;
@@ -22,6 +22,7 @@ mod server;
 mod session;
 mod socket;
 pub mod stats;
+pub mod verify;
 
 use std::sync::Arc;
 

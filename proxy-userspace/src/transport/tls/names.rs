@@ -12,6 +12,7 @@ pub(super) fn version(version: Option<ProtocolVersion>) -> &'static str {
 }
 
 /// TLS 1.2 suites go by OpenSSL's own names, those of 1.3 by the standard's.
+#[expect(clippy::wildcard_enum_match_arm, reason = "ring has no other")]
 pub(super) fn cipher(suite: CipherSuite) -> &'static str {
     match suite {
         CipherSuite::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
@@ -27,6 +28,7 @@ pub(super) fn cipher(suite: CipherSuite) -> &'static str {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "ring has no other")]
 pub(super) fn curve(group: NamedGroup) -> &'static str {
     match group {
         NamedGroup::X25519 => "X25519",
@@ -38,6 +40,7 @@ pub(super) fn curve(group: NamedGroup) -> &'static str {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "rustls verifies no other")]
 pub(super) fn signature(scheme: SignatureScheme) -> &'static str {
     match scheme {
         SignatureScheme::RSA_PKCS1_SHA256 => "rsa_pkcs1_sha256",

@@ -9,23 +9,24 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
-};
+use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
-use super::interim::{Role, Verifier};
+use super::client::NAMELESS;
+use super::verify::{ClientCertificate, Role, Validation, Verifier};
+use crate::transport::Certificate;
 
 /// What a connection's verification has found out beyond yes or no.
 #[derive(Default)]
 pub(super) struct Seen {
     /// Why the certificate was refused.
     pub(super) refused: Option<String>,
+    /// What is known of a peer whose certificate was not.
+    pub(super) validation: Option<Validation>,
     /// What the peer has signed with.
     pub(super) scheme: Option<SignatureScheme>,
 }
@@ -60,13 +61,24 @@ impl fmt::Debug for PeerVerifier {
 }
 
 impl PeerVerifier {
+    /// `None` where clients are not asked for a certificate: they are where there is something to judge it by, or where
+    /// they must have one. Without anything to judge it by, any will do.
     pub(super) fn of_clients(
         verifier: Option<Verifier>,
         algorithms: WebPkiSupportedAlgorithms,
-        subjects: Vec<DistinguishedName>,
-        mandatory: bool,
-    ) -> Self {
-        Self { verifier, algorithms, subjects, mandatory, auto_sni_san: false }
+        require: bool,
+    ) -> Option<Self> {
+        let asked = verifier.as_ref().map_or(ClientCertificate::NotAsked, Verifier::client_certificate);
+        if asked == ClientCertificate::NotAsked && !require {
+            return None;
+        }
+        Some(Self {
+            subjects: verifier.as_ref().map(Verifier::client_ca_list).unwrap_or_default(),
+            mandatory: require || asked == ClientCertificate::Required,
+            verifier,
+            algorithms,
+            auto_sni_san: false,
+        })
     }
 
     pub(super) fn of_servers(
@@ -77,12 +89,12 @@ impl PeerVerifier {
         Self { verifier, algorithms, subjects: Vec::new(), mandatory: true, auto_sni_san }
     }
 
-    /// Certificates are judged at all.
-    pub(super) fn judges(&self) -> bool {
-        self.verifier.is_some()
+    /// What is trusted, for `/certs`.
+    pub(super) fn ca(&self) -> Option<(String, Certificate)> {
+        self.verifier.as_ref()?.ca_certificate()
     }
 
-    /// Judges a peer's certificates; the error is for the log.
+    /// Judges a peer's certificates; what is found out is left in [`Seen`].
     pub(super) fn check(
         &self,
         leaf: &CertificateDer<'_>,
@@ -93,10 +105,12 @@ impl PeerVerifier {
     ) -> Result<(), Error> {
         let Some(verifier) = &self.verifier else { return Ok(()) };
         let server_name = server_name.filter(|_| self.auto_sni_san);
-        verifier.check(leaf, intermediates, now, role, server_name).map_err(|e| {
-            SEEN.with_borrow_mut(|seen| seen.refused = Some(e.to_string()));
-            Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(e))))
-        })
+        let checked = verifier.check(leaf, intermediates, now, role, server_name);
+        SEEN.with_borrow_mut(|seen| match &checked {
+            Ok(validation) => seen.validation = Some(*validation),
+            Err(e) => seen.refused = Some(e.reason.clone()),
+        });
+        Ok(checked.map(drop)?)
     }
 }
 
@@ -157,7 +171,9 @@ impl ServerCertVerifier for PeerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.check(end_entity, intermediates, now, Role::Server, Some(&server_name.to_str()))?;
+        let server_name = server_name.to_str();
+        let sent = Some(server_name.as_ref()).filter(|name| *name != NAMELESS);
+        self.check(end_entity, intermediates, now, Role::Server, sent)?;
         Ok(ServerCertVerified::assertion())
     }
 

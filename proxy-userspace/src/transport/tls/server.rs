@@ -12,24 +12,22 @@ use proxy_config::model::tls::{DownstreamTls, SessionTickets};
 use ring::digest::{Context as Digest, SHA256};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::Ticketer;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use rustls::server::{
     ClientHello, NoServerSessionStorage, ProducesTickets, ServerConfig, StoresServerSessions,
 };
 use rustls::sign::SingleCertAndKey;
-use rustls::{CipherSuite, DistinguishedName, SignatureAlgorithm};
+use rustls::{CipherSuite, SignatureAlgorithm};
 
 use super::context::{Build, Common, Live};
 use super::error;
 use super::inputs::{Resolved, TicketMaterial};
-use super::interim::Verifier;
 use super::key_log::KeyLogFile;
 use super::keys::Identity;
 use super::peer::PeerVerifier;
 use super::provider::{Wall, provider, versions};
 use super::session::{Binding, ServerSessions, SharedKeys, Tickets};
 use super::socket::TlsSocket;
+use super::verify::Verifier;
 use crate::secret::Slot;
 use crate::secret::material::ValidationMaterial;
 use crate::transport::tls::CertificateSet;
@@ -71,7 +69,8 @@ impl Factory for Server {
     fn certificates(&self, found: &mut Vec<CertificateSet>) {
         if let Some(context) = self.live.context() {
             let chain = context.identities.iter().map(|one| one.identity.shown());
-            found.push(CertificateSet { ca: context.ca.clone(), chain: chain.collect() });
+            let ca = context.peer.iter().filter_map(|peer| peer.ca());
+            found.push(CertificateSet { ca: ca.collect(), chain: chain.collect() });
         }
     }
 }
@@ -98,7 +97,6 @@ impl Build for ServerBuild {
         let binding = self.binding(&identities, resolved.validation.as_ref());
         let sessions = self.sessions(&resolved.tickets, binding)?;
         let names = by_name(&identities);
-        let ca = resolved.validation.as_ref().map(super::context::shown_ca).unwrap_or_default();
         let identities = identities.into_iter().map(|identity| {
             let config = self.config(&identity, &provider, peer.as_ref(), &sessions)?;
             Ok(Served { configs: Configs::new(config, common.key_log.as_ref()), identity })
@@ -107,7 +105,6 @@ impl Build for ServerBuild {
             identities: identities.collect::<Result<_, String>>()?,
             names,
             peer,
-            ca,
             require_sni: self.model.require_sni,
             full_scan: self.model.full_scan_certs_on_sni_mismatch,
             common: common.clone(),
@@ -122,22 +119,17 @@ struct Sessions {
 }
 
 impl ServerBuild {
-    /// Clients are asked for a certificate where there is something to judge it by, or where they must have one.
     fn peer(
         &self,
         validation: Option<&ValidationMaterial>,
         provider: &CryptoProvider,
         common: &Common,
     ) -> Result<Option<Arc<PeerVerifier>>, String> {
-        let mandatory = self.model.require_client_certificate;
-        if validation.is_none() && !mandatory {
-            return Ok(None);
-        }
         let verifier =
             validation.map(|material| Verifier::new(material, common.stats.clone())).transpose()?;
-        let subjects = validation.map(subjects).unwrap_or_default();
         let algorithms = provider.signature_verification_algorithms;
-        Ok(Some(Arc::new(PeerVerifier::of_clients(verifier, algorithms, subjects, mandatory))))
+        let require = self.model.require_client_certificate;
+        Ok(PeerVerifier::of_clients(verifier, algorithms, require).map(Arc::new))
     }
 
     fn sessions(&self, tickets: &TicketMaterial, binding: Binding) -> Result<Sessions, String> {
@@ -221,7 +213,6 @@ pub(super) struct ServerContext {
     /// By the names of certificates; a wildcard is known by what follows its star.
     names: HashMap<String, Vec<usize>>,
     pub(super) peer: Option<Arc<PeerVerifier>>,
-    ca: Vec<(String, Certificate)>,
     require_sni: bool,
     full_scan: bool,
     pub(super) common: Arc<Common>,
@@ -324,23 +315,27 @@ fn suits(identity: &Identity, hello: &ClientHello<'_>) -> bool {
         return false;
     }
     // Suites of TLS 1.3 go with every key, those of 1.2 name one.
-    hello.cipher_suites().iter().any(|suite| match suite {
-        CipherSuite::TLS13_AES_128_GCM_SHA256
-        | CipherSuite::TLS13_AES_256_GCM_SHA384
-        | CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => true,
-        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
-        | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
-        | CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 => {
-            key.algorithm() != SignatureAlgorithm::RSA
-        }
-        CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
-        | CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384
-        | CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => {
-            key.algorithm() == SignatureAlgorithm::RSA
-        }
-        _ => false,
+    let is_rsa = key.algorithm() == SignatureAlgorithm::RSA;
+    hello.cipher_suites().iter().any(|suite| {
+        TLS13.contains(suite) || if is_rsa { RSA.contains(suite) } else { ECDSA.contains(suite) }
     })
 }
+
+const TLS13: [CipherSuite; 3] = [
+    CipherSuite::TLS13_AES_128_GCM_SHA256,
+    CipherSuite::TLS13_AES_256_GCM_SHA384,
+    CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+];
+const ECDSA: [CipherSuite; 3] = [
+    CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+];
+const RSA: [CipherSuite; 3] = [
+    CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+    CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+];
 
 fn by_name(identities: &[Identity]) -> HashMap<String, Vec<usize>> {
     let mut names: HashMap<String, Vec<usize>> = HashMap::new();
@@ -351,17 +346,4 @@ fn by_name(identities: &[Identity]) -> HashMap<String, Vec<usize>> {
         }
     }
     names
-}
-
-/// The CAs' names, from which clients with several certificates choose one.
-fn subjects(validation: &ValidationMaterial) -> Vec<DistinguishedName> {
-    if validation.model.suppress_client_ca_list {
-        return Vec::new();
-    }
-    let ca = validation.trusted_ca.iter().flat_map(|ca| CertificateDer::pem_slice_iter(&ca.bytes)).flatten();
-    ca.filter_map(|der| {
-        let anchor = webpki::anchor_from_trusted_cert(&der).ok()?;
-        Some(DistinguishedName::in_sequence(&anchor.subject))
-    })
-    .collect()
 }

@@ -56,7 +56,7 @@ pub(super) struct TlsSocket {
 
 enum Stage {
     /// The ClientHello is awaited.
-    Hello(Acceptor),
+    Hello(Box<Acceptor>),
     Shaking(Box<Connection>),
     Open(Box<Connection>),
     /// The failure is known; the peer has yet to be told.
@@ -100,7 +100,7 @@ enum Stop {
 impl TlsSocket {
     pub(super) fn server(context: Arc<ServerContext>, addresses: Option<(IpAddr, IpAddr)>) -> Self {
         let party = Party::server(context, addresses);
-        Self::new(Stage::Hello(Acceptor::default()), party)
+        Self::new(Stage::Hello(Box::default()), party)
     }
 
     pub(super) fn client(
