@@ -265,6 +265,7 @@ mod rbac;
 mod reflection;
 mod refused;
 pub mod registry;
+mod starttls;
 mod value;
 
 pub use docs::markdown;

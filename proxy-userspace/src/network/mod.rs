@@ -20,6 +20,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 pub use self::gates::{Close, Entered, Gates, Verdict};
+use self::starttls::Driver;
 use self::tcp_proxy::TcpProxy;
 use crate::clock::Instant;
 use crate::drain::Guard;
@@ -41,6 +42,8 @@ pub enum Last {
 /// A filter chain's filters.
 pub struct Filters {
     pub gates: Gates,
+    /// Between tcp_proxy's connecting and its relaying.
+    pub driver: Option<Box<dyn Driver>>,
     pub last: Last,
 }
 

@@ -11,7 +11,7 @@ use crate::listener::chain_match::ChainMatch;
 use crate::listener::filters::Filters;
 use crate::net::facts::Facts;
 use crate::network::tcp_proxy::TcpProxy;
-use crate::network::{self, Gates, Last};
+use crate::network::{self, Gates, Last, starttls};
 use crate::telemetry::access_log::{Error, Logger};
 use crate::telemetry::stats::ListenerStats;
 use crate::transport::{self, Factory};
@@ -94,7 +94,7 @@ impl Chain {
             metadata: shared(&model.metadata),
             transport,
             handshake_timeout: model.transport_socket_connect_timeout,
-            filters: network::Filters { gates, last },
+            filters: network::Filters { gates, driver: starttls::driver(model, &parts.cluster.stats), last },
         })
     }
 }
@@ -114,7 +114,9 @@ fn last_filter(config: &NetworkFilterConfig, parts: &Parts<'_>) -> Result<Last, 
         | NetworkFilter::ConnectionLimit(_)
         | NetworkFilter::LocalRateLimit(_)
         | NetworkFilter::MetadataExchange
-        | NetworkFilter::IstioStats => Last::Nothing,
+        | NetworkFilter::IstioStats
+        | NetworkFilter::PostgresProxy(_)
+        | NetworkFilter::SmtpStarttls(_) => Last::Nothing,
     })
 }
 
