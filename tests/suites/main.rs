@@ -28,3 +28,5 @@ mod relay;
 mod security;
 mod shutdown;
 mod tls;
+mod tls_common;
+mod tls_security;
