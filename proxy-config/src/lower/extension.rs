@@ -16,6 +16,8 @@ use crate::diagnostic::Segment;
 use crate::model::access_log::{LogFormat, LogSink};
 use crate::model::listener_filter::{ListenerFilter, TlsInspector};
 use crate::model::network_filter::NetworkFilter;
+use crate::proto::pb::envoy::extensions::filters::network::postgres_proxy::v3alpha::PostgresProxy;
+use crate::proto::pb::shunt::filters::network::smtp_starttls::v1::SmtpStarttls;
 
 /// An extension's configuration: its message's full name and its bytes.
 #[derive(Debug)]
@@ -135,6 +137,8 @@ pub(super) fn network_filter(cx: &mut Cx, name: &str, any: Option<Any>) -> Optio
             e.lower::<nf::local_ratelimit::v3::LocalRateLimit>(cx)
         }
         nf::direct_response::v3::Config::NAME => e.lower::<nf::direct_response::v3::Config>(cx),
+        PostgresProxy::NAME => e.lower::<PostgresProxy>(cx).map(NetworkFilter::PostgresProxy),
+        SmtpStarttls::NAME => e.lower::<SmtpStarttls>(cx).map(NetworkFilter::SmtpStarttls),
         "envoy.tcp.metadataexchange.config.MetadataExchange" => Some(metadata_exchange(cx)),
         "stats.PluginConfig" => Some(istio_stats(cx)),
         "envoy.extensions.filters.network.wasm.v3.Wasm" => match built_in_module(&e).as_deref() {

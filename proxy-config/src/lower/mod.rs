@@ -292,6 +292,7 @@ mod rbac;
 mod reflection;
 mod refused;
 pub mod registry;
+mod starttls;
 mod tls;
 mod transport;
 mod value;

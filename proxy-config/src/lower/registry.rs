@@ -24,6 +24,7 @@ pub fn messages() -> impl Iterator<Item = Message> {
         super::matcher::MESSAGES,
         super::network_filter::MESSAGES,
         super::rbac::MESSAGES,
+        super::starttls::MESSAGES,
     ]
     .into_iter()
     .chain(super::cluster::ALL_MESSAGES.iter().copied())

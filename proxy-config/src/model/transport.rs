@@ -42,6 +42,12 @@ impl TransportSocket {
             Self::TcpStats(outer) => Some(&outer.inner),
         }
     }
+
+    /// Whether it is raw until a filter asks for TLS, itself or what it wraps.
+    pub fn is_starttls(&self) -> bool {
+        matches!(self, Self::DownstreamStartTls(_) | Self::UpstreamStartTls(_))
+            || self.inner().is_some_and(Self::is_starttls)
+    }
 }
 
 /// `ProxyProtocolUpstreamTransport`.

@@ -17,7 +17,6 @@ mod random;
 mod testing;
 #[cfg(test)]
 mod tests;
-mod together;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -32,22 +31,22 @@ use proxy_config::model::metadata::Struct;
 use tokio::task::AbortHandle;
 
 pub use self::breaker::{Overflow, Permit};
-pub use self::connect::{ConnectError, Connected, Io, Source, SourceAddress};
+pub use self::connect::{Client, ConnectError, Connected, Io, Source, SourceAddress};
 pub use self::host::{Health, HealthFlag, Host, HostStats, address_text};
 pub use self::random::{Random, ThreadRandom};
 
 use self::breaker::Breaker;
 use self::discovery::resolver::Resolvers;
-use self::discovery::watch::Directories;
 use self::discovery::{Part, Warm};
 use self::lb::LbState;
 use self::outlier::Detector;
-use self::together::{Group, Together};
 use crate::clock::{self, Instant};
 use crate::net::Dial;
+use crate::secret::Slot;
 use crate::task::Tasks;
 use crate::telemetry::stats::{ClusterStats, EdsStats, SocketMatchStats, Stats};
-use crate::transport::{self, BuildError, Factory};
+use crate::transport::{self, BuildError, Factory, Failure};
+use crate::watch::{Directories, Files, Group, Together};
 
 pub struct Cluster {
     pub model: Arc<model::Cluster>,
@@ -61,6 +60,8 @@ pub struct Cluster {
     /// Of each of `transport_socket_matches`.
     matches: Box<[SocketMatch]>,
     random: Arc<dyn Random>,
+    /// The secrets of its transports that were not there from the start.
+    secrets: Box<[Arc<Slot>]>,
     /// Only where something watches: idle static clusters have none.
     active: Option<Box<Active>>,
 }
@@ -82,9 +83,9 @@ pub struct Env {
     pub random: Arc<dyn Random>,
     pub transport: transport::Env,
     resolvers: Arc<Resolvers>,
-    directories: Arc<Directories>,
-    eds_files: Arc<Together<discovery::File>>,
-    intervals: Arc<Together<outlier::Interval>>,
+    pub(crate) directories: Arc<Directories>,
+    eds_files: Arc<Files<Cluster>>,
+    intervals: Arc<Together<outlier::Interval, Cluster>>,
     born: Instant,
 }
 
@@ -176,11 +177,12 @@ struct Active {
 struct Running {
     own: Vec<AbortHandle>,
     /// Tasks that it shares.
-    groups: Vec<Arc<Group>>,
+    groups: Vec<Arc<Group<Cluster>>>,
 }
 
 impl Env {
     pub fn new(stats: Arc<Stats>, tasks: Tasks, dial: Arc<dyn Dial>, endpoints: EndpointSource) -> Self {
+        let directories = Arc::<Directories>::default();
         Self {
             transport: transport::Env::new(stats.clone(), tasks.clone(), Arc::default()),
             stats,
@@ -189,8 +191,8 @@ impl Env {
             endpoints,
             random: Arc::new(ThreadRandom),
             resolvers: Arc::default(),
-            directories: Arc::default(),
-            eds_files: Arc::default(),
+            eds_files: Arc::new(Files::new(&directories)),
+            directories,
             intervals: Arc::default(),
             born: clock::now(),
         }
@@ -207,9 +209,10 @@ impl Cluster {
             let stats = env.stats.block(format!("{prefix}.{}", one.name.replace(':', "_")));
             Ok(SocketMatch { stats, transport: build(&one.transport_socket)? })
         });
-        let cluster = Self {
+        let mut cluster = Self {
             transport: build(&model.transport_socket)?,
             matches: matches.collect::<Result<_, BuildError>>()?,
+            secrets: Box::default(),
             stats: env.stats.block(prefix.clone()),
             lb: ArcSwap::from_pointee(LbState::empty()),
             updating: Mutex::new(()),
@@ -218,6 +221,9 @@ impl Cluster {
             active,
             model,
         };
+        let mut secrets = transport::secrets(cluster.transports());
+        secrets.retain(|slot| !slot.is_settled());
+        cluster.secrets = secrets.into();
         if cluster.model.discovery == Discovery::Static {
             cluster.update(
                 discovery::fixed::groups(&cluster.model.load_assignment),
@@ -243,8 +249,10 @@ impl Cluster {
         *active.tasks.lock().unwrap_or_else(PoisonError::into_inner) = running;
     }
 
-    /// Resolves once the first endpoints are known and, where they are checked, judged.
+    /// Resolves once the first endpoints are known and, where they are checked, judged, and no secret of its
+    /// transports is waited for.
     pub async fn warmed(&self) {
+        settled(&self.secrets).await;
         if let Some(active) = &self.active {
             active.warm.wait().await;
         }
@@ -252,6 +260,17 @@ impl Cluster {
 
     pub fn is_warm(&self) -> bool {
         self.active.as_ref().is_none_or(|active| active.warm.is_warm())
+            && self.secrets.iter().all(|slot| slot.is_settled())
+    }
+
+    /// What is still to come before it is warm, for the log.
+    pub fn waits_for(&self) -> Vec<String> {
+        let lacks = |part| self.active.as_ref().is_some_and(|active| active.warm.lacks(part));
+        let secrets = self.secrets.iter().filter(|slot| !slot.is_settled());
+        let secrets = secrets.map(|slot| slot.to_string());
+        let endpoints = lacks(Part::Endpoints).then(|| "its endpoints".to_owned());
+        let health = lacks(Part::Health).then(|| "its first health checks".to_owned());
+        secrets.chain(endpoints).chain(health).collect()
     }
 
     /// The next endpoint.
@@ -304,10 +323,10 @@ impl Cluster {
         self: &Arc<Self>,
         host: &Arc<Host>,
         dial: &dyn Dial,
-        source: &Source,
+        client: &Client<'_>,
     ) -> Result<Upstream, ConnectError> {
         let mut permit = self.admit(host)?;
-        match connect::tcp(self, host, dial, source).await {
+        match connect::ready(self, host, dial, client).await {
             Ok(connected) => {
                 permit.attach(host);
                 self.report(host, Event::Connected(connected.took));
@@ -316,6 +335,16 @@ impl Cluster {
             Err(error) => {
                 permit.fail();
                 let timeout = matches!(error, ConnectError::Timeout);
+                // A refusal counts as the other side's close; a peer that is not who it should be, as ours.
+                match &error {
+                    ConnectError::Timeout | ConnectError::Transport(Failure { remote: false, .. }) => {
+                        self.stats.upstream_cx_destroy_local.inc();
+                    }
+                    ConnectError::Transport(_)
+                    | ConnectError::Immediate { .. }
+                    | ConnectError::Delayed { .. }
+                    | ConnectError::Overflow(_) => self.stats.upstream_cx_destroy_remote.inc(),
+                }
                 self.report(host, if timeout { Event::ConnectTimeout } else { Event::ConnectFailed });
                 Err(error)
             }
@@ -332,12 +361,8 @@ impl Cluster {
                 self.stats.upstream_cx_connect_fail.inc();
                 host.stats.cx_connect_fail.inc();
                 self.stats.upstream_cx_destroy.inc();
-                // A refusal counts as the other side's close.
                 if event == Event::ConnectTimeout {
                     self.stats.upstream_cx_connect_timeout.inc();
-                    self.stats.upstream_cx_destroy_local.inc();
-                } else {
-                    self.stats.upstream_cx_destroy_remote.inc();
                 }
             }
             Event::Status(status) if status >= 500 => host.stats.rq_error.inc(),
@@ -352,6 +377,12 @@ impl Cluster {
 impl Cluster {
     fn eds_stats(&self) -> Option<&EdsStats> {
         self.active.as_ref()?.eds.as_deref()
+    }
+}
+
+async fn settled(secrets: &[Arc<Slot>]) {
+    for slot in secrets {
+        slot.settled().await;
     }
 }
 

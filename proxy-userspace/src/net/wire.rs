@@ -9,12 +9,18 @@ use crate::transport::{Failure, Transport};
 
 pub struct Wire<'a> {
     pub socket: Socket<'a>,
-    pub transport: Option<&'a mut dyn Transport>,
+    pub transport: Option<&'a mut (dyn Transport + 'static)>,
 }
 
 impl<'a> Wire<'a> {
-    pub fn new(socket: Socket<'a>, transport: Option<&'a mut dyn Transport>) -> Self {
-        Self { socket, transport }
+    pub fn new(socket: Socket<'a>, transport: Option<&'a mut (dyn Transport + 'static)>) -> Self {
+        // Such as of a tap that does not tap this connection.
+        Self { socket, transport: transport.filter(|transport| !transport.is_raw()) }
+    }
+
+    /// Its bytes are the socket's own.
+    pub fn is_raw(&self) -> bool {
+        self.transport.is_none()
     }
 
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
