@@ -25,6 +25,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 
 use self::splice::Pipes;
+use crate::secret::Expiry;
 use crate::sys::sock;
 use crate::task::Tasks;
 use crate::telemetry::AccessLog;
@@ -174,6 +175,8 @@ pub struct Shared {
     pub builtin: Option<Builtin>,
     /// The configuration, where there is one.
     pub world: Option<Arc<World>>,
+    /// Drains connections that outlive what they were let in by; there only where that was asked for.
+    pub expiry: Option<Expiry>,
     connections: AtomicU64,
 }
 
@@ -196,6 +199,7 @@ impl Shared {
             access_log,
             options,
             world,
+            expiry: None,
             connections: AtomicU64::new(0),
         })
     }
