@@ -30,6 +30,7 @@ use crate::sys::sock;
 use crate::task::Tasks;
 use crate::telemetry::AccessLog;
 use crate::telemetry::stats::{OwnStats, Stats};
+use crate::transport::tap::Taps;
 use crate::world::builtin::Builtin;
 use crate::world::{BuildError, Listener, Parts, Snapshot, World};
 
@@ -177,7 +178,8 @@ pub struct Shared {
     pub world: Option<Arc<World>>,
     /// Drains connections that outlive what they were let in by; there only where that was asked for.
     pub expiry: Option<Expiry>,
-    connections: AtomicU64,
+    pub taps: Arc<Taps>,
+    connections: Arc<AtomicU64>,
 }
 
 impl Shared {
@@ -200,7 +202,8 @@ impl Shared {
             options,
             world,
             expiry: None,
-            connections: AtomicU64::new(0),
+            taps: parts.cluster.transport.taps.clone(),
+            connections: parts.cluster.transport.connections.clone(),
         })
     }
 

@@ -19,6 +19,7 @@ use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll};
 
 use proxy_config::model::TransportSocket;
@@ -72,6 +73,11 @@ pub trait Transport: Send + Sync {
     /// What TLS has agreed on, once it has.
     fn tls(&self) -> Option<&Arc<TlsInfo>> {
         None
+    }
+
+    /// Its bytes are the socket's own: the relay may work on that directly.
+    fn is_raw(&self) -> bool {
+        false
     }
 
     /// The connection ends. Called once, while the socket is still open.
@@ -157,11 +163,13 @@ pub struct Env {
     pub tasks: Tasks,
     pub secrets: Arc<Secrets>,
     pub taps: Arc<tap::Taps>,
+    /// The last connection id: down- and upstream connections count together, as in Envoy.
+    pub connections: Arc<AtomicU64>,
 }
 
 impl Env {
     pub fn new(stats: Arc<Stats>, tasks: Tasks, secrets: Arc<Secrets>) -> Self {
-        Self { stats, tasks, secrets, taps: Arc::default() }
+        Self { stats, tasks, secrets, taps: Arc::default(), connections: Arc::default() }
     }
 }
 
@@ -222,7 +230,7 @@ fn layer(
         }
         TransportSocket::Tap(model) => {
             let inner = layer(&model.inner, side, prefix, env)?;
-            Arc::new(tap::Tap::new(model, inner, prefix, env)?)
+            Arc::new(tap::Tap::new(model, inner, env)?)
         }
         TransportSocket::TcpStats(model) => {
             let inner = layer(&model.inner, side, prefix, env)?;

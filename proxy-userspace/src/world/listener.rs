@@ -11,7 +11,7 @@ use crate::listener::chain_match::ChainMatch;
 use crate::listener::filters::Filters;
 use crate::net::facts::Facts;
 use crate::network::tcp_proxy::TcpProxy;
-use crate::network::{self, Gates, Last};
+use crate::network::{self, Gates, Last, starttls};
 use crate::secret::Slot;
 use crate::telemetry::access_log::{Error, Logger};
 use crate::telemetry::stats::ListenerStats;
@@ -103,7 +103,7 @@ impl Chain {
             metadata: shared(&model.metadata),
             transport,
             handshake_timeout: model.transport_socket_connect_timeout,
-            filters: network::Filters { gates, driver: None, last },
+            filters: network::Filters { gates, driver: starttls::driver(model, &parts.cluster.stats), last },
         })
     }
 }
@@ -123,7 +123,9 @@ fn last_filter(config: &NetworkFilterConfig, parts: &Parts<'_>) -> Result<Last, 
         | NetworkFilter::ConnectionLimit(_)
         | NetworkFilter::LocalRateLimit(_)
         | NetworkFilter::MetadataExchange
-        | NetworkFilter::IstioStats => Last::Nothing,
+        | NetworkFilter::IstioStats
+        | NetworkFilter::PostgresProxy(_)
+        | NetworkFilter::SmtpStarttls(_) => Last::Nothing,
     })
 }
 
