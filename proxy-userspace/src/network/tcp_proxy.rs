@@ -23,6 +23,7 @@ use crate::net::copy::{self, End, Terms};
 use crate::net::socket::Socket;
 use crate::net::timers::Limits;
 use crate::net::wire::Wire;
+use crate::secret::Lease;
 use crate::telemetry::access_log::Logger;
 use crate::telemetry::stats::{ClusterStats, Stats, TcpStats};
 use crate::telemetry::{Bytes, Flags, LogType, Outcome, Side};
@@ -191,6 +192,9 @@ async fn carry(
     leftover: Option<Box<Leftover>>,
     deadline: Option<Instant>,
 ) -> Outcome {
+    // STARTTLS may have turned to TLS since.
+    conn.follow_expiry();
+    up.follow_expiry(conn);
     let cluster = &up.cluster;
     let model = &cluster.model;
     let buffers =
@@ -243,6 +247,7 @@ struct Upstream {
     cluster: Arc<Cluster>,
     host: Arc<Host>,
     inner: cluster::Upstream,
+    lease: Option<Box<Lease>>,
     attempts: u32,
     connection_id: u64,
     since: Instant,
@@ -250,6 +255,12 @@ struct Upstream {
 }
 
 impl Upstream {
+    fn follow_expiry(&mut self, conn: &Conn<'_>) {
+        if let (Some(lease), Some(expiry)) = (&mut self.lease, &conn.shared.expiry) {
+            lease.follow(expiry, conn.record.entry.upstream.tls.as_deref(), conn.guard);
+        }
+    }
+
     fn local(&self) -> Option<std::net::SocketAddr> {
         match &self.inner.connected.io {
             Io::Tcp(stream) => stream.local_addr().ok().map(canonical),
@@ -432,10 +443,12 @@ async fn connect_once(
     let connection_id = conn.shared.next_connection();
     let source = source(conn);
     let client = Client { source: &source, facts: Some(&conn.record.entry.facts), connection_id };
+    let (expiry, factory) = (conn.shared.expiry.as_ref(), cluster.transport(&host));
+    let lease = expiry.zip(factory).map(|(expiry, factory)| Box::new(expiry.lease(factory.as_ref())));
     match cluster.connect(&host, conn.dial(), &client).await {
         Ok(inner) => {
             let (cluster, took) = (cluster.clone(), clock::now() - since);
-            Ok(Box::new(Upstream { cluster, host, inner, attempts, connection_id, since: start, took }))
+            Ok(Box::new(Upstream { cluster, host, inner, lease, attempts, connection_id, since: start, took }))
         }
         Err(error) => {
             log::debug!("{}: {}: {error}", cluster.model.name, address_text(&host.address()));
