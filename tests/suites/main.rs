@@ -26,4 +26,5 @@ mod policy;
 mod relay;
 mod security;
 mod shutdown;
+mod tap;
 mod tls;
