@@ -4,10 +4,12 @@
 
 mod node;
 mod print;
+mod request;
 mod wire;
 
 use std::time::SystemTime;
 
+pub use self::request::request;
 use crate::model::transport::TapFormat;
 use crate::model::{Address, FractionalPercent};
 

@@ -15,6 +15,7 @@ pub mod tcp_stats;
 pub mod tls;
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ pub use self::stream::Stream;
 use crate::cluster::Host;
 use crate::net::facts::Facts;
 use crate::net::socket::Socket;
-use crate::secret::{Secrets, Slot};
+use crate::secret::{Origin, Secrets, Slot};
 use crate::task::Tasks;
 use crate::telemetry::stats::Stats;
 
@@ -190,7 +191,20 @@ pub fn build(
     if matches!(model, TransportSocket::RawBuffer) {
         return Ok(None);
     }
-    layer(model, side, prefix, env).map(Some)
+    let factory = layer(model, side, prefix, env)?;
+    match secrets([&factory]).iter().find(|slot| slot.origin == Origin::Unknown) {
+        Some(slot) => Err(BuildError(format!("Unknown static secret: {}", slot.name))),
+        None => Ok(Some(factory)),
+    }
+}
+
+/// What factories need from elsewhere, once each.
+pub fn secrets<'a>(factories: impl IntoIterator<Item = &'a Arc<dyn Factory>>) -> Vec<Arc<Slot>> {
+    let mut found = Vec::new();
+    factories.into_iter().for_each(|factory| factory.secrets(&mut found));
+    let mut seen = HashSet::new();
+    found.retain(|slot| seen.insert(Arc::as_ptr(slot)));
+    found
 }
 
 /// As [`build`], for what a layer wraps: `raw_buffer` is a layer like any other.
