@@ -115,7 +115,8 @@ pub(crate) async fn run(conn: &mut Conn<'_>, proxy: &TcpProxy, driver: Option<&d
     carry(conn, proxy, &mut upstream, leftover, deadline).await
 }
 
-/// Has a driver speak the beginning of the connection with both sides.
+/// Has a driver speak the beginning of the connection with both sides. What it says is the proxy's own or of no
+/// consequence: gatekeepers that judge by data are asked after it, when TLS has said who the client is.
 async fn negotiate(
     conn: &mut Conn<'_>,
     proxy: &TcpProxy,
@@ -151,6 +152,20 @@ async fn negotiate(
             let outcome = Outcome::new(side, Flags::NONE, format!("{}_closed", side.name()));
             let remote = side == Side::Upstream;
             (if remote { CloseEvent::Remote } else { CloseEvent::Local }, outcome)
+        }
+        Some(Err(Stop::Insecure { side, reason })) => {
+            let reason = Some(reason.into_owned()).filter(|reason| !reason.is_empty());
+            let outcome = match side {
+                Side::Upstream => Outcome {
+                    upstream_failure: reason,
+                    ..Outcome::new(side, Flags::UF, "upstream_transport_failure")
+                },
+                Side::Downstream | Side::Internal => Outcome {
+                    downstream_failure: reason,
+                    ..Outcome::new(side, Flags::NONE, "downstream_transport_failure")
+                },
+            };
+            (CloseEvent::Local, outcome)
         }
         None => {
             reset_on_close(conn.stream);
