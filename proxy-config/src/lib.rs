@@ -18,3 +18,4 @@ pub mod lower;
 pub mod model;
 pub mod policy;
 pub mod proto;
+pub mod tap;

@@ -161,6 +161,23 @@ impl Guard {
     pub async fn cut(&self) {
         poll_fn(|cx| self.poll_cut(cx)).await;
     }
+
+    /// The means to end its holder alone.
+    pub fn cutter(&self) -> Cutter {
+        Cutter { slot: self.slot.clone() }
+    }
+}
+
+/// Ends the holder of one guard, as the deadline of its drain would.
+#[derive(Debug)]
+pub struct Cutter {
+    slot: Arc<Slot>,
+}
+
+impl Cutter {
+    pub fn cut(&self) {
+        self.slot.cut();
+    }
 }
 
 impl Drop for Guard {

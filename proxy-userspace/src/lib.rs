@@ -26,5 +26,6 @@ pub mod sys;
 pub mod task;
 pub mod telemetry;
 pub mod transport;
+pub mod watch;
 pub mod workload;
 pub mod world;

@@ -26,3 +26,4 @@ mod policy;
 mod relay;
 mod security;
 mod shutdown;
+mod tls;

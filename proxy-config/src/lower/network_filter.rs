@@ -69,10 +69,11 @@ lower! { "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" ext::tcp_proxy
     {
         use ext::tcp_proxy::v3::UpstreamConnectMode;
         match cx.variant("upstream_connect_mode", upstream_connect_mode) {
-            Some(UpstreamConnectMode::OnDownstreamData | UpstreamConnectMode::OnDownstreamTlsHandshake) => {
-                cx.reject("upstream_connect_mode", "only IMMEDIATE is implemented");
+            Some(UpstreamConnectMode::OnDownstreamData) => {
+                cx.reject("upstream_connect_mode", "ON_DOWNSTREAM_DATA is not implemented");
             }
-            Some(UpstreamConnectMode::Immediate) | None => {}
+            // A client's handshake is always waited for; without TLS both are the same.
+            Some(UpstreamConnectMode::OnDownstreamTlsHandshake | UpstreamConnectMode::Immediate) | None => {}
         }
         let stat_prefix = cx.name("stat_prefix", stat_prefix);
         let outer = metadata_of(cx, "metadata_match", metadata_match);

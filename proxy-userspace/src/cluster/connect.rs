@@ -4,6 +4,8 @@
 //! source address, socket options, keepalive. Nothing here chooses or counts, but for `bind_errors`.
 
 use std::ffi::OsString;
+use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -20,9 +22,12 @@ use super::Cluster;
 use super::breaker::Overflow;
 use super::host::Host;
 use crate::clock;
+use crate::net::facts::Facts;
 use crate::net::socket::Socket as StreamSocket;
+use crate::net::wire::Wire;
 use crate::net::{Dial, Family, options};
 use crate::sys::sock;
+use crate::transport::{CloseEvent, Factory, Failure, Link, NotReady, Transport};
 
 /// Where a connection comes from.
 #[derive(Clone, Debug, Default)]
@@ -44,10 +49,40 @@ pub struct SourceAddress {
     pub mark: Option<u32>,
 }
 
-#[derive(Debug)]
+/// On whose behalf a connection is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Client<'a> {
+    pub source: &'a Source,
+    /// None: the proxy's own, for a health check.
+    pub facts: Option<&'a Facts>,
+    pub connection_id: u64,
+}
+
+/// A connection whose transport is ready.
 pub struct Connected {
     pub io: Io,
+    /// None: `raw_buffer`.
+    pub transport: Option<Box<dyn Transport>>,
     pub took: Duration,
+}
+
+impl fmt::Debug for Connected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connected").field("io", &self.io).finish_non_exhaustive()
+    }
+}
+
+impl Connected {
+    pub fn wire(&mut self) -> Wire<'_> {
+        Wire::new(self.io.socket(), self.transport.as_deref_mut())
+    }
+
+    /// Before it is dropped.
+    pub fn closed(&mut self, by: CloseEvent) {
+        if let Some(transport) = &mut self.transport {
+            transport.closed(self.io.socket(), by);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -76,24 +111,65 @@ pub enum ConnectError {
     /// The network's answer.
     #[error("delayed connect error: {}", errno_text(source))]
     Delayed { source: io::Error },
+    /// Of its transport: there is a connection, but not to whom it should be.
+    #[error("{0}")]
+    Transport(Failure),
     #[error("{0}")]
     Overflow(#[from] Overflow),
 }
 
-/// Connects within the cluster's `connect_timeout`.
-pub async fn tcp(
+/// Connects within the cluster's `connect_timeout`, handshakes included, as in Envoy.
+pub async fn ready(
     cluster: &Cluster,
     host: &Host,
     dial: &dyn Dial,
-    source: &Source,
+    client: &Client<'_>,
+) -> Result<Connected, ConnectError> {
+    let limit = cluster.model.connect_timeout;
+    timeout(limit, to(cluster, host, &host.address(), dial, client))
+        .await
+        .unwrap_or(Err(ConnectError::Timeout))
+}
+
+/// To an address that is the host's, or that it is checked by; without a limit.
+pub(super) async fn to(
+    cluster: &Cluster,
+    host: &Host,
+    address: &Address,
+    dial: &dyn Dial,
+    client: &Client<'_>,
 ) -> Result<Connected, ConnectError> {
     let start = clock::now();
-    let limit = cluster.model.connect_timeout;
-    let io = match timeout(limit, open(cluster, &host.address(), dial, source)).await {
-        Ok(io) => io?,
-        Err(_) => return Err(ConnectError::Timeout),
+    let io = open(cluster, address, dial, client.source).await?;
+    let transport = match cluster.transport(host) {
+        Some(factory) => Some(secure(factory.as_ref(), host, &io, client).await?),
+        None => None,
     };
-    Ok(Connected { io, took: start.elapsed() })
+    Ok(Connected { io, transport, took: start.elapsed() })
+}
+
+async fn secure(
+    factory: &dyn Factory,
+    host: &Host,
+    io: &Io,
+    client: &Client<'_>,
+) -> Result<Box<dyn Transport>, ConnectError> {
+    let local = match io {
+        Io::Tcp(stream) => stream.local_addr().ok(),
+        Io::Unix(_) => None,
+    };
+    let link = Link::Upstream { host, local, client: client.facts, connection_id: client.connection_id };
+    let missing = |missing: NotReady| ConnectError::Transport(Failure::new(missing.to_string()));
+    let mut transport = factory.create(&link).map_err(missing)?;
+    let ready = poll_fn(|cx| transport.poll_ready(cx, io.socket())).await;
+    match ready {
+        Ok(()) => Ok(transport),
+        Err(failure) => {
+            let by = if failure.remote { CloseEvent::Remote } else { CloseEvent::Local };
+            transport.closed(io.socket(), by);
+            Err(ConnectError::Transport(failure))
+        }
+    }
 }
 
 /// The text of the error alone: `Connection refused`, without Rust's `(os error 111)`.
@@ -101,12 +177,7 @@ pub fn errno_text(error: &io::Error) -> String {
     error.raw_os_error().map_or_else(|| error.to_string(), |errno| Errno::from_raw(errno).desc().to_owned())
 }
 
-pub(super) async fn open(
-    cluster: &Cluster,
-    to: &Address,
-    dial: &dyn Dial,
-    source: &Source,
-) -> Result<Io, ConnectError> {
+async fn open(cluster: &Cluster, to: &Address, dial: &dyn Dial, source: &Source) -> Result<Io, ConnectError> {
     match to {
         Address::Ip(to) => {
             let socket = prepare(cluster, *to, dial, source)?;

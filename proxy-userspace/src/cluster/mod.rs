@@ -17,7 +17,6 @@ mod random;
 mod testing;
 #[cfg(test)]
 mod tests;
-mod together;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -32,22 +31,21 @@ use proxy_config::model::metadata::Struct;
 use tokio::task::AbortHandle;
 
 pub use self::breaker::{Overflow, Permit};
-pub use self::connect::{ConnectError, Connected, Io, Source, SourceAddress};
+pub use self::connect::{Client, ConnectError, Connected, Io, Source, SourceAddress};
 pub use self::host::{Health, HealthFlag, Host, HostStats, address_text};
 pub use self::random::{Random, ThreadRandom};
 
 use self::breaker::Breaker;
 use self::discovery::resolver::Resolvers;
-use self::discovery::watch::Directories;
 use self::discovery::{Part, Warm};
 use self::lb::LbState;
 use self::outlier::Detector;
-use self::together::{Group, Together};
 use crate::clock::{self, Instant};
 use crate::net::Dial;
 use crate::task::Tasks;
 use crate::telemetry::stats::{ClusterStats, EdsStats, SocketMatchStats, Stats};
-use crate::transport::{self, BuildError, Factory};
+use crate::transport::{self, BuildError, Factory, Failure};
+use crate::watch::{Directories, Files, Group, Together};
 
 pub struct Cluster {
     pub model: Arc<model::Cluster>,
@@ -82,9 +80,9 @@ pub struct Env {
     pub random: Arc<dyn Random>,
     pub transport: transport::Env,
     resolvers: Arc<Resolvers>,
-    directories: Arc<Directories>,
-    eds_files: Arc<Together<discovery::File>>,
-    intervals: Arc<Together<outlier::Interval>>,
+    pub(crate) directories: Arc<Directories>,
+    eds_files: Arc<Files<Cluster>>,
+    intervals: Arc<Together<outlier::Interval, Cluster>>,
     born: Instant,
 }
 
@@ -176,11 +174,12 @@ struct Active {
 struct Running {
     own: Vec<AbortHandle>,
     /// Tasks that it shares.
-    groups: Vec<Arc<Group>>,
+    groups: Vec<Arc<Group<Cluster>>>,
 }
 
 impl Env {
     pub fn new(stats: Arc<Stats>, tasks: Tasks, dial: Arc<dyn Dial>, endpoints: EndpointSource) -> Self {
+        let directories = Arc::<Directories>::default();
         Self {
             transport: transport::Env::new(stats.clone(), tasks.clone(), Arc::default()),
             stats,
@@ -189,8 +188,8 @@ impl Env {
             endpoints,
             random: Arc::new(ThreadRandom),
             resolvers: Arc::default(),
-            directories: Arc::default(),
-            eds_files: Arc::default(),
+            eds_files: Arc::new(Files::new(&directories)),
+            directories,
             intervals: Arc::default(),
             born: clock::now(),
         }
@@ -304,10 +303,10 @@ impl Cluster {
         self: &Arc<Self>,
         host: &Arc<Host>,
         dial: &dyn Dial,
-        source: &Source,
+        client: &Client<'_>,
     ) -> Result<Upstream, ConnectError> {
         let mut permit = self.admit(host)?;
-        match connect::tcp(self, host, dial, source).await {
+        match connect::ready(self, host, dial, client).await {
             Ok(connected) => {
                 permit.attach(host);
                 self.report(host, Event::Connected(connected.took));
@@ -316,6 +315,16 @@ impl Cluster {
             Err(error) => {
                 permit.fail();
                 let timeout = matches!(error, ConnectError::Timeout);
+                // A refusal counts as the other side's close; a peer that is not who it should be, as ours.
+                match &error {
+                    ConnectError::Timeout | ConnectError::Transport(Failure { remote: false, .. }) => {
+                        self.stats.upstream_cx_destroy_local.inc();
+                    }
+                    ConnectError::Transport(_)
+                    | ConnectError::Immediate { .. }
+                    | ConnectError::Delayed { .. }
+                    | ConnectError::Overflow(_) => self.stats.upstream_cx_destroy_remote.inc(),
+                }
                 self.report(host, if timeout { Event::ConnectTimeout } else { Event::ConnectFailed });
                 Err(error)
             }
@@ -332,12 +341,8 @@ impl Cluster {
                 self.stats.upstream_cx_connect_fail.inc();
                 host.stats.cx_connect_fail.inc();
                 self.stats.upstream_cx_destroy.inc();
-                // A refusal counts as the other side's close.
                 if event == Event::ConnectTimeout {
                     self.stats.upstream_cx_connect_timeout.inc();
-                    self.stats.upstream_cx_destroy_local.inc();
-                } else {
-                    self.stats.upstream_cx_destroy_remote.inc();
                 }
             }
             Event::Status(status) if status >= 500 => host.stats.rq_error.inc(),

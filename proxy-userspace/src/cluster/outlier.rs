@@ -11,10 +11,10 @@ use proxy_config::model::cluster::OutlierDetection;
 use tokio::time::sleep;
 
 use super::host::{HealthFlag, Host};
-use super::together::Group;
 use super::{Cluster, Env, Event};
 use crate::clock::{self, Instant};
 use crate::telemetry::stats::{Counter, Stats, stats_block};
+use crate::watch::Group;
 
 stats_block! {
     /// `cluster.<name>.outlier_detection.`
@@ -119,7 +119,7 @@ pub(super) fn report(cluster: &Cluster, host: &Arc<Host>, event: Event) {
 pub(super) type Interval = (Duration, u128);
 
 /// Looks at every host once an interval.
-pub(super) fn start(cluster: &Arc<Cluster>, env: &Env) -> Arc<Group> {
+pub(super) fn start(cluster: &Arc<Cluster>, env: &Env) -> Arc<Group<Cluster>> {
     let length = cluster.model.outlier_detection.as_ref().map_or(Duration::from_secs(10), |c| c.interval);
     let age = clock::now().saturating_duration_since(env.born);
     let tenth = 10 * age.as_nanos() / length.as_nanos().max(1);
@@ -128,7 +128,7 @@ pub(super) fn start(cluster: &Arc<Cluster>, env: &Env) -> Arc<Group> {
             loop {
                 sleep(length).await;
                 let Some(group) = group.upgrade() else { return };
-                group.clusters().iter().for_each(|cluster| tick(cluster, clock::now()));
+                group.members().iter().for_each(|cluster| tick(cluster, clock::now()));
             }
         });
         task.abort_handle()

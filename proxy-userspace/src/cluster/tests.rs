@@ -10,6 +10,11 @@ use super::testing::*;
 use super::*;
 use crate::net::HostDial;
 
+/// On nobody's behalf.
+fn by(source: &Source) -> Client<'_> {
+    Client { source, facts: None, connection_id: 0 }
+}
+
 fn locality(zone: &str, priority: u32, weight: u32, ports: &[u16]) -> LocalityEndpoints {
     LocalityEndpoints {
         locality: Locality { zone: zone.into(), ..Locality::default() },
@@ -289,10 +294,10 @@ async fn connects_and_says_why_not() {
     };
     let cluster = cluster(model(vec![endpoint(&open.to_string()), endpoint(&closed.to_string())]));
     let hosts = cluster.hosts();
-    let up = cluster.connect(&hosts[0], &HostDial, &Source::Cluster).await.unwrap();
+    let up = cluster.connect(&hosts[0], &HostDial, &by(&Source::Cluster)).await.unwrap();
     assert!(matches!(up.connected.io, Io::Tcp(_)));
     assert_eq!(cluster.stats.upstream_cx_active.value(), 1);
-    let error = cluster.connect(&hosts[1], &HostDial, &Source::Cluster).await.unwrap_err();
+    let error = cluster.connect(&hosts[1], &HostDial, &by(&Source::Cluster)).await.unwrap_err();
     assert_eq!(error.to_string(), "delayed connect error: Connection refused");
     assert_eq!(cluster.stats.upstream_cx_connect_fail.value(), 1);
     assert_eq!(hosts[1].stats.cx_connect_fail.value(), 1);
@@ -315,7 +320,7 @@ async fn sources_are_bound() {
     }));
     let cluster = cluster(model);
     let host = &cluster.hosts()[0];
-    let _up = cluster.connect(host, &HostDial, &Source::Cluster).await.unwrap();
+    let _up = cluster.connect(host, &HostDial, &by(&Source::Cluster)).await.unwrap();
     assert_eq!(server.accept().await.unwrap().1.ip().to_string(), "127.0.0.6");
     let own = SourceAddress {
         address: "127.0.0.7:0".parse().unwrap(),
@@ -323,10 +328,10 @@ async fn sources_are_bound() {
         transparent: false,
         mark: None,
     };
-    let _up = cluster.connect(host, &HostDial, &Source::Address(own.clone())).await.unwrap();
+    let _up = cluster.connect(host, &HostDial, &by(&Source::Address(own.clone()))).await.unwrap();
     assert_eq!(server.accept().await.unwrap().1.ip().to_string(), "127.0.0.7");
     let nobody = SourceAddress { address: "192.0.2.1:0".parse().unwrap(), freebind: false, ..own };
-    let error = cluster.connect(host, &HostDial, &Source::Address(nobody)).await.unwrap_err();
+    let error = cluster.connect(host, &HostDial, &by(&Source::Address(nobody))).await.unwrap_err();
     assert_eq!(error.to_string(), "immediate connect error: Cannot assign requested address");
     assert_eq!(cluster.stats.bind_errors.value(), 1);
 }
@@ -339,7 +344,7 @@ async fn unix_sockets_too() {
     let address = model::Address::Pipe { path, mode: 0 };
     let cluster = cluster(model(vec![model::endpoint::Endpoint { address, ..endpoint("127.0.0.1:1") }]));
     let host = cluster.choose(&Want::default()).unwrap();
-    let up = cluster.connect(&host, &HostDial, &Source::Cluster).await.unwrap();
+    let up = cluster.connect(&host, &HostDial, &by(&Source::Cluster)).await.unwrap();
     assert!(matches!(up.connected.io, Io::Unix(_)));
 }
 

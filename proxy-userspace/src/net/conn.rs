@@ -81,9 +81,21 @@ async fn resolve(
     record.entry.listener_metadata.clone_from(&listener.metadata);
     record.entry.filter_chain_metadata.clone_from(&chain.metadata);
     let (place, shared) = (ctx.place.as_ref(), ctx.place.shared.as_ref());
-    let (cluster, gates, listener) = (None, None, listener.as_ref());
-    let conn = Conn { stream, place, shared, snapshot, listener, record, guard, accepted, cluster, gates };
-    network::run(conn, &chain.filters).await
+    let listener = listener.as_ref();
+    let conn = Conn {
+        stream,
+        transport: None,
+        place,
+        shared,
+        snapshot,
+        listener,
+        record,
+        guard,
+        accepted,
+        cluster: None,
+        gates: None,
+    };
+    network::run(conn, chain).await
 }
 
 /// The listener that took the connection, or the one of its original destination; each runs its filters.

@@ -1,4 +1,7 @@
-//! The relay: bytes both ways between two TCP sockets, with their ends and their failures.
+//! The relay: bytes both ways between two sockets, with their ends and their failures.
+//!
+//! Where a side has a transport, its bytes go through that and not through the socket itself; the socket is still
+//! watched and reset.
 //!
 //! - **Half-close**: FIN from one side becomes `shutdown(Write)` on the other; the other way goes on.
 //! - **Reset**: a failure of one socket ends the relay, and the caller resets the other. A socket that is not
@@ -10,7 +13,7 @@
 //! - **System calls**: as many as a plain epoll loop makes. A read or write that comes back short has emptied or
 //!   filled the socket, so the call that would only say EAGAIN is spared.
 //!
-//! - **Bulk** goes through a pipe instead, see [`super::splice`].
+//! - **Bulk** goes through a pipe instead where both sides are raw, see [`super::splice`].
 //!
 //! TCP's urgent byte is not carried, as in Envoy.
 
@@ -28,15 +31,19 @@ use tokio::time::sleep_until;
 use super::socket::{Socket, is_again};
 use super::splice::{self, Bulk, Pipe, Pipes};
 use super::timers::{Limits, Moved, Timers};
+use super::wire::Wire;
 use crate::clock;
 use crate::cluster::Host;
 use crate::drain::Guard;
+use crate::network::starttls::Leftover;
 use crate::network::{Close, Gates, Verdict};
 use crate::telemetry::stats::{ClusterStats, Counter, TcpStats};
 use crate::telemetry::{Bytes, ConnRecord, Side};
 
 /// The largest read, and so the most that waits in one direction.
 pub const CHUNK: usize = 64 * 1024;
+/// What is read of a wrapped connection before its gatekeepers are asked.
+const FIRST: usize = 16 * 1024;
 /// Reads of one direction before other connections get their turn.
 const ROUNDS: usize = 8;
 
@@ -84,8 +91,15 @@ pub struct Terms<'a> {
 
 /// Relays until both sides have closed, one has failed, or a limit is reached. The record's bytes are exact
 /// whenever the future is not running, also where it is dropped.
-pub async fn relay(down: Socket<'_>, up: Socket<'_>, record: &mut ConnRecord, terms: Terms<'_>) -> End {
-    let mut relay = Relay::new(down, up, record, &terms);
+pub async fn relay(
+    down: Wire<'_>,
+    up: Wire<'_>,
+    leftover: Option<Box<Leftover>>,
+    record: &mut ConnRecord,
+    terms: Terms<'_>,
+) -> End {
+    let (down_socket, up_socket) = (down.socket, up.socket);
+    let mut relay = Relay::new(down, up, leftover, record, &terms);
     let mut down_error = None;
     let mut up_error = None;
     let mut timers = Timers::new(terms.limits, clock::now());
@@ -100,13 +114,13 @@ pub async fn relay(down: Socket<'_>, up: Socket<'_>, record: &mut ConnRecord, te
         if polled.is_ready() {
             return polled;
         }
-        let watch = || down.ready(Interest::ERROR);
+        let watch = || down_socket.ready(Interest::ERROR);
         if poll_watch(&mut down_error, relay.to_up.is_blind(), watch, cx).is_ready() {
-            return Poll::Ready(died(down, Side::Downstream));
+            return Poll::Ready(died(down_socket, Side::Downstream));
         }
-        let watch = || up.ready(Interest::ERROR);
+        let watch = || up_socket.ready(Interest::ERROR);
         if poll_watch(&mut up_error, relay.to_down.is_blind(), watch, cx).is_ready() {
-            return Poll::Ready(died(up, Side::Upstream));
+            return Poll::Ready(died(up_socket, Side::Upstream));
         }
         if let Some(sleep) = sleep.as_mut().as_pin_mut()
             && let Poll::Ready(end) = timers.poll(sleep, moved, cx, || relay.record.periodic())
@@ -125,8 +139,8 @@ pub async fn relay(down: Socket<'_>, up: Socket<'_>, record: &mut ConnRecord, te
 
 /// Both directions, and what they have moved.
 struct Relay<'a> {
-    down: Socket<'a>,
-    up: Socket<'a>,
+    down: Wire<'a>,
+    up: Wire<'a>,
     to_up: Flow,
     to_down: Flow,
     /// Who said FIN first.
@@ -136,17 +150,31 @@ struct Relay<'a> {
 }
 
 impl<'a> Relay<'a> {
-    fn new(down: Socket<'a>, up: Socket<'a>, record: &'a mut ConnRecord, terms: &Terms<'a>) -> Self {
-        let (to_up, to_down) = (Flow::default(), Flow::default());
+    fn new(
+        down: Wire<'a>,
+        up: Wire<'a>,
+        leftover: Option<Box<Leftover>>,
+        record: &'a mut ConnRecord,
+        terms: &Terms<'a>,
+    ) -> Self {
+        let before = record.entry.bytes;
+        let leftover = leftover.map(|leftover| *leftover).unwrap_or_default();
+        let to_up = Flow::new(leftover.to_upstream, before.downstream_rx, before.upstream_tx);
+        let to_down = Flow::new(leftover.to_downstream, before.upstream_rx, before.downstream_tx);
         Self { down, up, to_up, to_down, first: None, record, terms: *terms }
     }
 
     /// Asks the gatekeepers once the client's first bytes or its FIN have come. Pending keeps those bytes where they are.
     fn poll_gates(&mut self, cx: &mut Context<'_>) -> Poll<Verdict> {
         let Some(gates) = self.terms.gates else { return Poll::Ready(Verdict::Continue) };
+        if !self.down.is_raw() {
+            ready!(self.to_up.poll_prefetch(cx, &mut self.down));
+            self.terms.gates = None;
+            return Poll::Ready(gates.on_first_byte(&mut self.record.entry.facts));
+        }
         // A failed socket is readable; the relay finds out.
-        let _ = ready!(self.down.poll_read_ready(cx));
-        match peek(self.down) {
+        let _ = ready!(self.down.socket.poll_read_ready(cx));
+        match peek(self.down.socket) {
             Err(error) if is_again(&error) => {
                 // The readiness was stale, and is cleared now: ask to be woken.
                 cx.waker().wake_by_ref();
@@ -168,16 +196,16 @@ impl<'a> Relay<'a> {
         SCRATCH.with_borrow_mut(|scratch| {
             let most = self.terms.limits.buffer.clamp(1, CHUNK);
             let scratch = scratch.get_mut(..most).unwrap_or_default();
-            let pipes = (self.terms.limits.buffer >= splice::MOST).then_some(self.terms.pipes);
-            let means = &mut Means { pipes, scratch };
+            let splices = self.terms.limits.buffer >= splice::MOST && self.down.is_raw() && self.up.is_raw();
+            let means = &mut Means { pipes: splices.then_some(self.terms.pipes), scratch };
             let to_up = match self.terms.gates {
-                None => self.to_up.poll(cx, (self.down, self.up), true, means),
+                None => self.to_up.poll(cx, (&mut self.down, &mut self.up), true, means),
                 Some(_) => Poll::Pending,
             };
             // What a failing upstream said last is already here, and still goes to the client. But its end is
             // then no FIN: the caller resets.
             let healthy = !matches!(to_up, Poll::Ready(Err(_)));
-            let to_down = self.to_down.poll(cx, (self.up, self.down), healthy, means);
+            let to_down = self.to_down.poll(cx, (&mut self.up, &mut self.down), healthy, means);
             self.ended(to_up, to_down)
         })
     }
@@ -245,6 +273,8 @@ struct Flow {
     held: Vec<u8>,
     /// How much of `held` has been written.
     written: usize,
+    /// The sink's transport has taken bytes that its socket may not have.
+    unflushed: bool,
     /// There while the direction is bulk.
     pipe: Option<Pipe>,
     bulk: Bulk,
@@ -257,11 +287,35 @@ struct Flow {
 }
 
 impl Flow {
+    /// With what was read before the relay, and the bytes that were counted before.
+    fn new(held: Vec<u8>, rx: u64, tx: u64) -> Self {
+        Self { held, rx, tx, ..Self::default() }
+    }
+
+    /// Reads the first bytes or the end, and holds them. A failure shows again where the relay reads.
+    fn poll_prefetch(&mut self, cx: &mut Context<'_>, from: &mut Wire<'_>) -> Poll<()> {
+        if self.is_held() {
+            return Poll::Ready(());
+        }
+        let mut first = vec![0; FIRST];
+        match ready!(from.poll_read(cx, &mut first)) {
+            Ok(0) => self.eof = true,
+            Ok(n) => {
+                first.truncate(n);
+                self.held = first;
+                self.written = 0;
+                self.rx += n as u64;
+            }
+            Err(_) => {}
+        }
+        Poll::Ready(())
+    }
+
     /// Moves bytes until one of the sockets has to be waited for; ready once FIN is passed on.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        (from, to): (Socket<'_>, Socket<'_>),
+        (from, to): (&mut Wire<'_>, &mut Wire<'_>),
         pass_fin: bool,
         means: &mut Means<'_>,
     ) -> Poll<Result<(), Broken>> {
@@ -273,7 +327,7 @@ impl Flow {
             if !self.eof {
                 ready!(self.poll_move(cx, from, to, means))?;
             } else if pass_fin {
-                to.shutdown_write().map_err(Broken::Sink)?;
+                ready!(to.poll_shutdown(cx)).map_err(Broken::Sink)?;
                 self.pipe = None;
                 self.done = true;
             } else {
@@ -286,14 +340,26 @@ impl Flow {
     }
 
     /// Writes out what is held.
-    fn poll_flush(&mut self, cx: &mut Context<'_>, to: Socket<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(&mut self, cx: &mut Context<'_>, to: &mut Wire<'_>) -> Poll<io::Result<()>> {
         while self.is_held() {
-            ready!(to.poll_write_ready(cx))?;
-            self.push(to)?;
+            if to.is_raw() {
+                ready!(to.socket.poll_write_ready(cx))?;
+                self.push(to.socket)?;
+            } else {
+                let data = self.held.get(self.written..).unwrap_or_default();
+                let n = ready!(to.poll_write(cx, data))?;
+                self.written += n;
+                self.tx += n as u64;
+                self.unflushed = true;
+            }
         }
         if self.written > 0 {
             self.held = Vec::new();
             self.written = 0;
+        }
+        if self.unflushed {
+            ready!(to.poll_flush(cx))?;
+            self.unflushed = false;
         }
         Poll::Ready(Ok(()))
     }
@@ -302,12 +368,15 @@ impl Flow {
     fn poll_move(
         &mut self,
         cx: &mut Context<'_>,
-        from: Socket<'_>,
-        to: Socket<'_>,
+        from: &mut Wire<'_>,
+        to: &mut Wire<'_>,
         means: &mut Means<'_>,
     ) -> Poll<Result<(), Broken>> {
-        ready!(from.poll_read_ready(cx)).map_err(Broken::Source)?;
-        let n = match self.pull(from, means.scratch) {
+        let n = match self.poll_pull(cx, from, means.scratch) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(read) => read,
+        };
+        let n = match n {
             Ok(0) => {
                 self.eof = true;
                 return Poll::Ready(Ok(()));
@@ -318,10 +387,10 @@ impl Flow {
         };
         self.rx += n as u64;
         if self.pipe.is_some() {
-            self.push(to).map_err(Broken::Sink)?;
+            self.push(to.socket).map_err(Broken::Sink)?;
         } else {
             let data = means.scratch.get(..n).unwrap_or_default();
-            let sent = self.sent(to.send(data)).map_err(Broken::Sink)?;
+            let sent = self.poll_push(cx, to, data).map_err(Broken::Sink)?;
             self.held.extend_from_slice(data.get(sent..).unwrap_or_default());
         }
         self.bulk.moved(n, &mut self.pipe, means.pipes);
@@ -329,12 +398,39 @@ impl Flow {
     }
 
     /// Into the pipe, or else into `scratch`.
-    fn pull(&mut self, from: Socket<'_>, scratch: &mut [u8]) -> io::Result<usize> {
-        match &mut self.pipe {
-            // A short count may as well be a full pipe: only EAGAIN says that the socket is empty.
-            Some(pipe) => from.try_io(Interest::READABLE, || pipe.fill(from)),
-            None => from.recv(scratch),
+    fn poll_pull(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Wire<'_>,
+        scratch: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let Some(pipe) = &mut self.pipe else {
+            if !from.is_raw() {
+                return from.poll_read(cx, scratch);
+            }
+            ready!(from.socket.poll_read_ready(cx))?;
+            return Poll::Ready(from.socket.recv(scratch));
+        };
+        ready!(from.socket.poll_read_ready(cx))?;
+        // A short count may as well be a full pipe: only EAGAIN says that the socket is empty.
+        Poll::Ready(from.socket.try_io(Interest::READABLE, || pipe.fill(from.socket)))
+    }
+
+    /// Writes what the sink takes at once.
+    fn poll_push(&mut self, cx: &mut Context<'_>, to: &mut Wire<'_>, data: &[u8]) -> io::Result<usize> {
+        if to.is_raw() {
+            return self.sent(to.socket.send(data));
         }
+        let mut sent = 0;
+        while let Some(rest) = data.get(sent..).filter(|rest| !rest.is_empty()) {
+            match to.poll_write(cx, rest) {
+                Poll::Ready(n) => sent += n?,
+                Poll::Pending => break,
+            }
+        }
+        self.tx += sent as u64;
+        self.unflushed |= sent > 0;
+        Ok(sent)
     }
 
     /// One write of what is held.
@@ -369,7 +465,7 @@ impl Flow {
 
     /// Whether the source is not being read, so that its failure would go unseen.
     fn is_blind(&self) -> bool {
-        self.eof || self.is_held()
+        self.eof || self.is_held() || self.unflushed
     }
 }
 

@@ -333,3 +333,5 @@ impl ListenerContext {
 pub(crate) mod rig;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wrapped_tests;

@@ -9,12 +9,17 @@ use crate::transport::{Failure, Transport};
 
 pub struct Wire<'a> {
     pub socket: Socket<'a>,
-    pub transport: Option<&'a mut dyn Transport>,
+    pub transport: Option<&'a mut (dyn Transport + 'static)>,
 }
 
 impl<'a> Wire<'a> {
-    pub fn new(socket: Socket<'a>, transport: Option<&'a mut dyn Transport>) -> Self {
+    pub fn new(socket: Socket<'a>, transport: Option<&'a mut (dyn Transport + 'static)>) -> Self {
         Self { socket, transport }
+    }
+
+    /// Its bytes are the socket's own.
+    pub fn is_raw(&self) -> bool {
+        self.transport.is_none()
     }
 
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {

@@ -1,48 +1,41 @@
 //! `envoy.filters.network.direct_response`: some bytes, and the end.
 
+use std::future::poll_fn;
 use std::io;
-use std::net::Shutdown;
-
-use socket2::SockRef;
-use tokio::net::TcpStream;
 
 use super::gates;
+use crate::net::wire::Wire;
 use crate::telemetry::Bytes;
 
 /// Envoy's `%RESPONSE_CODE_DETAILS%` of it.
 pub const DETAILS: &str = "direct_response";
 
 /// Writes `body` and the end to the client, whatever it may have sent. The caller closes.
-pub async fn run(stream: &TcpStream, body: &[u8], bytes: &mut Bytes) -> io::Result<()> {
-    write_all(stream, body, bytes).await?;
-    SockRef::from(stream).shutdown(Shutdown::Write)?;
+pub async fn run(wire: &mut Wire<'_>, body: &[u8], bytes: &mut Bytes) -> io::Result<()> {
+    write_all(wire, body, bytes).await?;
+    poll_fn(|cx| wire.poll_shutdown(cx)).await?;
     // It is not counted as received: Envoy does not read it.
-    gates::discard(stream, &mut Bytes::default());
+    gates::discard(wire, &mut Bytes::default());
     Ok(())
 }
 
-pub(super) async fn write_all(stream: &TcpStream, body: &[u8], bytes: &mut Bytes) -> io::Result<()> {
+pub(super) async fn write_all(wire: &mut Wire<'_>, body: &[u8], bytes: &mut Bytes) -> io::Result<()> {
     let mut rest = body;
     while !rest.is_empty() {
-        stream.writable().await?;
-        match stream.try_write(rest) {
-            Ok(n) => {
-                bytes.downstream_tx += n as u64;
-                rest = rest.get(n..).unwrap_or_default();
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
+        let n = poll_fn(|cx| wire.poll_write(cx, rest)).await?;
+        bytes.downstream_tx += n as u64;
+        rest = rest.get(n..).unwrap_or_default();
     }
-    Ok(())
+    poll_fn(|cx| wire.poll_flush(cx)).await
 }
 
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::net::socket::Socket;
 
     #[tokio::test]
     async fn the_body_and_a_clean_end_even_for_a_client_that_talks() {
@@ -52,7 +45,7 @@ mod tests {
             let (server, _) = listener.accept().await.unwrap();
             client.write_all(sent).await.unwrap();
             let mut bytes = Bytes::default();
-            run(&server, body, &mut bytes).await.unwrap();
+            run(&mut Wire::new(Socket::Tcp(&server), None), body, &mut bytes).await.unwrap();
             drop(server);
             let mut got = Vec::new();
             client.read_to_end(&mut got).await.unwrap();

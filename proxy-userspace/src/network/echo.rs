@@ -1,38 +1,41 @@
 //! `envoy.filters.network.echo`: the client gets back what it sends.
 
+use std::future::poll_fn;
 use std::io;
 
-use tokio::net::TcpStream;
-
 use super::direct_response;
+use crate::net::wire::Wire;
 use crate::telemetry::Bytes;
 
 const CHUNK: usize = 16 * 1024;
 
 /// Until the client has said FIN and has all of its bytes back. Nothing is read while the client takes nothing.
 /// The buffer is held only while there are bytes.
-pub async fn run(stream: &TcpStream, bytes: &mut Bytes) -> io::Result<()> {
+pub async fn run(wire: &mut Wire<'_>, bytes: &mut Bytes) -> io::Result<()> {
     loop {
-        stream.readable().await?;
-        let mut chunk = vec![0; CHUNK];
-        match stream.try_read(&mut chunk) {
-            Ok(0) => return Ok(()),
-            Ok(n) => {
-                bytes.downstream_rx += n as u64;
-                direct_response::write_all(stream, chunk.get(..n).unwrap_or_default(), bytes).await?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
+        let chunk = poll_fn(|cx| {
+            let mut chunk = vec![0; CHUNK];
+            wire.poll_read(cx, &mut chunk).map_ok(|n| {
+                chunk.truncate(n);
+                chunk
+            })
+        });
+        let chunk = chunk.await?;
+        if chunk.is_empty() {
+            return Ok(());
         }
+        bytes.downstream_rx += chunk.len() as u64;
+        direct_response::write_all(wire, &chunk, bytes).await?;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::net::socket::Socket;
 
     #[tokio::test]
     async fn all_bytes_back_then_the_end() {
@@ -42,7 +45,7 @@ mod tests {
         let (server, _) = listener.accept().await.unwrap();
         let serve = async move {
             let mut bytes = Bytes::default();
-            run(&server, &mut bytes).await.unwrap();
+            run(&mut Wire::new(Socket::Tcp(&server), None), &mut bytes).await.unwrap();
             bytes
         };
         let (mut from, mut to) = client.into_split();

@@ -1,19 +1,19 @@
 //! The filters before the last one of a chain: each lets a connection pass or closes it.
 
 use std::borrow::Cow;
-use std::io;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use proxy_config::model::NetworkFilter;
 use proxy_config::model::network_filter::NetworkFilterConfig;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::connection_limit::{self, ConnectionLimit};
 use super::local_ratelimit::{Buckets, LocalRateLimit};
 use super::rbac::Rbac;
 use crate::net::facts::Facts;
+use crate::net::wire::Wire;
 use crate::telemetry::stats::Stats;
 use crate::telemetry::{Bytes, Flags};
 
@@ -121,33 +121,35 @@ impl Gates {
 impl Close {
     /// All of a close but the close itself, which is the drop of the stream. Ends early where the client goes
     /// first.
-    pub async fn prepare(&self, stream: &TcpStream, bytes: &mut Bytes) {
+    pub async fn prepare(&self, wire: &mut Wire<'_>, bytes: &mut Bytes) {
         if self.drain {
-            discard(stream, bytes);
+            discard(wire, bytes);
         }
         if let Some(delay) = self.delay {
             // Running out is what a delay is for.
-            let _ = timeout(delay, client_gone(stream, bytes)).await;
+            let _ = timeout(delay, client_gone(wire, bytes)).await;
         }
     }
 }
 
 /// Reads and throws away what the client has sent so far, so that a close does not reset the connection. Bounded,
-/// for a client that sends as fast as this reads. Whether the client may still send.
-pub(super) fn discard(stream: &TcpStream, bytes: &mut Bytes) -> bool {
+/// for a client that sends as fast as this reads.
+pub(super) fn discard(wire: &mut Wire<'_>, bytes: &mut Bytes) {
     let mut scratch = [0; 4 * 1024];
+    let mut cx = Context::from_waker(Waker::noop());
     for _ in 0..64 {
-        match stream.try_read(&mut scratch) {
-            Ok(0) => return false,
-            Ok(n) => bytes.downstream_rx += n as u64,
-            Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
+        match wire.poll_read(&mut cx, &mut scratch) {
+            Poll::Ready(Ok(n @ 1..)) => bytes.downstream_rx += n as u64,
+            Poll::Ready(Ok(0) | Err(_)) | Poll::Pending => return,
         }
     }
-    true
 }
 
-async fn client_gone(stream: &TcpStream, bytes: &mut Bytes) {
-    while stream.readable().await.is_ok() && discard(stream, bytes) {}
+async fn client_gone(wire: &mut Wire<'_>, bytes: &mut Bytes) {
+    let mut scratch = [0; 4 * 1024];
+    while let Ok(n @ 1..) = wire.read(&mut scratch).await {
+        bytes.downstream_rx += n as u64;
+    }
 }
 
 fn gate(filter: &NetworkFilter, stats: &Stats, buckets: &Buckets) -> Option<Gate> {

@@ -7,6 +7,7 @@ pub mod connection_limit;
 pub mod direct_response;
 pub mod echo;
 pub mod gates;
+mod handshake;
 pub mod local_ratelimit;
 pub mod rbac;
 pub mod starttls;
@@ -26,9 +27,12 @@ use crate::clock::Instant;
 use crate::drain::Guard;
 use crate::net::conn::reset_on_close;
 use crate::net::copy::is_reset;
+use crate::net::socket::Socket;
+use crate::net::wire::Wire;
 use crate::net::{Dial, Direction, Place, Shared};
-use crate::telemetry::{Bytes, ConnRecord, Flags, Outcome, Side};
-use crate::world::{Listener, Snapshot};
+use crate::telemetry::{ConnRecord, Entry, Flags, Outcome, Side};
+use crate::transport::{CloseEvent, Transport};
+use crate::world::{Chain, Listener, Snapshot};
 
 /// The filter that ends a chain.
 pub enum Last {
@@ -42,7 +46,7 @@ pub enum Last {
 /// A filter chain's filters.
 pub struct Filters {
     pub gates: Gates,
-    /// Between tcp_proxy's connecting and its relaying.
+    /// Speaks the beginning of a protocol that turns to TLS.
     pub driver: Option<Box<dyn Driver>>,
     pub last: Last,
 }
@@ -50,6 +54,8 @@ pub struct Filters {
 /// A connection on its way through its filter chain.
 pub(crate) struct Conn<'a> {
     pub(crate) stream: &'a TcpStream,
+    /// Of its filter chain; none for `raw_buffer`.
+    pub(crate) transport: Option<Box<dyn Transport>>,
     pub(crate) place: &'a Place,
     pub(crate) shared: &'a Shared,
     pub(crate) snapshot: &'a Snapshot,
@@ -66,24 +72,48 @@ pub(crate) struct Conn<'a> {
 }
 
 /// Takes a connection through its chain. What is rare or short is boxed: see `conn::serve`.
-pub(crate) async fn run(mut conn: Conn<'_>, filters: &Filters) -> Outcome {
+pub(crate) async fn run<'a>(mut conn: Conn<'a>, chain: &'a Chain) -> Outcome {
+    let outcome = through(&mut conn, chain).await;
+    if let Some(transport) = &mut conn.transport {
+        let by = match outcome.side {
+            Side::Downstream => CloseEvent::Remote,
+            Side::Upstream | Side::Internal => CloseEvent::Local,
+        };
+        transport.closed(Socket::Tcp(conn.stream), by);
+    }
+    outcome
+}
+
+async fn through<'a>(conn: &mut Conn<'a>, chain: &'a Chain) -> Outcome {
+    let filters = &chain.filters;
     let (entered, verdict) = filters.gates.on_new_connection(&conn.record.entry.facts);
     if let Verdict::Close(close) = verdict {
-        return Box::pin(refuse(conn.stream, close, &mut conn.record.entry.bytes, conn.guard)).await;
+        return Box::pin(refuse(conn, close)).await;
     }
     conn.cluster.clone_from(&entered.cluster);
     conn.gates = filters.gates.needs_first_byte().then_some(&filters.gates);
+    if let Last::TcpProxy(proxy) = &filters.last {
+        tcp_proxy::enter(conn, proxy);
+    }
+    if let Some(factory) = &chain.transport {
+        // The upstream is not told of a client before that has shown who it is.
+        let ready = Box::pin(handshake::run(conn, factory.as_ref(), chain.handshake_timeout)).await;
+        if let Err(failure) = ready {
+            return failure;
+        }
+    }
     match &filters.last {
-        Last::TcpProxy(proxy) => tcp_proxy::run(&mut conn, proxy).await,
-        Last::DirectResponse(body) => Box::pin(respond(&mut conn, body)).await,
-        Last::Echo => Box::pin(echo(&mut conn)).await,
+        Last::TcpProxy(proxy) => tcp_proxy::run(conn, proxy, filters.driver.as_deref()).await,
+        Last::DirectResponse(body) => Box::pin(respond(conn, body)).await,
+        Last::Echo => Box::pin(echo(conn)).await,
         Last::Nothing => Outcome::new(Side::Internal, Flags::NONE, "no_filters"),
     }
 }
 
 async fn respond(conn: &mut Conn<'_>, body: &[u8]) -> Outcome {
-    let bytes = &mut conn.record.entry.bytes;
-    let written = until_cut(conn.guard, direct_response::run(conn.stream, body, bytes)).await;
+    let guard = conn.guard;
+    let (mut wire, entry) = conn.wire();
+    let written = until_cut(guard, direct_response::run(&mut wire, body, &mut entry.bytes)).await;
     let mut outcome = ended(conn.stream, written, "direct_response");
     outcome.response_code_details = Some(direct_response::DETAILS.into());
     outcome
@@ -91,17 +121,20 @@ async fn respond(conn: &mut Conn<'_>, body: &[u8]) -> Outcome {
 
 async fn echo(conn: &mut Conn<'_>) -> Outcome {
     if let Some(close) = conn.first_byte().await {
-        return refuse(conn.stream, close, &mut conn.record.entry.bytes, conn.guard).await;
+        return refuse(conn, close).await;
     }
-    let bytes = &mut conn.record.entry.bytes;
-    let echoed = until_cut(conn.guard, echo::run(conn.stream, bytes)).await;
+    let guard = conn.guard;
+    let (mut wire, entry) = conn.wire();
+    let echoed = until_cut(guard, echo::run(&mut wire, &mut entry.bytes)).await;
     ended(conn.stream, echoed, "downstream_closed")
 }
 
 /// What a gatekeeper's refusal becomes in the log, once it is time to close. The caller closes the socket.
-pub(crate) async fn refuse(stream: &TcpStream, close: Close, bytes: &mut Bytes, guard: &Guard) -> Outcome {
+pub(crate) async fn refuse(conn: &mut Conn<'_>, close: Close) -> Outcome {
+    let guard = conn.guard;
+    let (mut wire, entry) = conn.wire();
     tokio::select! {
-        () = close.prepare(stream, bytes) => {}
+        () = close.prepare(&mut wire, &mut entry.bytes) => {}
         () = guard.cut() => {}
     }
     let Close { flags, details, response_code_details, termination_details, .. } = close;
@@ -131,6 +164,12 @@ fn ended(stream: &TcpStream, done: Option<io::Result<()>>, details: &'static str
 }
 
 impl Conn<'_> {
+    /// The client's side, and what is recorded of it.
+    pub(crate) fn wire(&mut self) -> (Wire<'_>, &mut Entry) {
+        let wire = Wire::new(Socket::Tcp(self.stream), self.transport.as_deref_mut());
+        (wire, &mut self.record.entry)
+    }
+
     /// Makes its upstream sockets.
     pub(crate) fn dial(&self) -> &dyn Dial {
         // A listener that does not say is one of the daemon's own, which dials in one way only.

@@ -11,19 +11,22 @@ use tokio::io::Interest;
 use tokio::time::sleep_until;
 use xxhash_rust::xxh64::xxh64;
 
-use super::Conn;
+use super::{Conn, Verdict};
+use super::starttls::{Driver, Leftover, Stop};
 use crate::clock::{self, Instant};
 use crate::cluster::connect::errno_text;
 use crate::cluster::{
-    self, Cluster, ConnectError, Host, Io, NoHost, Source, SourceAddress, Want, address_text,
+    self, Client, Cluster, ConnectError, Host, Io, NoHost, Source, SourceAddress, Want, address_text,
 };
 use crate::net::conn::{canonical, reset_on_close};
 use crate::net::copy::{self, End, Terms};
 use crate::net::socket::Socket;
 use crate::net::timers::Limits;
+use crate::net::wire::Wire;
 use crate::telemetry::access_log::Logger;
 use crate::telemetry::stats::{ClusterStats, Stats, TcpStats};
-use crate::telemetry::{Flags, LogType, Outcome, Side};
+use crate::telemetry::{Bytes, Flags, LogType, Outcome, Side};
+use crate::transport::CloseEvent;
 
 /// The filter, as it runs.
 pub struct TcpProxy {
@@ -77,8 +80,8 @@ impl TcpProxy {
     }
 }
 
-/// Proxies one connection to its end. The caller closes the downstream socket: by reset, if it was told so here.
-pub(crate) async fn run(conn: &mut Conn<'_>, proxy: &TcpProxy) -> Outcome {
+/// The filter has the connection: in its accounts and its log, also where that never becomes ready.
+pub(super) fn enter(conn: &mut Conn<'_>, proxy: &TcpProxy) {
     proxy.stats.downstream_cx_total.inc();
     if !proxy.access_log.is_empty() {
         conn.record.add(proxy.access_log.clone());
@@ -86,8 +89,12 @@ pub(crate) async fn run(conn: &mut Conn<'_>, proxy: &TcpProxy) -> Outcome {
     if proxy.model.flush_access_log_on_start {
         conn.record.interim(LogType::TcpConnectionStart);
     }
+}
+
+/// Proxies one connection to its end. The caller closes the downstream socket: by reset, if it was told so here.
+pub(crate) async fn run(conn: &mut Conn<'_>, proxy: &TcpProxy, driver: Option<&dyn Driver>) -> Outcome {
     let deadline = proxy.deadline(conn.accepted);
-    let upstream = match Box::pin(while_wanted(connect(conn, proxy), conn, deadline)).await {
+    let mut upstream = match Box::pin(while_wanted(connect(conn, proxy), conn, deadline)).await {
         Ok(upstream) => upstream,
         Err(failure) => {
             failure.tell(conn);
@@ -98,7 +105,79 @@ pub(crate) async fn run(conn: &mut Conn<'_>, proxy: &TcpProxy) -> Outcome {
     if proxy.model.flush_access_log_on_connected {
         conn.record.interim(LogType::TcpUpstreamConnected);
     }
-    carry(conn, proxy, &upstream, deadline).await
+    let leftover = match driver {
+        Some(driver) => match Box::pin(negotiate(conn, proxy, driver, &mut upstream)).await {
+            Ok(leftover) => Some(Box::new(leftover)),
+            Err(outcome) => return outcome,
+        },
+        None => None,
+    };
+    carry(conn, proxy, &mut upstream, leftover, deadline).await
+}
+
+/// Has a driver speak the beginning of the connection with both sides.
+async fn negotiate(
+    conn: &mut Conn<'_>,
+    proxy: &TcpProxy,
+    driver: &dyn Driver,
+    up: &mut Upstream,
+) -> Result<Leftover, Outcome> {
+    let guard = conn.guard;
+    // A server may be the first to speak, so its client's first byte is not waited for: a driver passes it on.
+    if let Some(gates) = conn.gates.take()
+        && let Verdict::Close(close) = gates.on_first_byte(&mut conn.record.entry.facts)
+    {
+        up.closed(CloseEvent::Local, None);
+        return Err(super::refuse(conn, close).await);
+    }
+    let mut bytes = Bytes::default();
+    let (mut down_wire, _) = conn.wire();
+    let (mut up_wire, cluster) = (up.inner.connected.wire(), &up.cluster);
+    let negotiated = tokio::select! {
+        negotiated = driver.negotiate(&mut down_wire, &mut up_wire, &mut bytes) => Some(negotiated),
+        () = guard.cut() => None,
+    };
+    let secured = |wire: &Wire<'_>| wire.transport.as_ref().and_then(|transport| transport.tls()).cloned();
+    let (down_tls, up_tls) = (secured(&down_wire), secured(&up_wire));
+    let (stats, cluster_stats) = (&proxy.stats, &cluster.stats);
+    stats.downstream_cx_rx_bytes_total.add(bytes.downstream_rx);
+    stats.downstream_cx_tx_bytes_total.add(bytes.downstream_tx);
+    cluster_stats.upstream_cx_rx_bytes_total.add(bytes.upstream_rx);
+    cluster_stats.upstream_cx_tx_bytes_total.add(bytes.upstream_tx);
+    let entry = &mut conn.record.entry;
+    entry.bytes = bytes;
+    entry.facts.tls = down_tls.or(entry.facts.tls.take());
+    entry.upstream.tls = up_tls.or(entry.upstream.tls.take());
+    let (end, outcome) = match negotiated {
+        Some(Ok(leftover)) => return Ok(leftover),
+        Some(Err(Stop::Close(close))) => {
+            let outcome = super::refuse(conn, close).await;
+            (CloseEvent::Local, outcome)
+        }
+        Some(Err(Stop::Gone(side))) => {
+            let outcome = Outcome::new(side, Flags::NONE, format!("{}_closed", side.name()));
+            let remote = side == Side::Upstream;
+            (if remote { CloseEvent::Remote } else { CloseEvent::Local }, outcome)
+        }
+        Some(Err(Stop::Insecure { side, reason })) => (CloseEvent::Local, insecure(side, reason)),
+        None => {
+            reset_on_close(conn.stream);
+            (CloseEvent::Local, Outcome::new(Side::Internal, Flags::NONE, "drain_timeout"))
+        }
+    };
+    up.closed(end, None);
+    Err(outcome)
+}
+
+/// A side that could not turn to TLS.
+fn insecure(side: Side, reason: Cow<'static, str>) -> Outcome {
+    let reason = Some(reason.into_owned());
+    if side == Side::Upstream {
+        let outcome = Outcome::new(side, Flags::UF, "upstream_transport_failure");
+        return Outcome { upstream_failure: reason, ..outcome };
+    }
+    let outcome = Outcome::new(Side::Internal, Flags::NONE, "downstream_transport_failure");
+    Outcome { downstream_failure: reason, ..outcome }
 }
 
 /// What is buffered is held by the kernel or for a moment only; Envoy's gauges are there, at nought, once a
@@ -109,7 +188,13 @@ fn buffers_used(cluster: &ClusterStats, tcp: &TcpStats) {
     }
 }
 
-async fn carry(conn: &mut Conn<'_>, proxy: &TcpProxy, up: &Upstream, deadline: Option<Instant>) -> Outcome {
+async fn carry(
+    conn: &mut Conn<'_>,
+    proxy: &TcpProxy,
+    up: &mut Upstream,
+    leftover: Option<Box<Leftover>>,
+    deadline: Option<Instant>,
+) -> Outcome {
     let cluster = &up.cluster;
     let model = &cluster.model;
     let buffers =
@@ -127,24 +212,22 @@ async fn carry(conn: &mut Conn<'_>, proxy: &TcpProxy, up: &Upstream, deadline: O
         host: closes.then_some(up.host.as_ref()),
     };
     buffers_used(&cluster.stats, &proxy.stats);
-    let stream = up.socket();
-    let end = copy::relay(Socket::Tcp(conn.stream), stream, conn.record, terms).await;
+    let down = Wire::new(Socket::Tcp(conn.stream), conn.transport.as_deref_mut());
+    let end = copy::relay(down, up.inner.connected.wire(), leftover, conn.record, terms).await;
     // No one may take a broken stream for a complete one. The socket that failed is dead already.
     if matches!(end, End::Failed { side: Side::Upstream, .. } | End::Cut | End::HostFailed) {
         reset_on_close(conn.stream);
     }
     if matches!(end, End::Failed { side: Side::Downstream, .. } | End::Cut) {
-        stream.reset_on_close();
+        up.inner.connected.io.socket().reset_on_close();
     }
-    up.closed(&end);
+    up.closed(close_event(&end), Some(&end));
     if matches!(end, End::Closed(Side::Upstream)) {
         // The client went after the server. Envoy counts it, unless it has both ends in one turn of its loop.
         proxy.stats.upstream_flush_total.inc();
     }
     match end {
-        End::Refused(close) => {
-            Box::pin(super::refuse(conn.stream, close, &mut conn.record.entry.bytes, conn.guard)).await
-        }
+        End::Refused(close) => Box::pin(super::refuse(conn, close)).await,
         end @ (End::Closed(_)
         | End::Failed { .. }
         | End::Idle(_)
@@ -165,15 +248,12 @@ struct Upstream {
     host: Arc<Host>,
     inner: cluster::Upstream,
     attempts: u32,
+    connection_id: u64,
     since: Instant,
     took: Duration,
 }
 
 impl Upstream {
-    fn socket(&self) -> Socket<'_> {
-        self.inner.connected.io.socket()
-    }
-
     fn local(&self) -> Option<std::net::SocketAddr> {
         match &self.inner.connected.io {
             Io::Tcp(stream) => stream.local_addr().ok().map(canonical),
@@ -190,35 +270,42 @@ impl Upstream {
         upstream.attempts = self.attempts;
         upstream.connected_after = Some(self.took);
         upstream.connect_started = Some(self.since.saturating_duration_since(conn.accepted));
-        upstream.connection_id = conn.shared.next_connection();
+        upstream.connection_id = self.connection_id;
         upstream.cluster_model = Some(self.cluster.model.clone());
+        upstream.tls = self.inner.connected.transport.as_ref().and_then(|t| t.tls()).cloned();
         upstream.host_metadata = Some(self.host.metadata()).filter(|metadata| !metadata.is_empty());
     }
 
-    fn closed(&self, end: &End) {
+    /// `end`: of the relay, where it came so far.
+    fn closed(&mut self, by: CloseEvent, end: Option<&End>) {
+        self.inner.connected.closed(by);
         let stats = &self.cluster.stats;
         stats.upstream_cx_destroy.inc();
         // A TCP connection is one request from end to end.
         stats.upstream_cx_destroy_with_active_rq.inc();
-        // Who said the last word: after the client's FIN the server's ends it, and the other way round.
-        let remote = match end {
-            End::Failed { side, .. } => *side == Side::Upstream,
-            End::Closed(first) => *first == Side::Downstream,
-            End::Idle(_) | End::Refused(_) | End::MaxDuration | End::HostFailed | End::Cut => false,
-        };
-        if remote {
+        if by == CloseEvent::Remote {
             stats.upstream_cx_destroy_remote.inc();
             stats.upstream_cx_destroy_remote_with_active_rq.inc();
         } else {
             stats.upstream_cx_destroy_local.inc();
             stats.upstream_cx_destroy_local_with_active_rq.inc();
         }
-        if matches!(end, End::Idle(_)) {
+        if matches!(end, Some(End::Idle(_))) {
             stats.upstream_cx_idle_timeout.inc();
         }
         let lived = (clock::now() - self.since).as_millis();
         stats.upstream_cx_length_ms.record(u64::try_from(lived).unwrap_or(u64::MAX));
     }
+}
+
+/// Who said the last word to the upstream: after the client's FIN the server's ends it, and the other way round.
+fn close_event(end: &End) -> CloseEvent {
+    let remote = match end {
+        End::Failed { side, .. } => *side == Side::Upstream,
+        End::Closed(first) => *first == Side::Downstream,
+        End::Idle(_) | End::Refused(_) | End::MaxDuration | End::HostFailed | End::Cut => false,
+    };
+    if remote { CloseEvent::Remote } else { CloseEvent::Local }
 }
 
 /// Why there is no upstream connection, and how far it came.
@@ -346,10 +433,13 @@ async fn connect_once(
         return Err(Why::NoHost(NoHost::NoHealthy));
     }
     let start = clock::now();
-    match cluster.connect(&host, conn.dial(), &source(conn)).await {
+    let connection_id = conn.shared.next_connection();
+    let source = source(conn);
+    let client = Client { source: &source, facts: Some(&conn.record.entry.facts), connection_id };
+    match cluster.connect(&host, conn.dial(), &client).await {
         Ok(inner) => {
             let (cluster, took) = (cluster.clone(), clock::now() - since);
-            Ok(Box::new(Upstream { cluster, host, inner, attempts, since: start, took }))
+            Ok(Box::new(Upstream { cluster, host, inner, attempts, connection_id, since: start, took }))
         }
         Err(error) => {
             log::debug!("{}: {}: {error}", cluster.model.name, address_text(&host.address()));
@@ -402,6 +492,7 @@ fn details(error: &ConnectError) -> Cow<'static, str> {
             "upstream_connect_refused".into()
         }
         ConnectError::Delayed { source } => format!("upstream_connect_failed: {}", errno_text(source)).into(),
+        ConnectError::Transport(_) => "upstream_transport_failure".into(),
         ConnectError::Overflow(_) => "upstream_overflow".into(),
     }
 }

@@ -7,7 +7,7 @@ use proxy_config::model::tls::{
 };
 
 /// A secret, read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Loaded {
     Certificate(CertificateMaterial),
     Validation(ValidationMaterial),
@@ -16,7 +16,7 @@ pub enum Loaded {
 }
 
 /// Bytes, and where they are from: a path, `<inline>` or `<environment variable>`, as Envoy says it.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Material {
     pub bytes: Arc<[u8]>,
     pub origin: Arc<str>,
@@ -29,20 +29,20 @@ impl std::fmt::Debug for Material {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateMaterial {
     pub key: KeyMaterial,
     pub password: Option<Material>,
     pub ocsp_staple: Option<Material>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyMaterial {
     Pem { chain: Material, key: Material },
     Pkcs12(Material),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ValidationMaterial {
     pub model: Arc<ValidationContext>,
     /// Of a source; the system's own roots are not read here.

@@ -5,4 +5,5 @@ pub(crate) mod bpf;
 pub mod netns;
 pub(crate) mod process;
 pub mod sock;
+pub mod tcp_info;
 pub(crate) mod time;

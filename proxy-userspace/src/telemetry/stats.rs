@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 pub use self::blocks::{
     ClusterManagerStats, ClusterStats, EdsStats, ListenerManagerStats, ListenerStats, OwnStats, RuntimeStats,
-    ServerStats, SocketMatchStats, SubscriptionStats, TcpStats,
+    SdsStats, ServerStats, SocketMatchStats, SubscriptionStats, TcpStats,
 };
 pub use self::histogram::{Bins, Histogram};
 pub use self::snapshot::{Buckets, Kind, Query, Snapshot};
@@ -237,7 +237,16 @@ impl Gauge {
     }
 
     fn up(&self) {
-        if self.0.fetch_add(1, Ordering::Relaxed) & USED == 0 {
+        self.shift(0, 1);
+    }
+
+    /// One of those that add to it adds `to` now, no longer `from`.
+    fn shift(&self, from: u64, to: u64) {
+        let before = match to.checked_sub(from) {
+            Some(more) => self.0.fetch_add(more, Ordering::Relaxed),
+            None => self.0.fetch_sub(from - to, Ordering::Relaxed),
+        };
+        if before & USED == 0 {
             self.0.fetch_or(USED, Ordering::Relaxed);
         }
     }
@@ -274,6 +283,40 @@ impl<B> Drop for Held<B> {
 impl<B> fmt::Debug for Held<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Held")
+    }
+}
+
+/// What one of many adds to a gauge that is their sum, until it is dropped.
+#[must_use = "its part of the gauge goes when this is dropped"]
+pub struct Share<B> {
+    block: Arc<B>,
+    gauge: fn(&B) -> &Gauge,
+    value: u64,
+}
+
+impl<B> Share<B> {
+    /// Adds nothing so far.
+    pub fn new(block: &Arc<B>, gauge: fn(&B) -> &Gauge) -> Self {
+        Self { block: block.clone(), gauge, value: 0 }
+    }
+
+    pub fn set(&mut self, value: u64) {
+        (self.gauge)(&self.block).shift(self.value, value);
+        self.value = value;
+    }
+}
+
+impl<B> Drop for Share<B> {
+    fn drop(&mut self) {
+        if self.value > 0 {
+            self.set(0);
+        }
+    }
+}
+
+impl<B> fmt::Debug for Share<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Share").field(&self.value).finish()
     }
 }
 
@@ -334,6 +377,25 @@ mod tests {
         assert!(text.ends_with("downstream_cx_length_ms: No recorded values\n"), "{text}");
         drop(held);
         assert_eq!(listener.downstream_cx_active.value(), 0);
+    }
+
+    #[test]
+    fn a_gauge_is_the_sum_of_its_shares() {
+        let gauge = Arc::new(Gauge::default());
+        let [mut one, mut other] = [0; 2].map(|_| Share::new(&gauge, |gauge: &Gauge| gauge));
+        assert!(!gauge.used());
+        one.set(0);
+        assert!(gauge.used(), "a value of zero is a value");
+        one.set(7);
+        other.set(5);
+        assert_eq!(gauge.value(), 12);
+        one.set(2);
+        assert_eq!(gauge.value(), 7);
+        drop(other);
+        assert_eq!(gauge.value(), 2);
+        drop(one);
+        assert_eq!(gauge.value(), 0);
+        assert!(gauge.used());
     }
 
     #[test]

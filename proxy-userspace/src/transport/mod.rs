@@ -204,7 +204,7 @@ fn layer(
         }
         TransportSocket::UpstreamProxyProtocol(model) => {
             let inner = layer(&model.inner, side, prefix, env)?;
-            Arc::new(proxy_protocol::ProxyProtocol::new(model, inner))
+            Arc::new(proxy_protocol::ProxyProtocol::new(model, inner, prefix, env))
         }
         TransportSocket::Tap(model) => {
             let inner = layer(&model.inner, side, prefix, env)?;

@@ -1,25 +1,216 @@
-//! `upstream_proxy_protocol`: a PROXY header before the first byte.
+//! `upstream_proxy_protocol`: a header before the first byte, in which the next hop reads who the client is.
+//!
+//! The header goes to the socket itself, before whatever the inner layer sends (a ClientHello), and as soon as the
+//! connection is there: a protocol in which the server speaks first needs it, too. A connection that carries a header
+//! is one client's for good: tcp_proxy never shares one, and a pool of HTTP connections will have to keep them apart
+//! by the header's content, as Envoy does.
 
+mod header;
+
+use std::io;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
-use proxy_config::model::transport as model;
+use proxy_config::model::transport::{self as model, PassThroughTlvs, ProxyVersion};
 
-use super::{Factory, Link, NotReady, Transport};
+use self::header::{Addresses, Tlv};
+use super::tls::CertificateSet;
+use super::{CloseEvent, Env, Factory, Failure, Link, NotReady, TlsInfo, Transport};
+use crate::net::facts::Facts;
+use crate::net::socket::Socket;
+use crate::secret::Slot;
+use crate::telemetry::stats::stats_block;
+
+stats_block! {
+    /// `cluster.<name>.`
+    pub struct ProxyProtocolStats in "upstream.proxyprotocol" {
+        counter v2_tlvs_exceed_max_length;
+    }
+}
 
 pub struct ProxyProtocol {
-    model: model::UpstreamProxyProtocol,
+    rules: Rules,
+    stats: Arc<ProxyProtocolStats>,
     inner: Arc<dyn Factory>,
 }
 
 impl ProxyProtocol {
-    pub fn new(model: &model::UpstreamProxyProtocol, inner: Arc<dyn Factory>) -> Self {
-        Self { model: model.clone(), inner }
+    pub fn new(
+        model: &model::UpstreamProxyProtocol,
+        inner: Arc<dyn Factory>,
+        prefix: &Arc<str>,
+        env: &Env,
+    ) -> Self {
+        Self { rules: Rules::new(model), stats: env.stats.block(prefix.clone()), inner }
     }
 }
 
 impl Factory for ProxyProtocol {
     fn create(&self, link: &Link<'_>) -> Result<Box<dyn Transport>, NotReady> {
-        let _ = &self.model;
-        self.inner.create(link)
+        let inner = self.inner.create(link)?;
+        let header = match link {
+            Link::Upstream { client: Some(facts), .. } => self.rules.of_client(facts, &self.stats),
+            Link::Upstream { host, local, client: None, .. } => {
+                self.rules.of_health_check(local.zip(host.socket_address()))
+            }
+            // No configuration has one on this side: the lowering refuses it, as Envoy does.
+            Link::Downstream { .. } => Vec::new(),
+        };
+        Ok(Box::new(Announced::new(header, inner)))
+    }
+
+    fn secrets(&self, found: &mut Vec<Arc<Slot>>) {
+        self.inner.secrets(found);
+    }
+
+    fn certificates(&self, found: &mut Vec<CertificateSet>) {
+        self.inner.certificates(found);
     }
 }
+
+/// What goes into headers.
+struct Rules {
+    version: ProxyVersion,
+    pass_through: PassThroughTlvs,
+    added: Vec<(u8, Arc<[u8]>)>,
+    allow_unspecified_address: bool,
+}
+
+impl Rules {
+    fn new(model: &model::UpstreamProxyProtocol) -> Self {
+        let model::UpstreamProxyProtocol {
+            version,
+            pass_through_tlvs,
+            added_tlvs,
+            allow_unspecified_address,
+            inner: _,
+        } = model;
+        Self {
+            version: *version,
+            pass_through: pass_through_tlvs.clone(),
+            added: added_tlvs.clone(),
+            allow_unspecified_address: *allow_unspecified_address,
+        }
+    }
+
+    /// Both addresses are as listener filters left them: what an earlier PROXY header said, or an original
+    /// destination.
+    fn of_client(&self, facts: &Facts, stats: &ProxyProtocolStats) -> Vec<u8> {
+        let addresses = (facts.remote, facts.local);
+        let unspecified = addresses.0.ip().is_unspecified() || addresses.1.ip().is_unspecified();
+        let addresses = (!(self.allow_unspecified_address && unspecified)).then_some(addresses);
+        match self.version {
+            ProxyVersion::V1 => header::v1(addresses),
+            ProxyVersion::V2 => {
+                let header = header::v2(addresses, self.tlvs(facts));
+                if header.left_out > 0 {
+                    log::debug!("{} TLVs would exceed a PROXY header's 65535 bytes", header.left_out);
+                    stats.v2_tlvs_exceed_max_length.inc();
+                }
+                header.bytes
+            }
+        }
+    }
+
+    /// The added ones come first, and take the place of the client's own of the same type. A type may be there more
+    /// than once.
+    fn tlvs<'a>(&'a self, facts: &'a Facts) -> impl Iterator<Item = Tlv<'a>> {
+        let passes = |kind| match &self.pass_through {
+            PassThroughTlvs::None => false,
+            PassThroughTlvs::All => true,
+            PassThroughTlvs::Include(kinds) => kinds.contains(&kind),
+        };
+        let own = facts.extra.as_ref().map_or(&[][..], |extra| &extra.proxy_tlvs);
+        let passed = own
+            .iter()
+            .filter(move |(kind, _)| passes(*kind) && !self.added.iter().any(|(added, _)| added == kind));
+        let added = self.added.iter().map(|(kind, value)| (*kind, &**value));
+        added.chain(passed.map(|(kind, value)| (*kind, value.as_slice())))
+    }
+
+    /// The proxy speaks for itself: V2 has a command for that, V1 names the connection's own ends. A unix socket has
+    /// none.
+    fn of_health_check(&self, ends: Addresses) -> Vec<u8> {
+        match self.version {
+            ProxyVersion::V1 => header::v1(ends),
+            ProxyVersion::V2 => header::local(),
+        }
+    }
+}
+
+/// A connection with its header.
+struct Announced {
+    /// Empty once it is sent.
+    header: Vec<u8>,
+    sent: usize,
+    inner: Box<dyn Transport>,
+}
+
+impl Announced {
+    fn new(header: Vec<u8>, inner: Box<dyn Transport>) -> Self {
+        Self { header, sent: 0, inner }
+    }
+
+    fn poll_header(&mut self, cx: &mut Context<'_>, socket: Socket<'_>) -> Poll<io::Result<()>> {
+        while let Some(rest) = self.header.get(self.sent..).filter(|rest| !rest.is_empty()) {
+            match ready!(socket.poll_send(cx, rest))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                n => self.sent += n,
+            }
+        }
+        (self.header, self.sent) = (Vec::new(), 0);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Transport for Announced {
+    fn poll_ready(&mut self, cx: &mut Context<'_>, socket: Socket<'_>) -> Poll<Result<(), Failure>> {
+        if let Err(error) = ready!(self.poll_header(cx, socket)) {
+            log::debug!("PROXY header: {error}");
+            // Envoy takes any failure here for the peer's close.
+            return Poll::Ready(Err(Failure::gone()));
+        }
+        self.inner.poll_ready(cx, socket)
+    }
+
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        socket: Socket<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        self.inner.poll_read(cx, socket, buf)
+    }
+
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        socket: Socket<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.inner.poll_write(cx, socket, data)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>, socket: Socket<'_>) -> Poll<io::Result<()>> {
+        self.inner.poll_flush(cx, socket)
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>, socket: Socket<'_>) -> Poll<io::Result<()>> {
+        self.inner.poll_shutdown(cx, socket)
+    }
+
+    fn start_secure(&mut self) -> bool {
+        self.inner.start_secure()
+    }
+
+    fn tls(&self) -> Option<&Arc<TlsInfo>> {
+        self.inner.tls()
+    }
+
+    fn closed(&mut self, socket: Socket<'_>, by: CloseEvent) {
+        self.inner.closed(socket, by);
+    }
+}
+
+#[cfg(test)]
+mod tests;

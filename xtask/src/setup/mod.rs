@@ -5,6 +5,7 @@
 mod apt;
 mod bpf;
 mod envoy;
+mod python;
 mod rust;
 
 use std::path::Path;
@@ -27,6 +28,7 @@ pub(crate) fn base(ws: &Workspace, voice: Voice) -> Result<()> {
     apt::install(ws, &missing)?;
     rust::components(ws, voice)?;
     envoy::install(ws, voice)?;
+    python::install(ws, voice)?;
     if voice == Voice::Full {
         report_optional();
     } else {
@@ -51,10 +53,13 @@ const PACKAGES: &[Package] = &[
     Package { name: "redis-server", found: || find_program("redis-server").is_some() },
     Package { name: "redis-tools", found: || find_program("redis-cli").is_some() },
     Package { name: "nginx", found: || find_program("nginx").is_some() },
+    // nginx speaks the PROXY protocol to plain TCP only with this.
+    Package { name: "libnginx-mod-stream", found: || exists("/usr/lib/nginx/modules/ngx_stream_module.so") },
+    Package { name: "haproxy", found: || find_program("haproxy").is_some() },
     // Its client connects by v4-mapped addresses as few others do.
     Package { name: "default-jdk-headless", found: || find_program("javac").is_some() },
     Package { name: "python3", found: || find_program("python3").is_some() },
-    Package { name: "python3-venv", found: envoy::can_make_venv },
+    Package { name: "python3-venv", found: python::can_make_venv },
 ];
 
 /// Programs that are used only where they are already installed.

@@ -2,136 +2,32 @@
 //! the last good one in force.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
-use std::time::{Duration, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use proxy_config::model::LoadAssignment;
 use proxy_config::model::cluster::{Discovery, Eds};
 use proxy_config::model::config_source::ConfigSourceKind;
-use tokio::sync::watch;
-use tokio::time::sleep;
 use xxhash_rust::xxh64::xxh64;
 
 use super::fixed;
-use super::watch::Directories;
 use crate::clock;
 use crate::cluster::members::Change;
-use crate::cluster::together::Group;
-use crate::cluster::{Cluster, EndpointSource, EndpointUpdate, Env};
+use crate::cluster::{Cluster, EndpointUpdate, Env};
+use crate::watch::{Group, Parse, Reader, Unusable};
 
-/// A writer that is not atomic sends several events: wait for it to finish.
-const SETTLE: Duration = Duration::from_millis(30);
-
-/// What clusters of one file have in common: the file, and the directory to watch.
-pub(in crate::cluster) type File = (PathBuf, PathBuf);
-
-/// Clusters that name the same file share its reading: each on its own would parse all of it.
-pub(super) fn start(cluster: &Arc<Cluster>, eds: &Eds, env: &Env) -> Arc<Group> {
+/// Clusters that name the same file share its reading.
+pub(super) fn start(cluster: &Arc<Cluster>, eds: &Eds, env: &Env) -> Arc<Group<Cluster>> {
     let ConfigSourceKind::File { path, watched_directory } = &eds.source.kind;
-    let dir = watched_directory.clone().or_else(|| path.parent().map(Path::to_owned)).unwrap_or_default();
-    let dir = if dir.as_os_str().is_empty() { PathBuf::from(".") } else { dir };
-    env.eds_files.join((path.clone(), dir.clone()), cluster, |group| {
-        let changes = env.directories.watch(&dir, &env.tasks);
-        if let Err(error) = &changes {
-            log::error!("{} cannot be watched: {error}", dir.display());
-        }
-        let follow = Follow {
-            group,
-            path: path.clone(),
-            parse: env.endpoints.clone(),
-            last: None,
-            _directories: env.directories.clone(),
-        };
-        env.tasks.spawn("eds_file", follow.run(changes.ok())).abort_handle()
-    })
-}
-
-struct Follow {
-    group: Weak<Group>,
-    path: PathBuf,
-    parse: EndpointSource,
-    /// The text that the clusters know, by its length and hash.
-    last: Option<(usize, u64)>,
-    /// Keeps the watching alive.
-    _directories: Arc<Directories>,
+    let source = env.endpoints.clone();
+    let parse: Parse<Response> = Arc::new(move |text| source(text).map(Response::new));
+    env.eds_files.join((path, watched_directory.as_deref()), cluster, &parse, &env.tasks)
 }
 
 /// A response that was read once for all clusters.
-struct Response {
+pub struct Response {
     version: String,
     assignments: HashMap<Arc<str>, LoadAssignment>,
-}
-
-impl Follow {
-    /// Ends with the group, whose drop aborts this.
-    async fn run(mut self, mut changes: Option<watch::Receiver<()>>) {
-        let mut again = true;
-        loop {
-            let Some(group) = self.group.upgrade() else { return };
-            self.load(&group, again).await;
-            let joined = group.joined();
-            drop(group);
-            again = tokio::select! {
-                () = joined.notified() => false,
-                () = changed(&mut changes) => true,
-            };
-        }
-    }
-
-    /// `again`: not only because clusters have joined.
-    async fn load(&mut self, group: &Group, again: bool) {
-        let text = tokio::fs::read_to_string(&self.path).await;
-        let newcomers = group.newcomers();
-        let text = match text {
-            Ok(text) => text,
-            Err(error) => {
-                // The same text again would be news to those that have joined since.
-                self.last = None;
-                let clusters = if again { group.clusters() } else { newcomers };
-                return self.refuse(&clusters, &error.to_string());
-            }
-        };
-        let known = (text.len(), xxh64(text.as_bytes(), 0));
-        let clusters = if self.last == Some(known) { newcomers } else { group.clusters() };
-        self.last = Some(known);
-        if clusters.is_empty() {
-            return;
-        }
-        match (self.parse)(&text) {
-            Ok(update) => self.answer(&clusters, &Response::new(update)),
-            Err(reason) => self.refuse(&clusters, &reason),
-        }
-    }
-
-    fn answer(&self, clusters: &[Arc<Cluster>], response: &Response) {
-        for cluster in clusters {
-            let Discovery::Eds(eds) = &cluster.model.discovery else { continue };
-            match response.assignments.get(&eds.service_name) {
-                None if !response.assignments.is_empty() => {
-                    let reason = format!("no assignment for {}", eds.service_name);
-                    self.refuse(std::slice::from_ref(cluster), &reason);
-                }
-                assignment => {
-                    cluster.stats.update_attempt.inc();
-                    apply(cluster, &response.version, assignment);
-                }
-            }
-        }
-    }
-
-    /// The start goes on without endpoints rather than not at all.
-    fn refuse(&self, clusters: &[Arc<Cluster>], reason: &str) {
-        for cluster in clusters {
-            let name = &cluster.model.name;
-            log::warn!("cluster {name}: {}: {reason}; what was known stays", self.path.display());
-            cluster.stats.update_attempt.inc();
-            if let Some(stats) = cluster.eds_stats() {
-                stats.update_rejected.inc();
-            }
-            warm(cluster);
-        }
-    }
 }
 
 impl Response {
@@ -145,17 +41,35 @@ impl Response {
     }
 }
 
-/// Resolves once the directory has changed and come to rest.
-async fn changed(changes: &mut Option<watch::Receiver<()>>) {
-    if let Some(receiver) = changes
-        && receiver.changed().await.is_ok()
-    {
-        sleep(SETTLE).await;
-        receiver.mark_unchanged();
-        return;
+impl Reader for Cluster {
+    type Content = Response;
+
+    fn read(&self, content: Result<&Response, &Unusable>) {
+        let Discovery::Eds(eds) = &self.model.discovery else { return };
+        let response = match content {
+            Ok(response) => response,
+            Err(why) => return refuse(self, &why.to_string()),
+        };
+        match response.assignments.get(&eds.service_name) {
+            None if !response.assignments.is_empty() => {
+                refuse(self, &format!("no assignment for {}", eds.service_name));
+            }
+            assignment => {
+                self.stats.update_attempt.inc();
+                apply(self, &response.version, assignment);
+            }
+        }
     }
-    *changes = None;
-    std::future::pending().await
+}
+
+/// The start goes on without endpoints rather than not at all.
+fn refuse(cluster: &Cluster, reason: &str) {
+    log::warn!("cluster {}: {reason}; what was known stays", cluster.model.name);
+    cluster.stats.update_attempt.inc();
+    if let Some(stats) = cluster.eds_stats() {
+        stats.update_rejected.inc();
+    }
+    warm(cluster);
 }
 
 fn apply(cluster: &Cluster, version: &str, assignment: Option<&LoadAssignment>) {

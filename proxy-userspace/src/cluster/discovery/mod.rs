@@ -7,7 +7,6 @@ pub(super) mod original_dst;
 pub(super) mod resolver;
 #[cfg(test)]
 mod tests;
-pub(super) mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -17,7 +16,6 @@ use proxy_config::model::cluster::Discovery;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-pub(super) use self::eds_file::File;
 use super::{Cluster, Env, Running};
 
 /// Starts the tasks that keep a cluster's endpoints current.

@@ -43,7 +43,7 @@ pub(super) async fn ask(
     let reused = kept.http.take().filter(|connection| connection.send.is_ready());
     let mut connection = match reused {
         Some(connection) => connection,
-        None => match open(cluster, to, env).await {
+        None => match open(cluster, host, to, env).await {
             Some(connection) => connection,
             None => return Verdict::Network,
         },
@@ -64,8 +64,8 @@ pub(super) async fn ask(
     verdict
 }
 
-async fn open(cluster: &Cluster, to: &Address, env: &Env) -> Option<Connection> {
-    let stream = tcp::open(cluster, to, env.dial.as_ref()).await?;
+async fn open(cluster: &Cluster, host: &Host, to: &Address, env: &Env) -> Option<Connection> {
+    let stream = tcp::open(cluster, host, to, env.dial.as_ref()).await?;
     let (send, drive) = handshake(TokioIo::new(stream)).await.ok()?;
     let task = env.tasks.spawn("health_check_connection", async move {
         // Its end shows in the next request.

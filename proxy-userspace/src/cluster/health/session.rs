@@ -13,6 +13,7 @@ use super::{Shared, Unjudged, http, judged, tcp};
 use crate::clock;
 use crate::cluster::host::{HealthFlag, Host};
 use crate::cluster::{Cluster, Env};
+use crate::transport::Stream;
 
 pub(super) fn start(
     cluster: &Arc<Cluster>,
@@ -48,7 +49,7 @@ struct Session {
 /// The connection of the last check, for `reuse_connection`.
 #[derive(Default)]
 pub(super) struct Kept {
-    pub(super) tcp: Option<tcp::Stream>,
+    pub(super) tcp: Option<Stream>,
     pub(super) http: Option<http::Connection>,
 }
 
@@ -71,7 +72,7 @@ impl Session {
         let asked = async {
             match &self.check.checker {
                 HealthChecker::Tcp { send, receive } => {
-                    tcp::ask(cluster, &to, self.env.dial.as_ref(), send, receive, kept).await
+                    tcp::ask(cluster, &self.host, &to, self.env.dial.as_ref(), send, receive, kept).await
                 }
                 HealthChecker::Http(how) => http::ask(cluster, &self.host, &to, how, &self.env, kept).await,
             }

@@ -1,25 +1,22 @@
 //! A TCP check: a connection, or bytes out and the right ones back.
 
 use proxy_config::model::address::Address;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::judge::Verdict;
 use super::session::Kept;
 use crate::cluster::Cluster;
-use crate::cluster::connect::{self, Io, Source};
+use crate::cluster::connect::{self, Client, Source};
+use crate::cluster::host::Host;
 use crate::net::Dial;
+use crate::transport::Stream;
 
 /// What comes in while a match is awaited; more is a wrong answer.
 const MOST: usize = 1 << 20;
 
-pub(super) type Stream = Box<dyn Duplex>;
-
-pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Duplex for T {}
-
 pub(super) async fn ask(
     cluster: &Cluster,
+    host: &Host,
     to: &Address,
     dial: &dyn Dial,
     send: &[u8],
@@ -28,12 +25,16 @@ pub(super) async fn ask(
 ) -> Verdict {
     let mut stream = match kept.tcp.take() {
         Some(stream) => stream,
-        None => match open(cluster, to, dial).await {
+        None => match open(cluster, host, to, dial).await {
             Some(stream) => stream,
             None => return Verdict::Network,
         },
     };
-    if !send.is_empty() && stream.write_all(send).await.is_err() {
+    let sent = async {
+        stream.write_all(send).await?;
+        stream.flush().await
+    };
+    if !send.is_empty() && sent.await.is_err() {
         return Verdict::Network;
     }
     let mut came = Vec::new();
@@ -51,10 +52,11 @@ pub(super) async fn ask(
     Verdict::Healthy { degraded: false }
 }
 
-pub(super) async fn open(cluster: &Cluster, to: &Address, dial: &dyn Dial) -> Option<Stream> {
-    match connect::open(cluster, to, dial, &Source::Cluster).await {
-        Ok(Io::Tcp(stream)) => Some(Box::new(stream)),
-        Ok(Io::Unix(stream)) => Some(Box::new(stream)),
+/// A connection to where the host is checked, on the cluster's transport socket for the host.
+pub(super) async fn open(cluster: &Cluster, host: &Host, to: &Address, dial: &dyn Dial) -> Option<Stream> {
+    let client = Client { source: &Source::Cluster, facts: None, connection_id: 0 };
+    match connect::to(cluster, host, to, dial, &client).await {
+        Ok(connected) => Some(Stream::new(connected.io, connected.transport)),
         Err(error) => {
             log::debug!("health check of cluster {}: {error}", cluster.model.name);
             None

@@ -10,8 +10,8 @@ use proxy_config::model::listener_filter::ProxyProtocol as Config;
 use super::Peek;
 use super::reader::Reader;
 
-const V1_SIGNATURE: &[u8] = b"PROXY ";
-const V2_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+pub const V1_SIGNATURE: &[u8] = b"PROXY ";
+pub const V2_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Signature, version and command, family, length.
 const V2_HEADER: usize = 16;
 /// One more than the specification's 107, as in Envoy.

@@ -1,13 +1,16 @@
+use std::io;
+
 use proxy_config::model::listener_filter::{LocalRateLimit as RateLimitConfig, TokenBucket};
 use proxy_config::model::network_filter::{
     ConnectionLimit as LimitConfig, Permission, Principal, Rbac as RbacConfig, RbacAction, RbacPolicy,
     RbacRules,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::clock;
+use crate::net::socket::Socket;
 
 fn chain(filters: Vec<NetworkFilter>) -> Vec<NetworkFilterConfig> {
     filters.into_iter().map(|filter| NetworkFilterConfig { name: "f".into(), filter }).collect()
@@ -41,6 +44,10 @@ fn deny_all() -> NetworkFilter {
         shadow_rules_stat_prefix: "".into(),
         delay_deny: None,
     }))
+}
+
+fn wire(stream: &TcpStream) -> Wire<'_> {
+    Wire::new(Socket::Tcp(stream), None)
 }
 
 fn facts() -> Facts {
@@ -144,7 +151,7 @@ async fn a_close_resets_where_bytes_are_unread_and_else_ends() {
         client.write_all(b"abc").await.unwrap();
         server.readable().await.unwrap();
         let mut bytes = Bytes::default();
-        plain(None, drain).prepare(&server, &mut bytes).await;
+        plain(None, drain).prepare(&mut wire(&server), &mut bytes).await;
         drop(server);
         let end = client.read(&mut [0]).await;
         assert_eq!(end.as_ref().err().map(io::Error::kind), kind, "{end:?}");
@@ -158,12 +165,13 @@ async fn a_delay_holds_the_connection_but_not_a_client_that_goes() {
     let (mut client, server) = pair().await;
     let (start, mut bytes) = (clock::now(), Bytes::default());
     let close = plain(Some(delay), true);
-    let (_, wrote) = tokio::join!(close.prepare(&server, &mut bytes), client.write_all(b"abc"));
+    let mut wire = wire(&server);
+    let (_, wrote) = tokio::join!(close.prepare(&mut wire, &mut bytes), client.write_all(b"abc"));
     wrote.unwrap();
     assert!(start.elapsed() >= delay);
     assert_eq!(bytes.downstream_rx, 3);
     let start = clock::now();
     drop(client);
-    plain(Some(Duration::from_secs(60)), true).prepare(&server, &mut bytes).await;
+    plain(Some(Duration::from_secs(60)), true).prepare(&mut wire, &mut bytes).await;
     assert!(start.elapsed() < Duration::from_secs(30));
 }

@@ -186,6 +186,21 @@ stats_block! {
 }
 
 stats_block! {
+    /// `sds.<name>.`: of all secrets of that name, whatever their source.
+    pub struct SdsStats {
+        counter init_fetch_timeout;
+        counter key_rotation_failed;
+        counter update_attempt;
+        counter update_failure;
+        counter update_rejected;
+        counter update_success;
+        gauge update_time;
+        gauge version;
+        histogram update_duration;
+    }
+}
+
+stats_block! {
     /// `runtime.`
     pub struct RuntimeStats {
         gauge admin_overrides_active;
@@ -236,6 +251,8 @@ stats_block! {
         counter accept_exhausted;
         gauge splice_active;
         counter splice_total;
+        /// Connections that `--drain-on-cert-expiry` has begun to drain.
+        counter cert_expiry_drained;
     }
 }
 
@@ -275,6 +292,14 @@ impl SubscriptionStats {
     /// `listener_manager.lds` or `cluster_manager.cds`.
     pub fn of(stats: &Stats, prefix: &str) -> Arc<Self> {
         stats.block(prefix)
+    }
+}
+
+impl SdsStats {
+    /// Envoy's: what separates a scheme, and every other colon, is an underscore.
+    pub fn of(stats: &Stats, name: &str) -> Arc<Self> {
+        let name = name.replace("://", "_").replace(":/", "_").replace(':', "_");
+        stats.block(format!("sds.{name}"))
     }
 }
 

@@ -19,8 +19,17 @@ struct Bin {
 
 impl Histogram {
     pub fn record(&self, value: u64) {
+        self.add(Bin::of(value));
+    }
+
+    /// A part of a whole, in millionths, which is shown as 0 to 1: Envoy's unit `Percent`.
+    pub fn record_millionths(&self, value: u64) {
+        self.add(Bin::of(value).millionth());
+    }
+
+    fn add(&self, bin: Bin) {
         let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        slot.get_or_insert_default().add(Bin::of(value));
+        slot.get_or_insert_default().add(bin);
     }
 
     /// What was recorded, if anything was.
@@ -41,6 +50,10 @@ impl Bin {
             small @ 1..10 => Self { power: -1, digits: small * 10 },
             digits => Self { power, digits },
         }
+    }
+
+    fn millionth(self) -> Self {
+        Self { power: self.power.saturating_sub(6), digits: self.digits }
     }
 
     fn lower(self) -> f64 {
@@ -123,6 +136,20 @@ mod tests {
         assert_eq!(of(&[54]).below(100.0), 1);
         assert_eq!(of(&[1]).below(1.0), 0);
         assert_eq!(of(&[0]).below(0.5), 1);
+    }
+
+    #[test]
+    fn parts_of_a_whole() {
+        let histogram = Histogram::default();
+        for value in [0, 1, 250_000, 1_000_000] {
+            histogram.record_millionths(value);
+        }
+        let bins = histogram.bins().unwrap();
+        let lowest: Vec<_> = bins.each().map(|bin| bin.0).collect();
+        for (seen, want) in lowest.iter().zip([0.0, 1e-6, 0.25, 1.0]) {
+            assert!((seen - want).abs() < 1e-12, "{lowest:?}");
+        }
+        assert_eq!((bins.count(), bins.below(0.5)), (4, 3));
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! - `verify`: whether a peer's certificate is good.
 //! - `socket`: the bytes of one connection.
 
+pub mod stats;
+
 use std::sync::Arc;
 
 use proxy_config::model::tls as model;

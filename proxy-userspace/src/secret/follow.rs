@@ -1,0 +1,191 @@
+//! A slot of SDS, kept current: what its source says, and what the files have that the secret names.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, UNIX_EPOCH};
+
+use proxy_config::model::tls::{CertificateKey, DataSource, SecretKind, TrustedCa};
+use tokio::sync::mpsc;
+use tokio::time::sleep_until;
+use xxhash_rust::xxh64::xxh64;
+
+use super::feed::{Answer, Update};
+use super::material::{self, Loaded};
+use super::slot::Slot;
+use crate::clock::{self, Instant};
+use crate::telemetry::stats::SdsStats;
+use crate::watch::{Changes, directory_of};
+
+/// How often files are read again because they have changed meanwhile.
+const ROUNDS: usize = 5;
+
+pub(super) struct Follow {
+    pub(super) slot: Weak<Slot>,
+    pub(super) updates: mpsc::UnboundedReceiver<Update>,
+    /// Of the files that the secret names.
+    pub(super) changes: Changes,
+    pub(super) stats: Arc<SdsStats>,
+    /// The newest, be it good or bad: what makes it good may be a file that comes later.
+    pub(super) answer: Option<Arc<Answer>>,
+}
+
+enum Event {
+    Update(Update),
+    /// A file that the secret names may have changed.
+    Files,
+    /// The first content has not come in time.
+    TimeOut,
+}
+
+impl Follow {
+    /// Ends with the slot, whose drop aborts this. Without a time-out, the first content is waited for for ever.
+    pub(super) async fn run(mut self, initial_fetch_timeout: Option<Duration>) {
+        let deadline = initial_fetch_timeout.and_then(|limit| clock::now().checked_add(limit));
+        let mut waiting = true;
+        loop {
+            let event = tokio::select! {
+                biased;
+                update = self.updates.recv() => match update {
+                    Some(update) => Event::Update(update),
+                    None => return,
+                },
+                () = self.changes.changed() => Event::Files,
+                () = until(deadline), if waiting => Event::TimeOut,
+            };
+            let Some(slot) = self.slot.upgrade() else { return };
+            match event {
+                Event::Update(update) => self.updated(&slot, update).await,
+                Event::Files => self.files_changed(&slot).await,
+                Event::TimeOut => {
+                    self.stats.init_fetch_timeout.inc();
+                    let (name, origin, limit) = (&slot.name, &slot.origin, initial_fetch_timeout);
+                    log::warn!(
+                        "secret {name} of {origin} has not come within {:?}: it is not waited for any longer, \
+                         and connections that need it are refused until it comes",
+                        limit.unwrap_or_default()
+                    );
+                    slot.give_up();
+                }
+            }
+            waiting = !slot.is_settled();
+        }
+    }
+
+    async fn updated(&mut self, slot: &Slot, update: Update) {
+        self.stats.update_attempt.inc();
+        match update {
+            Update::Secret(answer) => self.answered(slot, answer).await,
+            Update::Rejected(why) => self.rejected(slot, &why),
+            Update::Failed(why) => {
+                self.stats.update_failure.inc();
+                log::warn!("secret {}: {why}; {}", slot.name, what_stays(slot));
+                // Envoy's: the start goes on, and connections are refused.
+                slot.give_up();
+            }
+            // Envoy does not start without the file. It may be mounted or written later, so it is waited for.
+            Update::Missing(why) => {
+                self.stats.update_failure.inc();
+                log::warn!("secret {}: {why}; {}", slot.name, what_stays(slot));
+            }
+        }
+    }
+
+    async fn answered(&mut self, slot: &Slot, answer: Arc<Answer>) {
+        slot.set_answer(answer.clone());
+        self.changes.follow(directories(&answer.secret.model.kind));
+        let version = answer.version.clone();
+        self.answer = Some(answer);
+        match self.reload(slot).await {
+            Ok(_) => {
+                self.stats.update_success.inc();
+                self.stats.version.set(xxh64(version.as_bytes(), 0));
+                let wall = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
+                self.stats.update_time.set(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX));
+            }
+            Err(why) => self.rejected(slot, &why),
+        }
+    }
+
+    fn rejected(&self, slot: &Slot, why: &str) {
+        self.stats.update_rejected.inc();
+        log::warn!("secret {} of {}: {why}; {}", slot.name, slot.origin, what_stays(slot));
+        // As for a failure.
+        slot.give_up();
+    }
+
+    async fn files_changed(&mut self, slot: &Slot) {
+        if let Err(why) = self.reload(slot).await {
+            self.stats.key_rotation_failed.inc();
+            log::warn!("secret {}: its files have changed: {why}; {}", slot.name, what_stays(slot));
+        }
+    }
+
+    /// Reads the newest secret's files and supplies what is in them. Whether that is news.
+    async fn reload(&mut self, slot: &Slot) -> Result<bool, String> {
+        let loaded = self.load().await?;
+        if slot.content().as_deref() == Some(&loaded) {
+            return Ok(false);
+        }
+        slot.supply(Arc::new(loaded))?;
+        log::info!("secret {} of {} is in use", slot.name, slot.origin);
+        Ok(true)
+    }
+
+    /// What is read while files are being replaced may be half of the old and half of the new.
+    async fn load(&mut self) -> Result<Loaded, String> {
+        let secret = self.answer.as_ref().map(|answer| answer.secret.model.clone());
+        let secret = secret.ok_or("there is no answer yet")?;
+        let mut round = 0;
+        loop {
+            round += 1;
+            let secret = secret.clone();
+            let reading = tokio::task::spawn_blocking(move || material::load(&secret.kind));
+            let loaded = reading.await.map_err(|error| error.to_string())?;
+            if round == ROUNDS || !self.changes.again() {
+                return loaded.map_err(|error| error.to_string());
+            }
+            self.changes.changed().await;
+        }
+    }
+}
+
+fn what_stays(slot: &Slot) -> &'static str {
+    if slot.content().is_some() { "what was known stays" } else { "connections that need it are refused" }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The directories whose changes say that a secret's files have changed.
+fn directories(kind: &SecretKind) -> Vec<PathBuf> {
+    let (sources, watched): (Vec<&DataSource>, _) = match kind {
+        SecretKind::Certificate(model) => {
+            let key = match &model.key {
+                CertificateKey::Pem { chain, key } => vec![chain, key],
+                CertificateKey::Pkcs12(source) => vec![source],
+            };
+            let more = [&model.password, &model.ocsp_staple].into_iter().flatten();
+            (key.into_iter().chain(more).collect(), &model.watched_directory)
+        }
+        SecretKind::Validation(model) => {
+            let ca = match &model.trusted_ca {
+                Some(TrustedCa::Source(source)) => Some(source),
+                Some(TrustedCa::System) | None => None,
+            };
+            let bundles = model.spiffe.iter().flatten().map(|domain| &domain.bundle);
+            (ca.into_iter().chain(&model.crl).chain(bundles).collect(), &model.watched_directory)
+        }
+        SecretKind::TicketKeys(sources) => (sources.iter().collect(), &None),
+        SecretKind::Generic => (Vec::new(), &None),
+    };
+    let files = sources.into_iter().filter_map(|source| match source {
+        DataSource::File(path) => Some(directory_of(path, watched.as_deref())),
+        DataSource::Inline(_) | DataSource::Environment(_) => None,
+    });
+    files.collect::<BTreeSet<_>>().into_iter().collect()
+}

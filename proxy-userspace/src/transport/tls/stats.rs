@@ -1,0 +1,32 @@
+//! The counters of a TLS context.
+
+use std::sync::Arc;
+
+use crate::telemetry::stats::{Stats, stats_block};
+
+stats_block! {
+    /// `<prefix>.ssl.`: of a listener (`listener.<address>`) or a cluster (`cluster.<name>`), shared by all contexts
+    /// under that prefix.
+    pub struct SslStats in "ssl" {
+        counter connection_error;
+        counter handshake;
+        counter session_reused;
+        counter no_certificate;
+        counter fail_verify_no_cert;
+        counter fail_verify_error;
+        counter fail_verify_san;
+        counter fail_verify_cert_hash;
+        counter ocsp_staple_failed;
+        counter ocsp_staple_omitted;
+        counter ocsp_staple_responses;
+        counter ocsp_staple_requests;
+        counter was_key_usage_invalid;
+    }
+}
+
+impl SslStats {
+    /// `prefix` is that of the listener or the cluster, without a dot.
+    pub fn of(stats: &Stats, prefix: &Arc<str>) -> Arc<Self> {
+        stats.block(prefix.clone())
+    }
+}
