@@ -28,6 +28,8 @@ pub fn messages() -> impl Iterator<Item = Message> {
     ]
     .into_iter()
     .chain(super::cluster::ALL_MESSAGES.iter().copied())
+    .chain(super::tls::ALL_MESSAGES.iter().copied())
+    .chain(super::transport::ALL_MESSAGES.iter().copied())
     .flatten()
     .copied()
 }

@@ -29,6 +29,7 @@ use crate::sys::sock;
 use crate::task::Tasks;
 use crate::telemetry::AccessLog;
 use crate::telemetry::stats::{OwnStats, Stats};
+use crate::transport::tap::Taps;
 use crate::world::builtin::Builtin;
 use crate::world::{BuildError, Listener, Parts, Snapshot, World};
 
@@ -174,7 +175,8 @@ pub struct Shared {
     pub builtin: Option<Builtin>,
     /// The configuration, where there is one.
     pub world: Option<Arc<World>>,
-    connections: AtomicU64,
+    pub taps: Arc<Taps>,
+    connections: Arc<AtomicU64>,
 }
 
 impl Shared {
@@ -196,7 +198,8 @@ impl Shared {
             access_log,
             options,
             world,
-            connections: AtomicU64::new(0),
+            taps: parts.cluster.transport.taps.clone(),
+            connections: parts.cluster.transport.connections.clone(),
         })
     }
 

@@ -73,6 +73,13 @@ impl Socket<'_> {
         })
     }
 
+    /// As [`Self::send`], of bytes that lie apart.
+    pub fn send_vectored(self, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        let len = parts.iter().map(|part| part.len()).sum();
+        let flags = MsgFlags::MSG_NOSIGNAL.bits();
+        self.once(Interest::WRITABLE, len, || SockRef::from(&self).send_vectored_with_flags(parts, flags))
+    }
+
     /// One system call on a ready socket. A short count means that it is ready no longer, and is remembered as
     /// such: epoll is edge-triggered here, and whatever changes after the call is a new edge.
     fn once(

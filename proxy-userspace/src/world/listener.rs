@@ -12,6 +12,7 @@ use crate::listener::filters::Filters;
 use crate::net::facts::Facts;
 use crate::network::tcp_proxy::TcpProxy;
 use crate::network::{self, Gates, Last, starttls};
+use crate::secret::Slot;
 use crate::telemetry::access_log::{Error, Logger};
 use crate::telemetry::stats::ListenerStats;
 use crate::transport::{self, Factory};
@@ -76,6 +77,14 @@ impl Listener {
     pub fn chain(&self, facts: &Facts) -> Option<&Chain> {
         let found = self.matcher.find(facts).and_then(|index| self.chains.get(index));
         found.or(self.default.as_ref())
+    }
+
+    /// The secrets of its chains that are still to come: it does not accept before.
+    pub fn waits_for(&self) -> Vec<Arc<Slot>> {
+        let chains = self.chains.iter().chain(&self.default);
+        let mut slots = transport::secrets(chains.filter_map(|chain| chain.transport.as_ref()));
+        slots.retain(|slot| !slot.is_settled());
+        slots
     }
 }
 

@@ -1,10 +1,28 @@
 //! TLS, on rustls.
 //!
-//! - `context`: from a model and its secrets to what handshakes run on; rebuilt when a secret changes.
-//! - `verify`: whether a peer's certificate is good.
+//! - `inputs`: what the configuration and the secrets say; `context`: from that to what handshakes run on, rebuilt
+//!   when a secret changes; `server`, `client`: the two kinds of contexts; `provider`, `keys`, `session`, `key_log`:
+//!   their parts.
+//! - `peer`, `verify`: whether a peer's certificate is good.
 //! - `socket`: the bytes of one connection.
+//! - `names`, `error`: what rustls says, in OpenSSL's words.
 
+pub mod certificate;
+mod client;
+mod context;
+mod error;
+mod handshake;
+mod inputs;
+mod key_log;
+mod keys;
+mod names;
+mod peer;
+mod provider;
+mod server;
+mod session;
+mod socket;
 pub mod stats;
+pub mod verify;
 
 use std::sync::Arc;
 
@@ -24,8 +42,7 @@ pub fn downstream(
     prefix: &Arc<str>,
     env: &Env,
 ) -> Result<Arc<dyn Factory>, BuildError> {
-    let _ = (model, prefix, env);
-    Err(BuildError("TLS is not implemented yet".to_owned()))
+    Ok(Arc::new(server::Server::new(model, prefix, env)?))
 }
 
 pub fn upstream(
@@ -33,6 +50,8 @@ pub fn upstream(
     prefix: &Arc<str>,
     env: &Env,
 ) -> Result<Arc<dyn Factory>, BuildError> {
-    let _ = (model, prefix, env);
-    Err(BuildError("TLS is not implemented yet".to_owned()))
+    Ok(Arc::new(client::Client::new(model, prefix, env)?))
 }
+
+#[cfg(test)]
+mod tests;

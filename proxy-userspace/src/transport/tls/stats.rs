@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::telemetry::stats::{Stats, stats_block};
+use crate::transport::Side;
 
 stats_block! {
     /// `<prefix>.ssl.`: of a listener (`listener.<address>`) or a cluster (`cluster.<name>`), shared by all contexts
@@ -28,5 +29,24 @@ impl SslStats {
     /// `prefix` is that of the listener or the cluster, without a dot.
     pub fn of(stats: &Stats, prefix: &Arc<str>) -> Arc<Self> {
         stats.block(prefix.clone())
+    }
+}
+
+stats_block! {
+    /// `<prefix>.server_ssl_socket_factory.` and `<prefix>.client_ssl_socket_factory.`
+    pub struct TlsFactoryStats {
+        counter ssl_context_update_by_sds;
+        counter upstream_context_secrets_not_ready;
+        counter downstream_context_secrets_not_ready;
+    }
+}
+
+impl TlsFactoryStats {
+    pub fn of(stats: &Stats, prefix: &Arc<str>, side: Side) -> Arc<Self> {
+        let factory = match side {
+            Side::Downstream => "server_ssl_socket_factory",
+            Side::Upstream => "client_ssl_socket_factory",
+        };
+        stats.block(format!("{prefix}.{factory}"))
     }
 }

@@ -1,0 +1,201 @@
+//! How rustls asks whether a peer is who it should be.
+//!
+//! The certificate is judged by [`Verifier`]; the signature of the handshake is checked here, by the provider's
+//! algorithms, whatever the configuration says: without it a certificate proves nothing.
+//!
+//! rustls calls a verifier of a whole context, and gives back less than what is found out: the text for the log and
+//! the peer's signature scheme. Both are of the connection that the thread works on at that moment, and are left in
+//! [`Seen`] for it.
+
+use std::cell::RefCell;
+use std::fmt;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+
+use super::client::NAMELESS;
+use super::verify::{ClientCertificate, Role, Validation, Verifier};
+use crate::transport::Certificate;
+
+/// What a connection's verification has found out beyond yes or no.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// Why the certificate was refused.
+    pub(super) refused: Option<String>,
+    /// What is known of a peer whose certificate was not.
+    pub(super) validation: Option<Validation>,
+    /// What the peer has signed with.
+    pub(super) scheme: Option<SignatureScheme>,
+}
+
+thread_local! {
+    static SEEN: RefCell<Seen> = RefCell::default();
+}
+
+impl Seen {
+    /// Of the call to rustls that has just returned on this thread.
+    pub(super) fn take() -> Self {
+        SEEN.take()
+    }
+}
+
+pub(super) struct PeerVerifier {
+    /// `None`: any certificate will do.
+    verifier: Option<Verifier>,
+    algorithms: WebPkiSupportedAlgorithms,
+    /// The names of the trusted CAs, for clients.
+    subjects: Vec<DistinguishedName>,
+    /// A client must have a certificate.
+    mandatory: bool,
+    /// What was sent as the server's name must be a name of its certificate.
+    auto_sni_san: bool,
+}
+
+impl fmt::Debug for PeerVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerVerifier").field("mandatory", &self.mandatory).finish_non_exhaustive()
+    }
+}
+
+impl PeerVerifier {
+    /// `None` where clients are not asked for a certificate: they are where there is something to judge it by, or where
+    /// they must have one. Without anything to judge it by, any will do.
+    pub(super) fn of_clients(
+        verifier: Option<Verifier>,
+        algorithms: WebPkiSupportedAlgorithms,
+        require: bool,
+    ) -> Option<Self> {
+        let asked = verifier.as_ref().map_or(ClientCertificate::NotAsked, Verifier::client_certificate);
+        if asked == ClientCertificate::NotAsked && !require {
+            return None;
+        }
+        Some(Self {
+            subjects: verifier.as_ref().map(Verifier::client_ca_list).unwrap_or_default(),
+            mandatory: require || asked == ClientCertificate::Required,
+            verifier,
+            algorithms,
+            auto_sni_san: false,
+        })
+    }
+
+    pub(super) fn of_servers(
+        verifier: Option<Verifier>,
+        algorithms: WebPkiSupportedAlgorithms,
+        auto_sni_san: bool,
+    ) -> Self {
+        Self { verifier, algorithms, subjects: Vec::new(), mandatory: true, auto_sni_san }
+    }
+
+    /// What is trusted, for `/certs`.
+    pub(super) fn ca(&self) -> Option<(String, Certificate)> {
+        self.verifier.as_ref()?.ca_certificate()
+    }
+
+    /// Judges a peer's certificates; what is found out is left in [`Seen`].
+    pub(super) fn check(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        role: Role,
+        server_name: Option<&str>,
+    ) -> Result<(), Error> {
+        let Some(verifier) = &self.verifier else { return Ok(()) };
+        let server_name = server_name.filter(|_| self.auto_sni_san);
+        let checked = verifier.check(leaf, intermediates, now, role, server_name);
+        SEEN.with_borrow_mut(|seen| match &checked {
+            Ok(validation) => seen.validation = Some(*validation),
+            Err(e) => seen.refused = Some(e.reason.clone()),
+        });
+        Ok(checked.map(drop)?)
+    }
+}
+
+fn signed_with(scheme: SignatureScheme) {
+    SEEN.with_borrow_mut(|seen| seen.scheme = Some(scheme));
+}
+
+impl ClientCertVerifier for PeerVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.subjects
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.check(end_entity, intermediates, now, Role::Client, None)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        signed_with(dss.scheme);
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        signed_with(dss.scheme);
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+impl ServerCertVerifier for PeerVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let server_name = server_name.to_str();
+        let sent = Some(server_name.as_ref()).filter(|name| *name != NAMELESS);
+        self.check(end_entity, intermediates, now, Role::Server, sent)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        ClientCertVerifier::verify_tls12_signature(self, message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        ClientCertVerifier::verify_tls13_signature(self, message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}

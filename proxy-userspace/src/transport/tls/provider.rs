@@ -1,0 +1,89 @@
+//! Which versions, cipher suites and groups a context speaks.
+
+use std::sync::Arc;
+
+use proxy_config::model::tls::{CipherSuite, Curve, TlsParams, TlsVersion};
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::ring::{cipher_suite as suites, default_provider, kx_group as groups};
+use rustls::pki_types::UnixTime;
+use rustls::time_provider::TimeProvider;
+use rustls::version::{TLS12, TLS13};
+use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
+
+use crate::clock;
+
+/// TLS 1.3 suites are not chosen by configuration, as in Envoy. AES-128 goes first there too.
+const TLS13_SUITES: [SupportedCipherSuite; 3] = [
+    suites::TLS13_AES_128_GCM_SHA256,
+    suites::TLS13_AES_256_GCM_SHA384,
+    suites::TLS13_CHACHA20_POLY1305_SHA256,
+];
+
+/// Envoy's own choice of TLS 1.2 suites, in its order.
+const TLS12_SUITES: [CipherSuite; 6] = [
+    CipherSuite::EcdheEcdsaAes128GcmSha256,
+    CipherSuite::EcdheRsaAes128GcmSha256,
+    CipherSuite::EcdheEcdsaChacha20Poly1305,
+    CipherSuite::EcdheRsaChacha20Poly1305,
+    CipherSuite::EcdheEcdsaAes256GcmSha384,
+    CipherSuite::EcdheRsaAes256GcmSha384,
+];
+
+/// Envoy's own are X25519 and P-256 (and X25519MLKEM768, which ring has not); P-384 is there for who has nothing else.
+const CURVES: [Curve; 3] = [Curve::X25519, Curve::P256, Curve::P384];
+
+pub(super) fn provider(params: &TlsParams) -> Arc<CryptoProvider> {
+    let chosen: &[CipherSuite] =
+        if params.cipher_suites.is_empty() { &TLS12_SUITES } else { &params.cipher_suites };
+    let mut cipher_suites = Vec::new();
+    if params.maximum >= TlsVersion::V1_3 {
+        cipher_suites.extend(TLS13_SUITES);
+    }
+    if params.minimum <= TlsVersion::V1_2 {
+        cipher_suites.extend(chosen.iter().map(|suite| tls12_suite(*suite)));
+    }
+    let curves: &[Curve] = if params.curves.is_empty() { &CURVES } else { &params.curves };
+    let kx_groups = curves.iter().map(|curve| match curve {
+        Curve::X25519 => groups::X25519,
+        Curve::P256 => groups::SECP256R1,
+        Curve::P384 => groups::SECP384R1,
+    });
+    Arc::new(CryptoProvider { cipher_suites, kx_groups: kx_groups.collect(), ..default_provider() })
+}
+
+pub(super) fn versions(params: &TlsParams) -> Vec<&'static SupportedProtocolVersion> {
+    let mut versions = Vec::new();
+    if params.maximum >= TlsVersion::V1_3 {
+        versions.push(&TLS13);
+    }
+    if params.minimum <= TlsVersion::V1_2 {
+        versions.push(&TLS12);
+    }
+    versions
+}
+
+fn tls12_suite(suite: CipherSuite) -> SupportedCipherSuite {
+    match suite {
+        CipherSuite::EcdheEcdsaAes128GcmSha256 => suites::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        CipherSuite::EcdheRsaAes128GcmSha256 => suites::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+        CipherSuite::EcdheEcdsaAes256GcmSha384 => suites::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        CipherSuite::EcdheRsaAes256GcmSha384 => suites::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+        CipherSuite::EcdheEcdsaChacha20Poly1305 => suites::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+        CipherSuite::EcdheRsaChacha20Poly1305 => suites::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+    }
+}
+
+/// The daemon's clock, for rustls.
+#[derive(Debug)]
+pub(super) struct Wall;
+
+impl TimeProvider for Wall {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(now())
+    }
+}
+
+pub(super) fn now() -> UnixTime {
+    // A clock before 1970 is a broken clock: everything has yet to become valid.
+    UnixTime::since_unix_epoch(clock::wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default())
+}
