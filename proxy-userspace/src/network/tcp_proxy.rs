@@ -11,8 +11,8 @@ use tokio::io::Interest;
 use tokio::time::sleep_until;
 use xxhash_rust::xxh64::xxh64;
 
-use super::{Conn, Verdict};
 use super::starttls::{Driver, Leftover, Stop};
+use super::{Conn, Verdict};
 use crate::clock::{self, Instant};
 use crate::cluster::connect::errno_text;
 use crate::cluster::{
@@ -453,7 +453,16 @@ async fn connect_once(
     match cluster.connect(&host, conn.dial(), &client).await {
         Ok(inner) => {
             let (cluster, took) = (cluster.clone(), clock::now() - since);
-            Ok(Box::new(Upstream { cluster, host, inner, lease, attempts, connection_id, since: start, took }))
+            Ok(Box::new(Upstream {
+                cluster,
+                host,
+                inner,
+                lease,
+                attempts,
+                connection_id,
+                since: start,
+                took,
+            }))
         }
         Err(error) => {
             log::debug!("{}: {}: {error}", cluster.model.name, address_text(&host.address()));
