@@ -433,7 +433,16 @@ async fn connect_once(
     match cluster.connect(&host, conn.dial(), &client).await {
         Ok(inner) => {
             let (cluster, took) = (cluster.clone(), clock::now() - since);
-            Ok(Box::new(Upstream { cluster, host, inner, lease, attempts, connection_id, since: start, took }))
+            Ok(Box::new(Upstream {
+                cluster,
+                host,
+                inner,
+                lease,
+                attempts,
+                connection_id,
+                since: start,
+                took,
+            }))
         }
         Err(error) => {
             log::debug!("{}: {}: {error}", cluster.model.name, address_text(&host.address()));
