@@ -273,6 +273,9 @@ impl Bound {
         }
         self.shared.access_log.flush(Duration::from_secs(2));
         self.status.flush(Duration::from_secs(2));
+        if !self.shared.taps.flush(Duration::from_secs(2)) {
+            log::warn!("tap: not everything could be written");
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::io::Interest;
 use tokio::time::sleep_until;
 use xxhash_rust::xxh64::xxh64;
 
-use super::Conn;
+use super::{Conn, Verdict};
 use super::starttls::{Driver, Leftover, Stop};
 use crate::clock::{self, Instant};
 use crate::cluster::connect::errno_text;
@@ -116,7 +116,8 @@ pub(crate) async fn run(conn: &mut Conn<'_>, proxy: &TcpProxy, driver: Option<&d
     carry(conn, proxy, &mut upstream, leftover, deadline).await
 }
 
-/// Has a driver speak the beginning of the connection with both sides.
+/// Has a driver speak the beginning of the connection with both sides. What it says is the proxy's own or of no
+/// consequence: gatekeepers that judge by data are asked after it, when TLS has said who the client is.
 async fn negotiate(
     conn: &mut Conn<'_>,
     proxy: &TcpProxy,
@@ -124,6 +125,13 @@ async fn negotiate(
     up: &mut Upstream,
 ) -> Result<Leftover, Outcome> {
     let guard = conn.guard;
+    // A server may be the first to speak, so its client's first byte is not waited for: a driver passes it on.
+    if let Some(gates) = conn.gates.take()
+        && let Verdict::Close(close) = gates.on_first_byte(&mut conn.record.entry.facts)
+    {
+        up.closed(CloseEvent::Local, None);
+        return Err(super::refuse(conn, close).await);
+    }
     let mut bytes = Bytes::default();
     let (mut down_wire, _) = conn.wire();
     let (mut up_wire, cluster) = (up.inner.connected.wire(), &up.cluster);
@@ -153,6 +161,7 @@ async fn negotiate(
             let remote = side == Side::Upstream;
             (if remote { CloseEvent::Remote } else { CloseEvent::Local }, outcome)
         }
+        Some(Err(Stop::Insecure { side, reason })) => (CloseEvent::Local, insecure(side, reason)),
         None => {
             reset_on_close(conn.stream);
             (CloseEvent::Local, Outcome::new(Side::Internal, Flags::NONE, "drain_timeout"))
@@ -160,6 +169,17 @@ async fn negotiate(
     };
     up.closed(end, None);
     Err(outcome)
+}
+
+/// A side that could not turn to TLS.
+fn insecure(side: Side, reason: Cow<'static, str>) -> Outcome {
+    let reason = Some(reason.into_owned());
+    if side == Side::Upstream {
+        let outcome = Outcome::new(side, Flags::UF, "upstream_transport_failure");
+        return Outcome { upstream_failure: reason, ..outcome };
+    }
+    let outcome = Outcome::new(Side::Internal, Flags::NONE, "downstream_transport_failure");
+    Outcome { downstream_failure: reason, ..outcome }
 }
 
 /// What is buffered is held by the kernel or for a moment only; Envoy's gauges are there, at nought, once a
