@@ -1,13 +1,9 @@
 //! An EDS file: what it says of the endpoints of clusters.
 
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
-use prost::Message as _;
 
-use crate::decode::any;
-use crate::decode::{Resource, resources};
-use crate::diagnostic::{Diagnostic, Segment, Severity};
-use crate::load::Options;
-use crate::lower::{Cx, Lower};
+use crate::diagnostic::Diagnostic;
+use crate::discovery::{self, Response};
 use crate::model::LoadAssignment;
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,47 +17,14 @@ pub struct Endpoints {
 /// Reads a `DiscoveryResponse` of `ClusterLoadAssignment`s, YAML or JSON; all of it or nothing. Fields that Envoy
 /// does not know are warnings, as in all dynamic configuration.
 pub fn endpoints(text: &str) -> Result<Endpoints, Vec<Diagnostic>> {
-    let response = resources(text, Options { allow_unknown_fields: true, ..Options::default() })?;
-    let mut cx = Cx::default();
-    let assignments = cx.field("resources", |cx| {
-        let each = response.resources.iter().enumerate();
-        each.filter_map(|(index, resource)| cx.index(index, |cx| assignment(resource, cx))).collect()
-    });
-    let (errors, mut warnings): (Vec<_>, Vec<_>) =
-        cx.diagnostics.into_iter().partition(|found| found.severity == Severity::Error);
-    warnings.extend(response.warnings);
-    if errors.is_empty() {
-        Ok(Endpoints { version: response.version_info, assignments, warnings })
-    } else {
-        Err(errors)
-    }
-}
-
-fn assignment(resource: &Resource, cx: &mut Cx) -> Option<LoadAssignment> {
-    let opened = any::unpack(&resource.type_url, &resource.value);
-    let decoded = opened.and_then(|(name, bytes)| {
-        if name != ClusterLoadAssignment::NAME {
-            return Err(format!("{name} where {} is expected", ClusterLoadAssignment::NAME));
-        }
-        ClusterLoadAssignment::decode(bytes.as_ref()).map_err(|error| error.to_string())
-    });
-    match decoded {
-        Ok(message) => {
-            let segment = Segment::Type("ClusterLoadAssignment".into());
-            cx.within(segment, |cx| message.lower(cx))
-        }
-        Err(why) => {
-            cx.reject_here(why);
-            None
-        }
-    }
+    let Response { version, resources, warnings } = discovery::response::<ClusterLoadAssignment>(text)?;
+    Ok(Endpoints { version, assignments: resources, warnings })
 }
 
 impl Endpoints {
     /// Everything that is wrong, as one text.
     pub fn problems(found: &[Diagnostic]) -> String {
-        let lines: Vec<_> = found.iter().map(ToString::to_string).collect();
-        lines.join("; ")
+        discovery::problems(found)
     }
 }
 

@@ -9,6 +9,7 @@
 
 pub mod decode;
 pub mod diagnostic;
+mod discovery;
 pub mod dump;
 pub mod endpoints;
 pub mod enrol;
@@ -18,4 +19,5 @@ pub mod lower;
 pub mod model;
 pub mod policy;
 pub mod proto;
+pub mod secrets;
 pub mod tap;

@@ -1,6 +1,6 @@
 //! The way in: a bootstrap as text becomes a [`model::Bootstrap`] or a list of everything that is wrong with it.
 //!
-//! Listeners and clusters go the whole way one at a time, so that a configuration of thousands is never in memory
+//! Listeners, clusters and secrets go the whole way one at a time, so that a configuration of thousands is never in memory
 //! as protobuf. A base and an overlay are merged as protobuf merges, which on the wire is to put one after the other.
 
 use std::collections::HashMap;
@@ -10,12 +10,13 @@ use bytes::Bytes;
 use envoy_types::pb::envoy::config::bootstrap::v3::Bootstrap;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::listener::v3::Listener;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, secret};
 
 use crate::decode::document::{Content, Document, Id};
 use crate::decode::encode::Encoder;
 use crate::decode::problem::Problems;
 use crate::diagnostic::{Diagnostic, Path, Position, Segment, Severity};
-use crate::lower::{Cx, Lower};
+use crate::lower::{Cx, Lower, StaticSecrets};
 use crate::model::{self, bootstrap::Resource, raw::Sharing};
 use crate::proto::schema;
 
@@ -39,7 +40,7 @@ impl Options {
 #[derive(Clone, Debug)]
 pub struct Loaded {
     pub bootstrap: model::Bootstrap,
-    /// The bootstrap message, encoded, without its listeners and clusters.
+    /// The bootstrap message, encoded, without its listeners, clusters and secrets.
     pub raw: Bytes,
     /// What was accepted without effect. The same in many resources is said once, with the number of them.
     pub warnings: Vec<Diagnostic>,
@@ -53,17 +54,19 @@ pub fn bootstrap(text: &str, overlay: Option<&str>, options: Options) -> Result<
         .flatten()
         .filter_map(|(text, suffix)| Source::parse(text, suffix, &mut findings))
         .collect();
-    let mut load = Load { sources: &sources, options, findings, detached: Vec::new() };
+    let mut load = Load { sources: &sources, options, findings, detached: Vec::new(), secrets: None };
     let (lowered, raw) = load.message();
-    let listeners = load.resources::<Listener>("listeners", |l| &l.name, &[], Twice::Replaces);
-    let clusters = load.resources::<Cluster>("clusters", |c| &c.name, OWN_OF_CLUSTERS, Twice::IsRefused);
+    let secrets = load.secrets();
+    let listeners = load.resources::<Listener>("listeners", |l| ("", &l.name), &[], Twice::Replaces);
+    let clusters =
+        load.resources::<Cluster>("clusters", |c| ("", &c.name), OWN_OF_CLUSTERS, Twice::IsRefused);
     let (mut errors, warnings) = load.findings.finish();
     if options.strict {
         errors.extend(warnings.iter().cloned().map(Diagnostic::refused));
     }
     match lowered {
         Some(lowered) if errors.is_empty() => {
-            let bootstrap = model::Bootstrap { listeners, clusters, ..lowered };
+            let bootstrap = model::Bootstrap { listeners, clusters, secrets, ..lowered };
             Ok(Loaded { bootstrap, raw, warnings })
         }
         Some(_) | None => Err(errors),
@@ -78,6 +81,7 @@ const STATIC: &str = "static_resources";
 const DETACHED: &[(&str, &str)] = &[
     ("envoy.config.bootstrap.v3.Bootstrap.StaticResources", "listeners"),
     ("envoy.config.bootstrap.v3.Bootstrap.StaticResources", "clusters"),
+    ("envoy.config.bootstrap.v3.Bootstrap.StaticResources", "secrets"),
 ];
 
 /// A text that a bootstrap is made of.
@@ -93,6 +97,8 @@ struct Load<'s> {
     findings: Findings,
     /// Lists that were set aside: which source, which field, the list.
     detached: Vec<(&'s Source<'s>, &'static str, Id)>,
+    /// What listeners and clusters may name; `None` where that is not known, since a secret was refused.
+    secrets: Option<Arc<StaticSecrets>>,
 }
 
 /// What a name that is given again does.
@@ -113,7 +119,7 @@ impl<'t> Source<'t> {
 }
 
 impl<'s> Load<'s> {
-    /// The bootstrap without its listeners and clusters: lowered where it could be, and encoded.
+    /// The bootstrap without its listeners, clusters and secrets: lowered where it could be, and encoded.
     fn message(&mut self) -> (Option<model::Bootstrap>, Bytes) {
         let Some(message) = schema::message(Bootstrap::NAME) else { return (None, Bytes::new()) };
         let mut bytes = Vec::new();
@@ -132,11 +138,20 @@ impl<'s> Load<'s> {
         (self.lower::<Bootstrap>(&raw, Path::default(), &Path::default(), self.sources), raw)
     }
 
-    /// All listeners or clusters.
+    /// The static secrets, which those that name them come after.
+    fn secrets(&mut self) -> Vec<Resource<model::tls::Secret>> {
+        let before = self.findings.errors;
+        let secrets = self.resources::<Secret>("secrets", secret_name, &[], Twice::IsRefused);
+        let known = || Arc::new(secrets.iter().map(|secret| secret.model.clone()).collect());
+        self.secrets = (self.findings.errors == before).then(known);
+        secrets
+    }
+
+    /// All listeners, clusters or secrets.
     fn resources<M: Lower + prost::Message + Default>(
         &mut self,
         field: &'static str,
-        name: fn(&M) -> &str,
+        name: NameOf<M>,
         own: &'static [u32],
         twice: Twice,
     ) -> Vec<Resource<M::Model>> {
@@ -175,13 +190,13 @@ impl<'s> Load<'s> {
         found.list
     }
 
-    /// One listener or cluster, with its name.
+    /// One listener, cluster or secret, with its name.
     fn resource<M: Lower + prost::Message + Default>(
         &mut self,
         encoder: &mut Encoder<'s>,
         place: &Place<'s>,
-        name: fn(&M) -> &str,
-    ) -> Option<(String, M::Model, Bytes)> {
+        name: NameOf<M>,
+    ) -> Option<(Name, M::Model, Bytes)> {
         let raw = Bytes::from(encoder.encode(schema::message(M::NAME)?, place.element, place.path.clone()));
         let problems = encoder.take_problems();
         let failed = problems.failed();
@@ -191,7 +206,8 @@ impl<'s> Load<'s> {
         }
         let message =
             self.decode::<M>(&raw, &place.path, Some(place.source.document.position(place.element)))?;
-        let name = name(&message).to_owned();
+        let (kind, name) = name(&message);
+        let name = (kind, name.to_owned());
         let model = self.lower_message(
             message,
             place.path.clone(),
@@ -201,14 +217,14 @@ impl<'s> Load<'s> {
         Some((name, model, raw))
     }
 
-    fn keep<T>(&mut self, found: &mut Named<T>, name: String, resource: Resource<T>, place: &Place<'_>) {
+    fn keep<T>(&mut self, found: &mut Named<T>, name: Name, resource: Resource<T>, place: &Place<'_>) {
         let position = place.position();
-        let known = if name.is_empty() { None } else { found.by_name.get(&name).copied() };
+        let known = if name.1.is_empty() { None } else { found.by_name.get(&name).copied() };
         let Some((index, first)) = known else {
             found.by_name.insert(name, (found.list.len(), position));
             return found.list.push(resource);
         };
-        let Position { line, column } = first;
+        let (Position { line, column }, name) = (first, name.1);
         let (severity, why) = match found.twice {
             Twice::IsRefused => {
                 (Severity::Error, format!("the name {name:?} is given twice, first at line {line}:{column}"))
@@ -265,7 +281,7 @@ impl<'s> Load<'s> {
         sources: &[Source<'_>],
     ) -> Option<M::Model> {
         let depth = path.segments().len();
-        let mut cx = Cx::at(path);
+        let mut cx = Cx::at(path).with_secrets(self.secrets.clone());
         let model = message.lower(&mut cx);
         let failed = cx.failed();
         for mut diagnostic in cx.diagnostics {
@@ -302,9 +318,24 @@ impl Place<'_> {
     }
 }
 
+/// What a resource is called among those of its kind; of the listeners and clusters there is one kind.
+type Name = (&'static str, String);
+type NameOf<M> = fn(&M) -> (&'static str, &str);
+
+fn secret_name(secret: &Secret) -> (&'static str, &str) {
+    let kind = match &secret.r#type {
+        Some(secret::Type::TlsCertificate(_)) => "tls_certificate",
+        Some(secret::Type::SessionTicketKeys(_)) => "session_ticket_keys",
+        Some(secret::Type::ValidationContext(_)) => "validation_context",
+        Some(secret::Type::GenericSecret(_)) => "generic_secret",
+        None => "",
+    };
+    (kind, &secret.name)
+}
+
 struct Named<T> {
     list: Vec<Resource<T>>,
-    by_name: HashMap<String, (usize, Position)>,
+    by_name: HashMap<Name, (usize, Position)>,
     twice: Twice,
 }
 

@@ -4,10 +4,12 @@
 
 mod node;
 mod print;
+mod request;
 mod wire;
 
 use std::time::SystemTime;
 
+pub use self::request::request;
 use crate::model::transport::TapFormat;
 use crate::model::{Address, FractionalPercent};
 
@@ -69,6 +71,29 @@ pub struct Body {
     pub bytes: Vec<u8>,
     /// There was more.
     pub truncated: bool,
+}
+
+impl Trace {
+    /// About how much memory it takes.
+    pub fn cost(&self) -> usize {
+        let events = match &self.piece {
+            Piece::Buffered(Buffered { events, .. }) | Piece::Events(events) => events.as_slice(),
+            Piece::Event(event) => std::slice::from_ref(event),
+            Piece::Connection(_) => &[],
+        };
+        let each = events.iter().map(|event| size_of::<Event>() + event.bytes());
+        each.fold(size_of::<Self>(), usize::saturating_add)
+    }
+}
+
+impl Event {
+    /// How many bytes of the connection it has.
+    pub fn bytes(&self) -> usize {
+        match &self.what {
+            What::Read(body) | What::Write { body, .. } => body.bytes.len(),
+            What::Closed => 0,
+        }
+    }
 }
 
 /// The bytes of a trace. One may follow another: what separates them is in their format, except that

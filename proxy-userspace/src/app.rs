@@ -18,6 +18,7 @@ use crate::control::{self, Control};
 use crate::ebpf::{self, Kernel, Pins};
 use crate::net::{self, ListenerContext, Options, Place, Shared};
 use crate::network::local_ratelimit::Buckets;
+use crate::secret::{Expiry, SecretResponse, Secrets, StaticError};
 use crate::task::Tasks;
 use crate::telemetry::AccessLog;
 use crate::telemetry::access_log::{self, Sinks};
@@ -51,6 +52,8 @@ pub struct Config {
     /// How long connections may go on when their listener is let go: when a workload is taken out, and when the
     /// daemon stops.
     pub drain_time: Duration,
+    /// Drain connections whose certificates have expired, or whose peer was judged by what has been replaced.
+    pub drain_on_cert_expiry: bool,
     /// Accepting sockets per address of a listener with `reuse_port`.
     pub workers: usize,
     /// How long lines of the configuration's access logs may gather.
@@ -93,6 +96,7 @@ impl Config {
             admin_address: None,
             access_log: None,
             drain_time: Duration::ZERO,
+            drain_on_cert_expiry: false,
             workers: 1,
             log_flush_interval: Duration::from_secs(10),
             command_line: serde_json::json!({}),
@@ -174,7 +178,7 @@ fn all<E: std::fmt::Display>(errors: Vec<E>) -> anyhow::Error {
     anyhow::anyhow!("{}", lines.join("\n"))
 }
 
-/// Accepts once every cluster knows its endpoints, as Envoy's workers do.
+/// Accepts once every cluster knows its endpoints and no secret is waited for, as Envoy's workers do.
 fn serve(bound: Vec<bind::Bound>, shared: &Arc<Shared>, admin: Vec<SocketAddr>, status: &Arc<Status>) {
     let Some(world) = shared.world.clone() else {
         status.set_warm();
@@ -183,9 +187,7 @@ fn serve(bound: Vec<bind::Bound>, shared: &Arc<Shared>, admin: Vec<SocketAddr>, 
     let place = Arc::new(Place::own(admin, shared.clone()));
     let (tasks, status) = (shared.tasks.clone(), status.clone());
     shared.tasks.spawn("listeners", async move {
-        for cluster in world.snapshot().clusters().filter(|cluster| cluster.model.wait_for_warm_on_init) {
-            cluster.warmed().await;
-        }
+        warmed(&world.snapshot()).await;
         for bind::Bound { listener, socket, local } in bound {
             let watch = status.watch(&listener.model);
             let context = ListenerContext::own(place.clone(), listener, local);
@@ -196,6 +198,19 @@ fn serve(bound: Vec<bind::Bound>, shared: &Arc<Shared>, admin: Vec<SocketAddr>, 
         status.set_warm();
         log::info!("all clusters are warm: connections are accepted");
     });
+}
+
+/// Waits, and says now and then for what.
+async fn warmed(snapshot: &Snapshot) {
+    let warmed = snapshot.warmed();
+    tokio::pin!(warmed);
+    let mut patience = Duration::from_secs(1);
+    while tokio::time::timeout(patience, warmed.as_mut()).await.is_err() {
+        for line in snapshot.waits_for() {
+            log::info!("{line}: no connection is accepted yet");
+        }
+        patience = (patience * 2).min(Duration::from_secs(60));
+    }
 }
 
 async fn intercept(
@@ -257,6 +272,9 @@ impl Bound {
         }
         self.shared.access_log.flush(Duration::from_secs(2));
         self.status.flush(Duration::from_secs(2));
+        if !self.shared.taps.flush(Duration::from_secs(2)) {
+            log::warn!("tap: not everything could be written");
+        }
     }
 }
 
@@ -286,12 +304,21 @@ fn build(config: &Config, loaded: Option<Loaded>) -> Result<(Arc<Shared>, Arc<St
     };
     let log = AccessLog::start(sink, RING, &stats)?;
     let tasks = Tasks::new(&stats);
-    let env = Env::new(stats.clone(), tasks.clone(), Arc::new(net::HostDial), Arc::new(read_endpoints));
+    let mut env = Env::new(stats.clone(), tasks.clone(), Arc::new(net::HostDial), Arc::new(read_endpoints));
+    if let Some(loaded) = &loaded {
+        env.transport.secrets = Arc::new(secrets(&loaded.bootstrap, &env)?);
+    }
     let (sinks, buckets) = (Sinks::new(config.log_flush_interval, &stats), Buckets::default());
     let parts = Parts { cluster: &env, sinks: &sinks, buckets: &buckets };
     let world = loaded.as_ref().map(|loaded| world(&loaded.bootstrap, &parts)).transpose()?;
-    let shared =
-        Arc::new(Shared::new(log, Options::default(), world.clone(), config.interception.is_some(), &parts)?);
+    let mut shared =
+        Shared::new(log, Options::default(), world.clone(), config.interception.is_some(), &parts)?;
+    shared.expiry = config.drain_on_cert_expiry.then(|| Expiry {
+        drain_time: config.drain_time,
+        tasks: tasks.clone(),
+        stats: shared.own.clone(),
+    });
+    let shared = Arc::new(shared);
     let options = config.command_line.clone();
     let status =
         Status::new(world, loaded, sinks, (tasks, &stats), config.drain_time, (config.workers, options));
@@ -313,7 +340,17 @@ fn world(bootstrap: &Bootstrap, parts: &Parts<'_>) -> Result<Arc<World>> {
     let clusters = bootstrap.clusters.iter().map(|resource| resource.model.clone());
     let snapshot = Snapshot::build(listeners, clusters, parts)?;
     snapshot.start(parts.cluster);
-    Ok(Arc::new(World::new(snapshot)))
+    Ok(Arc::new(World::new(snapshot, parts.cluster.transport.secrets.clone())))
+}
+
+fn secrets(bootstrap: &Bootstrap, env: &Env) -> Result<Secrets, StaticError> {
+    Secrets::new(&bootstrap.secrets, (&env.stats, &env.tasks), &env.directories, Arc::new(read_secrets))
+}
+
+/// Reads an SDS file for the secrets.
+fn read_secrets(text: &str) -> Result<SecretResponse, String> {
+    let _ = text;
+    Err("not yet".to_owned())
 }
 
 /// Two descriptors per connection, and whatever the hard limit allows.

@@ -268,6 +268,14 @@ impl TlsStream {
         Ok(())
     }
 
+    /// Says what a client says first, and no more.
+    pub fn greet(&mut self) -> Result<()> {
+        while self.session.wants_write() {
+            self.session.write_tls(&mut self.socket)?;
+        }
+        Ok(())
+    }
+
     pub fn agreed(&self) -> Result<Agreed> {
         let suite = self.session.negotiated_cipher_suite().context("no cipher suite")?;
         let alpn = self.session.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned());

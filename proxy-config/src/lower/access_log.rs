@@ -14,6 +14,7 @@ use ext::file::v3::file_access_log::AccessLogFormat as FileFormat;
 use ext::stream::v3::{stderr_access_log, stdout_access_log};
 
 use super::Cx;
+use super::core::inline_data;
 use super::extension;
 use super::listener_filter::all;
 use super::registry::registry;
@@ -268,7 +269,7 @@ lower! { "envoy.config.core.v3.SubstitutionFormatString" core::SubstitutionForma
             Some(Format::TextFormat(text)) => text_format(cx, "text_format", text, &operators, omit_empty_values),
             Some(Format::JsonFormat(fields)) => json_format(cx, "json_format", fields, &operators, omit_empty_values),
             Some(Format::TextFormatSource(source)) => {
-                let bytes = cx.lower("text_format_source", source)?;
+                let bytes = inline_data(cx, "text_format_source", source)?;
                 let text = String::from_utf8_lossy(&bytes).into_owned();
                 text_format(cx, "text_format_source", text, &operators, omit_empty_values)
             }

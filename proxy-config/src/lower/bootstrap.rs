@@ -1,5 +1,5 @@
-//! `config.bootstrap.v3`. Listeners and clusters are not lowered here but one by one, by [`crate::load`], which keeps
-//! what each of them was made of.
+//! `config.bootstrap.v3`. Listeners, clusters and secrets are not lowered here but one by one, by [`crate::load`], which
+//! keeps what each of them was made of.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -32,7 +32,7 @@ lower! { "envoy.config.bootstrap.v3.Bootstrap" pb::Bootstrap => Bootstrap, cx;
         config_sources: "xDS servers are not implemented yet",
         default_config_source: "xDS servers are not implemented yet",
         default_socket_interface: "there is one socket interface",
-        certificate_provider_instances: "TLS is not implemented yet",
+        certificate_provider_instances: "certificate providers are not implemented",
         xds_delegate_extension: "xDS servers are not implemented yet",
         xds_config_tracker_extension: "xDS servers are not implemented yet",
     }
@@ -90,10 +90,9 @@ lower! { "envoy.config.bootstrap.v3.Bootstrap" pb::Bootstrap => Bootstrap, cx;
 }
 
 lower! { "envoy.config.bootstrap.v3.Bootstrap.StaticResources" pb::bootstrap::StaticResources => (), cx;
-    read { listeners, clusters }
-    reject { secrets: "TLS is not implemented yet" }
+    read { listeners, clusters, secrets }
     {
-        let _ = (cx, listeners, clusters);
+        let _ = (cx, listeners, clusters, secrets);
         Some(())
     }
 }

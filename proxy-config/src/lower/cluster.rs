@@ -21,7 +21,7 @@ use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use super::endpoint;
 use super::registry::{Message, registry};
 use super::value::{flag, number, structure};
-use super::{Cx, Lower};
+use super::{Cx, Lower, Side};
 use crate::model::address::Address;
 use crate::model::cluster as model;
 use crate::model::{DEFAULT_BUFFER_LIMIT, LoadAssignment};
@@ -137,9 +137,11 @@ lower! { "envoy.config.cluster.v3.Cluster" Cluster => model::Cluster, cx;
                 .and_then(|options| cx.lower("upstream_connection_options", options))
                 .flatten(),
             transport_socket: transport_socket
-                .and_then(|socket| cx.lower("transport_socket", socket))
+                .and_then(|socket| cx.on(Side::Upstream, |cx| cx.lower("transport_socket", socket)))
                 .unwrap_or_default(),
-            transport_socket_matches: cx.list("transport_socket_matches", transport_socket_matches),
+            transport_socket_matches: cx.on(Side::Upstream, |cx| {
+                cx.list("transport_socket_matches", transport_socket_matches)
+            }),
             close_connections_on_host_health_failure,
             ignore_health_on_host_removal,
             wait_for_warm_on_init: flag(wait_for_warm_on_init, true),

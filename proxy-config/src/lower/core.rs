@@ -8,7 +8,7 @@ use envoy_types::pb::envoy::r#type::v3 as pb_type;
 
 use super::registry::registry;
 use super::value::{flag, number, structure};
-use super::{Cx, extension};
+use super::{Cx, transport};
 use crate::model;
 use crate::model::address::{
     Address, BindConfig, Cidr, HostPort, SocketOption, SocketOptionValue, SocketState,
@@ -18,6 +18,7 @@ use crate::model::config_source::{ConfigSource, ConfigSourceKind};
 use crate::model::endpoint::Locality;
 use crate::model::metadata::Metadata;
 use crate::model::network_filter::Backoff;
+use crate::model::tls::DataSource;
 use crate::model::{FractionalPercent, TransportSocket};
 
 registry! {
@@ -25,7 +26,7 @@ registry! {
     pb::SocketOption, pb::SocketOptionsOverride, pb::ExtraSourceAddress, pb::BindConfig, pb::Metadata,
     pb::RuntimeFractionalPercent, pb::RuntimeFeatureFlag, pb_type::FractionalPercent, pb_type::Percent,
     pb::Locality, pb::Node, pb::ConfigSource, pb::PathConfigSource, pb::WatchedDirectory, pb::BackoffStrategy,
-    pb::TransportSocket,
+    pb::TransportSocket, pb::DataSource,
 }
 
 /// An IP address and port, or a name and port.
@@ -409,8 +410,47 @@ lower! { "envoy.config.core.v3.TransportSocket" pb::TransportSocket => Transport
         use pb::transport_socket::ConfigType;
         let name = cx.non_empty("name", name)?;
         let any = config_type.map(|ConfigType::TypedConfig(any)| any);
-        extension::transport_socket(cx, &name, any)
+        transport::transport_socket(cx, &name, any)
     }
+}
+
+lower! { "envoy.config.core.v3.DataSource" pb::DataSource => DataSource, cx;
+    read { specifier }
+    warn { watched_directory: "is read beside what the file is for, and not here" }
+    {
+        use pb::data_source::Specifier;
+        match specifier {
+            Some(Specifier::Filename(path)) => {
+                cx.non_empty("filename", path).map(|path| DataSource::File(path.into()))
+            }
+            Some(Specifier::InlineBytes(bytes)) => Some(DataSource::Inline(bytes.into())),
+            Some(Specifier::InlineString(text)) => Some(DataSource::Inline(text.into_bytes().into())),
+            Some(Specifier::EnvironmentVariable(name)) => {
+                cx.name("environment_variable", name).map(DataSource::Environment)
+            }
+            None => {
+                cx.reject("specifier", "is required");
+                None
+            }
+        }
+    }
+}
+
+/// Data that is said here and now; a file would have to be watched.
+pub(super) fn inline_data(cx: &mut Cx, field: &'static str, source: pb::DataSource) -> Option<Vec<u8>> {
+    let source = cx.lower(field, source)?;
+    cx.field(field, |cx| match source {
+        DataSource::Inline(bytes) => Some(bytes.to_vec()),
+        DataSource::File(_) => {
+            cx.reject("filename", "data from a file is not implemented here: use inline_string");
+            None
+        }
+        DataSource::Environment(_) => {
+            let why = "data from the environment is not implemented here: use inline_string";
+            cx.reject("environment_variable", why);
+            None
+        }
+    })
 }
 
 /// Metadata that may be absent.

@@ -13,10 +13,11 @@ pub use super::refused::{REFUSED, Refused};
 use super::{Cx, Lower};
 use crate::decode::any;
 use crate::diagnostic::Segment;
-use crate::model::TransportSocket;
 use crate::model::access_log::{LogFormat, LogSink};
 use crate::model::listener_filter::{ListenerFilter, TlsInspector};
 use crate::model::network_filter::NetworkFilter;
+use crate::proto::pb::envoy::extensions::filters::network::postgres_proxy::v3alpha::PostgresProxy;
+use crate::proto::pb::shunt::filters::network::smtp_starttls::v1::SmtpStarttls;
 
 /// An extension's configuration: its message's full name and its bytes.
 #[derive(Debug)]
@@ -74,25 +75,12 @@ impl Extension {
 }
 
 /// What stands for an extension that has no `typed_config`, which Envoy refuses; `name` says which one is meant.
-fn by_name<T>(cx: &mut Cx, name: &str, known: Option<T>) -> Option<T> {
+pub(super) fn by_name<T>(cx: &mut Cx, name: &str, known: Option<T>) -> Option<T> {
     match known {
         Some(_) => cx.warn_here(format!("\"{name}\" has no typed_config: its name is taken for its type")),
         None => cx.reject_here(format!("\"{name}\" needs a typed_config")),
     }
     known
-}
-
-/// `name` is what the configuration calls it.
-pub(super) fn transport_socket(cx: &mut Cx, name: &str, any: Option<Any>) -> Option<TransportSocket> {
-    let Some(any) = any else {
-        let raw = matches!(name, "envoy.transport_sockets.raw_buffer" | "raw_buffer");
-        return by_name(cx, name, raw.then_some(TransportSocket::RawBuffer));
-    };
-    let extension = Extension::unpack(cx, &any)?;
-    match extension.type_name.as_str() {
-        "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer" => Some(TransportSocket::RawBuffer),
-        _ => extension.refuse(cx),
-    }
 }
 
 pub(super) fn listener_filter(cx: &mut Cx, name: &str, any: Option<Any>) -> Option<ListenerFilter> {
@@ -149,6 +137,8 @@ pub(super) fn network_filter(cx: &mut Cx, name: &str, any: Option<Any>) -> Optio
             e.lower::<nf::local_ratelimit::v3::LocalRateLimit>(cx)
         }
         nf::direct_response::v3::Config::NAME => e.lower::<nf::direct_response::v3::Config>(cx),
+        PostgresProxy::NAME => e.lower::<PostgresProxy>(cx).map(NetworkFilter::PostgresProxy),
+        SmtpStarttls::NAME => e.lower::<SmtpStarttls>(cx).map(NetworkFilter::SmtpStarttls),
         "envoy.tcp.metadataexchange.config.MetadataExchange" => Some(metadata_exchange(cx)),
         "stats.PluginConfig" => Some(istio_stats(cx)),
         "envoy.extensions.filters.network.wasm.v3.Wasm" => match built_in_module(&e).as_deref() {

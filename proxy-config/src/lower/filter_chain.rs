@@ -8,7 +8,7 @@ use envoy_types::pb::envoy::config::listener::v3 as pb;
 use super::core::metadata as metadata_of;
 use super::registry::registry;
 use super::value::flag;
-use super::{Cx, Lower};
+use super::{Cx, Lower, Side, starttls};
 use crate::model::TransportSocket;
 use crate::model::address::Cidr;
 use crate::model::listener::{ChainMatch, FilterChain, HANDSHAKE_TIMEOUT, SourceType};
@@ -36,9 +36,12 @@ lower! { "envoy.config.listener.v3.FilterChain" pb::FilterChain => FilterChain, 
             cx.field("filters", |cx| check_terminal(cx, &filters));
         }
         let transport_socket = match transport_socket {
-            Some(socket) => cx.lower("transport_socket", socket),
+            Some(socket) => cx.on(Side::Downstream, |cx| cx.lower("transport_socket", socket)),
             None => Some(TransportSocket::RawBuffer),
         };
+        if filters.len() == count {
+            starttls::check(cx, &filters, transport_socket.as_ref());
+        }
         let transport_socket_connect_timeout = cx.timeout(
             "transport_socket_connect_timeout",
             transport_socket_connect_timeout,

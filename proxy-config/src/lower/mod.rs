@@ -14,18 +14,37 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::diagnostic::{Diagnostic, Path, Segment, Severity};
+pub use tls::StaticSecrets;
 
 /// Where lowering stands, and what it has found.
 #[derive(Debug, Default)]
 pub struct Cx {
     path: Path,
     pub diagnostics: Vec<Diagnostic>,
+    side: Option<Side>,
+    secrets: Option<Arc<StaticSecrets>>,
+}
+
+/// Whose connections a transport socket is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Of a filter chain.
+    Downstream,
+    /// Of a cluster.
+    Upstream,
 }
 
 impl Cx {
     /// Starts at `path`.
     pub fn at(path: Path) -> Self {
-        Self { path, diagnostics: Vec::new() }
+        Self { path, ..Self::default() }
+    }
+
+    /// With the secrets that may be named without a source. Where nobody says which there are, all names are taken.
+    #[must_use]
+    pub fn with_secrets(mut self, secrets: Option<Arc<StaticSecrets>>) -> Self {
+        self.secrets = secrets;
+        self
     }
 
     pub fn path(&self) -> &Path {
@@ -46,6 +65,14 @@ impl Cx {
 
     pub fn index<T>(&mut self, index: usize, f: impl FnOnce(&mut Self) -> T) -> T {
         self.within(Segment::Index(index), f)
+    }
+
+    /// Runs `f` where transport sockets are those of one side.
+    pub(crate) fn on<T>(&mut self, side: Side, f: impl FnOnce(&mut Self) -> T) -> T {
+        let before = self.side.replace(side);
+        let value = f(self);
+        self.side = before;
+        value
     }
 
     /// Refuses a field of the message at hand.
@@ -265,6 +292,9 @@ mod rbac;
 mod reflection;
 mod refused;
 pub mod registry;
+mod starttls;
+mod tls;
+mod transport;
 mod value;
 
 pub use docs::markdown;

@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::extensions::filters::network as ext;
 use envoy_types::pb::envoy::r#type::v3 as pb_type;
 use ext::tcp_proxy::v3::tcp_proxy as tcp;
 
-use super::core::metadata as metadata_of;
+use super::core::{inline_data, metadata as metadata_of};
 use super::registry::registry;
 use super::{Cx, extension};
 use crate::model::Metadata;
@@ -23,7 +23,7 @@ registry! {
     pb::Filter, ext::tcp_proxy::v3::TcpProxy, tcp::WeightedCluster, tcp::weighted_cluster::ClusterWeight,
     tcp::TcpAccessLogOptions, pb_type::HashPolicy, pb_type::hash_policy::SourceIp,
     ext::sni_cluster::v3::SniCluster, ext::echo::v3::Echo, ext::connection_limit::v3::ConnectionLimit,
-    ext::local_ratelimit::v3::LocalRateLimit, ext::direct_response::v3::Config, core::DataSource,
+    ext::local_ratelimit::v3::LocalRateLimit, ext::direct_response::v3::Config,
 }
 
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -298,34 +298,9 @@ lower! { "envoy.extensions.filters.network.direct_response.v3.Config"
     read { response }
     {
         let bytes = match response {
-            Some(source) => cx.lower("response", source)?,
+            Some(source) => inline_data(cx, "response", source)?,
             None => Vec::new(),
         };
         Some(NetworkFilter::DirectResponse(bytes))
-    }
-}
-
-lower! { "envoy.config.core.v3.DataSource" core::DataSource => Vec<u8>, cx;
-    read { specifier }
-    warn { watched_directory: "has an effect on a secret's file only" }
-    {
-        use core::data_source::Specifier;
-        match specifier {
-            Some(Specifier::InlineBytes(bytes)) => Some(bytes),
-            Some(Specifier::InlineString(text)) => Some(text.into_bytes()),
-            Some(Specifier::Filename(_)) => {
-                cx.reject("filename", "data from a file is not implemented here: use inline_string");
-                None
-            }
-            Some(Specifier::EnvironmentVariable(_)) => {
-                let why = "data from the environment is not implemented here: use inline_string";
-                cx.reject("environment_variable", why);
-                None
-            }
-            None => {
-                cx.reject("specifier", "is required");
-                None
-            }
-        }
     }
 }

@@ -31,6 +31,8 @@ pub enum NetworkFilter {
     MetadataExchange,
     /// `istio.stats`: no Istio metrics on TCP yet.
     IstioStats,
+    PostgresProxy(PostgresProxy),
+    SmtpStarttls(SmtpStarttls),
 }
 
 impl NetworkFilter {
@@ -43,9 +45,61 @@ impl NetworkFilter {
             | Self::ConnectionLimit(_)
             | Self::LocalRateLimit(_)
             | Self::MetadataExchange
-            | Self::IstioStats => false,
+            | Self::IstioStats
+            | Self::PostgresProxy(_)
+            | Self::SmtpStarttls(_) => false,
         }
     }
+
+    /// Whether it turns a `starttls` connection to TLS, and when the client's.
+    pub fn downstream_switch(&self) -> Option<DownstreamSwitch> {
+        match self {
+            Self::PostgresProxy(filter) => Some(filter.downstream_ssl),
+            Self::SmtpStarttls(filter) => Some(filter.downstream_starttls),
+            Self::TcpProxy(_)
+            | Self::DirectResponse(_)
+            | Self::Echo
+            | Self::Rbac(_)
+            | Self::SniCluster
+            | Self::ConnectionLimit(_)
+            | Self::LocalRateLimit(_)
+            | Self::MetadataExchange
+            | Self::IstioStats => None,
+        }
+    }
+}
+
+/// Whether a client's connection turns to TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DownstreamSwitch {
+    /// A client's wish is the server's to answer.
+    #[default]
+    Disable,
+    /// Where the client wants it.
+    Allow,
+    /// A client that does not is refused.
+    Require,
+}
+
+/// `envoy.filters.network.postgres_proxy`: who encrypts, and nothing of what is said.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PostgresProxy {
+    /// Of `postgres.<stat_prefix>.`
+    pub stat_prefix: Arc<str>,
+    /// With `terminate_ssl`, which is `Allow`.
+    pub downstream_ssl: DownstreamSwitch,
+    /// The server must turn to TLS.
+    pub upstream_ssl: bool,
+}
+
+/// `shunt.filters.network.smtp_starttls`: Envoy has no such filter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SmtpStarttls {
+    /// Of `smtp.<stat_prefix>.`
+    pub stat_prefix: Arc<str>,
+    pub downstream_starttls: DownstreamSwitch,
+    /// The server must turn to TLS.
+    pub upstream_starttls: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]

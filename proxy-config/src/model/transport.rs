@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::FractionalPercent;
+pub use super::listener_filter::PassThroughTlvs;
 use super::tls::{DownstreamTls, UpstreamTls};
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -41,6 +42,12 @@ impl TransportSocket {
             Self::TcpStats(outer) => Some(&outer.inner),
         }
     }
+
+    /// Whether it is raw until a filter asks for TLS, itself or what it wraps.
+    pub fn is_starttls(&self) -> bool {
+        matches!(self, Self::DownstreamStartTls(_) | Self::UpstreamStartTls(_))
+            || self.inner().is_some_and(Self::is_starttls)
+    }
 }
 
 /// `ProxyProtocolUpstreamTransport`.
@@ -61,14 +68,6 @@ pub enum ProxyVersion {
     #[default]
     V1,
     V2,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum PassThroughTlvs {
-    #[default]
-    None,
-    All,
-    Include(Vec<u8>),
 }
 
 /// `extensions.transport_sockets.tcp_stats.v3.Config`.
@@ -106,6 +105,14 @@ pub struct TapConfig {
     pub predicate: TapPredicate,
     pub output: TapOutput,
     pub enabled: Option<FractionalPercent>,
+}
+
+/// `admin.v3.TapRequest`: the body of `POST /tap`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TapRequest {
+    /// Whose `admin_config` has this id is tapped.
+    pub config_id: Arc<str>,
+    pub config: TapConfig,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -131,11 +131,11 @@ pub(super) fn text(fields: &[Field<'_>]) -> Vec<u8> {
 }
 
 fn text_fields(fields: &[Field<'_>], level: usize, out: &mut String) {
-    for field in fields {
-        match &field.value {
-            Node::List(list) => list.iter().for_each(|one| text_field(field.name, one, level, out)),
-            value if field.presence || !is_default(value) => text_field(field.name, value, level, out),
-            _ => {}
+    for Field { name, value, presence } in fields {
+        if let Node::List(list) = value {
+            list.iter().for_each(|one| text_field(name, one, level, out));
+        } else if *presence || !is_default(value) {
+            text_field(name, value, level, out);
         }
     }
 }

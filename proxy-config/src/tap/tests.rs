@@ -258,7 +258,7 @@ fn without_nothing(value: Value) -> Value {
             Value::Object(some.map(|(name, value)| (name, without_nothing(value))).collect())
         }
         Value::Array(list) => Value::Array(list.into_iter().map(without_nothing).collect()),
-        other => other,
+        scalar @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_)) => scalar,
     }
 }
 

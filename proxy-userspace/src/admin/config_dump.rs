@@ -2,6 +2,7 @@
 
 mod endpoints;
 mod mask;
+mod secrets;
 
 use std::sync::Arc;
 
@@ -33,8 +34,10 @@ enum Source {
     Endpoints {
         dynamic: bool,
     },
-    /// What this proxy has none of.
-    Nothing,
+    /// Of SDS: those in use, or those that are waited for.
+    Secrets {
+        warming: bool,
+    },
 }
 
 const SECTIONS: &[(&str, &[List])] = &[
@@ -63,7 +66,11 @@ const SECTIONS: &[(&str, &[List])] = &[
     ),
     (
         "SecretsConfigDump",
-        &[nothing("static_secrets"), nothing("dynamic_active_secrets"), nothing("dynamic_warming_secrets")],
+        &[
+            list("static_secrets", "SecretsConfigDump.StaticSecret", Kind::StaticSecret),
+            secrets("dynamic_active_secrets", false),
+            secrets("dynamic_warming_secrets", true),
+        ],
     ),
 ];
 
@@ -80,8 +87,8 @@ const fn endpoints(field: &'static str, dynamic: bool) -> List {
     List { field, element, source: Source::Endpoints { dynamic } }
 }
 
-const fn nothing(field: &'static str) -> List {
-    List { field, element: "", source: Source::Nothing }
+const fn secrets(field: &'static str, warming: bool) -> List {
+    List { field, element: "SecretsConfigDump.DynamicSecret", source: Source::Secrets { warming } }
 }
 
 /// What every element and section is put through.
@@ -148,6 +155,7 @@ fn of_resource(resource: &str, params: &Params, terms: Terms) -> Answer {
 const ELEMENT_FIELDS: &[&str] = &[
     "cluster",
     "listener",
+    "secret",
     "endpoint_config",
     "last_updated",
     "version_info",
@@ -234,7 +242,11 @@ fn elements(list: List, terms: &Terms) -> Box<dyn Iterator<Item = Value> + Send>
         move |name: &str| regex.as_ref().is_none_or(|regex| regex.is_match(name))
     };
     match list.source {
-        Source::Nothing => Box::new(std::iter::empty()),
+        Source::Secrets { warming } => {
+            let secrets = terms.view.secrets().into_iter();
+            let secrets = secrets.filter(move |s| s.loaded.is_none() == warming && wanted(&s.resource.name));
+            Box::new(secrets.map(|secret| secrets::dynamic(&secret)))
+        }
         Source::Resources(kind) => {
             let resources = terms.view.resources(kind).into_iter().filter(move |r| wanted(&r.name));
             Box::new(resources.map(move |resource| element(kind, &resource)))
@@ -257,6 +269,9 @@ fn element(kind: Kind, resource: &ResourceView) -> Value {
         }
         Kind::StaticListener => {
             json!({"listener": message(listener, &resource.raw.bytes(), true), "last_updated": updated})
+        }
+        Kind::StaticSecret => {
+            json!({"name": *resource.name, "secret": message(secrets::SECRET, &resource.raw.bytes(), true)})
         }
         Kind::DynamicActiveCluster | Kind::DynamicWarmingCluster => json!({
             "version_info": *resource.version,

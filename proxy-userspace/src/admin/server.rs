@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::body::{Answer, pretty, text};
 use super::clusters::fields_of;
 use super::query::Params;
-use super::view::{DrainListeners, View};
+use super::view::{DrainListeners, UnreadyView, View};
 use crate::logging;
 use crate::telemetry::stats::Stats;
 
@@ -120,6 +120,21 @@ usage: /logging?group=<group_name>:<level> (change group of loggers)
 levels: trace debug info warning error critical off\u{20}
 ";
 
+/// `UnreadyTargetsDumps`: Envoy has a manager for each listener, which has a target for each secret.
+fn unready(params: &Params, view: &dyn View) -> Value {
+    if params.get("mask").is_some_and(|mask| mask != "listener") {
+        return json!({});
+    }
+    let dump = |listener: UnreadyView| {
+        let targets: Vec<_> =
+            listener.secrets.iter().map(|name| format!("shared target SdsApi {name}")).collect();
+        let name = format!("init manager Listener-local-init-manager {}", listener.listener);
+        json!({"name": name, "target_names": targets})
+    };
+    let dumps: Vec<_> = view.unready().into_iter().map(dump).collect();
+    if dumps.is_empty() { json!({}) } else { json!({"unready_targets_dumps": dumps}) }
+}
+
 /// Answers that do not depend on much.
 pub(super) fn small(path: &str, params: &Params, view: &dyn View, stats: &Stats) -> Option<Answer> {
     let ok = || text(StatusCode::OK, "OK\n");
@@ -129,7 +144,7 @@ pub(super) fn small(path: &str, params: &Params, view: &dyn View, stats: &Stats)
         "/certs" => pretty(&json!({"certificates": []})),
         "/contention" => text(StatusCode::OK, "Mutex contention is not traced.\n"),
         "/hot_restart_version" => text(StatusCode::OK, "disabled"),
-        "/init_dump" => pretty(&json!({})),
+        "/init_dump" => pretty(&unready(params, view)),
         "/stats/recentlookups" => text(StatusCode::OK, "Lookup tracking is not enabled.\n\ntotal: 0\n"),
         "/stats/recentlookups/clear" | "/stats/recentlookups/disable" => ok(),
         "/stats/recentlookups/enable" => refused("tracking of stat lookups"),

@@ -7,6 +7,8 @@ use std::time::{Duration, SystemTime};
 use hyper::body::Bytes;
 use proxy_config::model;
 
+use crate::secret::Loaded;
+
 /// `envoy.admin.v3.ServerInfo.State`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -116,6 +118,7 @@ pub enum Kind {
     DynamicWarmingCluster,
     StaticListener,
     DynamicListener,
+    StaticSecret,
 }
 
 /// A resource as it was configured.
@@ -126,6 +129,21 @@ pub struct ResourceView {
     /// Empty where it is static.
     pub version: Arc<str>,
     pub updated: SystemTime,
+}
+
+/// A secret of SDS.
+#[derive(Clone, Debug)]
+pub struct SecretView {
+    pub resource: ResourceView,
+    /// None: it is waited for.
+    pub loaded: Option<Arc<Loaded>>,
+}
+
+/// What a listener waits for before it accepts.
+#[derive(Clone, Debug)]
+pub struct UnreadyView {
+    pub listener: Arc<str>,
+    pub secrets: Vec<Arc<str>>,
 }
 
 /// Parameters of `/drain_listeners`.
@@ -148,6 +166,14 @@ pub trait View: Send + Sync {
     /// The encoded `config.bootstrap.v3.Bootstrap`, and when it was loaded. Empty where there is none.
     fn bootstrap(&self) -> (Bytes, SystemTime);
     fn resources(&self, kind: Kind) -> Vec<ResourceView>;
+    /// Those of SDS, by name.
+    fn secrets(&self) -> Vec<SecretView> {
+        Vec::new()
+    }
+    /// Listeners that wait for something.
+    fn unready(&self) -> Vec<UnreadyView> {
+        Vec::new()
+    }
     fn node(&self) -> model::bootstrap::Node;
     fn stats_config(&self) -> model::bootstrap::StatsConfig;
     /// `layered_runtime`, by layer.

@@ -42,6 +42,7 @@ use self::lb::LbState;
 use self::outlier::Detector;
 use crate::clock::{self, Instant};
 use crate::net::Dial;
+use crate::secret::Slot;
 use crate::task::Tasks;
 use crate::telemetry::stats::{ClusterStats, EdsStats, SocketMatchStats, Stats};
 use crate::transport::{self, BuildError, Factory, Failure};
@@ -59,6 +60,8 @@ pub struct Cluster {
     /// Of each of `transport_socket_matches`.
     matches: Box<[SocketMatch]>,
     random: Arc<dyn Random>,
+    /// The secrets of its transports that were not there from the start.
+    secrets: Box<[Arc<Slot>]>,
     /// Only where something watches: idle static clusters have none.
     active: Option<Box<Active>>,
 }
@@ -206,9 +209,10 @@ impl Cluster {
             let stats = env.stats.block(format!("{prefix}.{}", one.name.replace(':', "_")));
             Ok(SocketMatch { stats, transport: build(&one.transport_socket)? })
         });
-        let cluster = Self {
+        let mut cluster = Self {
             transport: build(&model.transport_socket)?,
             matches: matches.collect::<Result<_, BuildError>>()?,
+            secrets: Box::default(),
             stats: env.stats.block(prefix.clone()),
             lb: ArcSwap::from_pointee(LbState::empty()),
             updating: Mutex::new(()),
@@ -217,6 +221,9 @@ impl Cluster {
             active,
             model,
         };
+        let mut secrets = transport::secrets(cluster.transports());
+        secrets.retain(|slot| !slot.is_settled());
+        cluster.secrets = secrets.into();
         if cluster.model.discovery == Discovery::Static {
             cluster.update(
                 discovery::fixed::groups(&cluster.model.load_assignment),
@@ -242,8 +249,10 @@ impl Cluster {
         *active.tasks.lock().unwrap_or_else(PoisonError::into_inner) = running;
     }
 
-    /// Resolves once the first endpoints are known and, where they are checked, judged.
+    /// Resolves once the first endpoints are known and, where they are checked, judged, and no secret of its
+    /// transports is waited for.
     pub async fn warmed(&self) {
+        settled(&self.secrets).await;
         if let Some(active) = &self.active {
             active.warm.wait().await;
         }
@@ -251,6 +260,17 @@ impl Cluster {
 
     pub fn is_warm(&self) -> bool {
         self.active.as_ref().is_none_or(|active| active.warm.is_warm())
+            && self.secrets.iter().all(|slot| slot.is_settled())
+    }
+
+    /// What is still to come before it is warm, for the log.
+    pub fn waits_for(&self) -> Vec<String> {
+        let lacks = |part| self.active.as_ref().is_some_and(|active| active.warm.lacks(part));
+        let secrets = self.secrets.iter().filter(|slot| !slot.is_settled());
+        let secrets = secrets.map(|slot| slot.to_string());
+        let endpoints = lacks(Part::Endpoints).then(|| "its endpoints".to_owned());
+        let health = lacks(Part::Health).then(|| "its first health checks".to_owned());
+        secrets.chain(endpoints).chain(health).collect()
     }
 
     /// The next endpoint.
@@ -357,6 +377,12 @@ impl Cluster {
 impl Cluster {
     fn eds_stats(&self) -> Option<&EdsStats> {
         self.active.as_ref()?.eds.as_deref()
+    }
+}
+
+async fn settled(secrets: &[Arc<Slot>]) {
+    for slot in secrets {
+        slot.settled().await;
     }
 }
 

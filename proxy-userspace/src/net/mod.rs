@@ -25,10 +25,12 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 
 use self::splice::Pipes;
+use crate::secret::Expiry;
 use crate::sys::sock;
 use crate::task::Tasks;
 use crate::telemetry::AccessLog;
 use crate::telemetry::stats::{OwnStats, Stats};
+use crate::transport::tap::Taps;
 use crate::world::builtin::Builtin;
 use crate::world::{BuildError, Listener, Parts, Snapshot, World};
 
@@ -174,7 +176,10 @@ pub struct Shared {
     pub builtin: Option<Builtin>,
     /// The configuration, where there is one.
     pub world: Option<Arc<World>>,
-    connections: AtomicU64,
+    /// Drains connections that outlive what they were let in by; there only where that was asked for.
+    pub expiry: Option<Expiry>,
+    pub taps: Arc<Taps>,
+    connections: Arc<AtomicU64>,
 }
 
 impl Shared {
@@ -196,7 +201,9 @@ impl Shared {
             access_log,
             options,
             world,
-            connections: AtomicU64::new(0),
+            expiry: None,
+            taps: parts.cluster.transport.taps.clone(),
+            connections: parts.cluster.transport.connections.clone(),
         })
     }
 

@@ -14,7 +14,8 @@ pub struct Wire<'a> {
 
 impl<'a> Wire<'a> {
     pub fn new(socket: Socket<'a>, transport: Option<&'a mut (dyn Transport + 'static)>) -> Self {
-        Self { socket, transport }
+        // Such as of a tap that does not tap this connection.
+        Self { socket, transport: transport.filter(|transport| !transport.is_raw()) }
     }
 
     /// Its bytes are the socket's own.

@@ -164,6 +164,8 @@ fn gate(filter: &NetworkFilter, stats: &Stats, buckets: &Buckets) -> Option<Gate
         NetworkFilter::SniCluster => Some(Gate::SniCluster),
         NetworkFilter::MetadataExchange
         | NetworkFilter::IstioStats
+        | NetworkFilter::PostgresProxy(_)
+        | NetworkFilter::SmtpStarttls(_)
         | NetworkFilter::TcpProxy(_)
         | NetworkFilter::DirectResponse(_)
         | NetworkFilter::Echo => None,

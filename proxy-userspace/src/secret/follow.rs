@@ -59,11 +59,10 @@ impl Follow {
                 Event::Files => self.files_changed(&slot).await,
                 Event::TimeOut => {
                     self.stats.init_fetch_timeout.inc();
-                    let (name, origin, limit) = (&slot.name, &slot.origin, initial_fetch_timeout);
+                    let limit = initial_fetch_timeout.unwrap_or_default();
                     log::warn!(
-                        "secret {name} of {origin} has not come within {:?}: it is not waited for any longer, \
-                         and connections that need it are refused until it comes",
-                        limit.unwrap_or_default()
+                        "{slot} has not come within {limit:?}: it is not waited for any longer, and connections that \
+                         need it are refused until it comes"
                     );
                     slot.give_up();
                 }
@@ -92,12 +91,15 @@ impl Follow {
     }
 
     async fn answered(&mut self, slot: &Slot, answer: Arc<Answer>) {
-        slot.set_answer(answer.clone());
+        if slot.content().is_none() {
+            slot.set_answer(answer.clone());
+        }
         self.changes.follow(directories(&answer.secret.model.kind));
         let version = answer.version.clone();
-        self.answer = Some(answer);
+        self.answer = Some(answer.clone());
         match self.reload(slot).await {
             Ok(_) => {
+                slot.set_answer(answer);
                 self.stats.update_success.inc();
                 self.stats.version.set(xxh64(version.as_bytes(), 0));
                 let wall = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -109,15 +111,24 @@ impl Follow {
 
     fn rejected(&self, slot: &Slot, why: &str) {
         self.stats.update_rejected.inc();
-        log::warn!("secret {} of {}: {why}; {}", slot.name, slot.origin, what_stays(slot));
+        log::warn!("{slot}: {why}; {}", what_stays(slot));
         // As for a failure.
         slot.give_up();
     }
 
     async fn files_changed(&mut self, slot: &Slot) {
-        if let Err(why) = self.reload(slot).await {
-            self.stats.key_rotation_failed.inc();
-            log::warn!("secret {}: its files have changed: {why}; {}", slot.name, what_stays(slot));
+        match self.reload(slot).await {
+            Ok(false) => {}
+            Ok(true) => {
+                // Envoy's `last_updated` is then, too.
+                let answer = self.answer.as_deref().cloned();
+                let now = answer.map(|answer| Answer { received: clock::wall(), ..answer });
+                now.into_iter().for_each(|answer| slot.set_answer(Arc::new(answer)));
+            }
+            Err(why) => {
+                self.stats.key_rotation_failed.inc();
+                log::warn!("{slot}: its files have changed: {why}; {}", what_stays(slot));
+            }
         }
     }
 
@@ -128,7 +139,7 @@ impl Follow {
             return Ok(false);
         }
         slot.supply(Arc::new(loaded))?;
-        log::info!("secret {} of {} is in use", slot.name, slot.origin);
+        log::info!("{slot} is in use");
         Ok(true)
     }
 

@@ -22,7 +22,7 @@ pub struct Slot {
     pub name: Arc<str>,
     pub origin: Origin,
     content: ArcSwapOption<Loaded>,
-    /// What its source has said last, be it good or bad.
+    /// What the content is of; before there is any, what the source has said last.
     answer: ArcSwapOption<Answer>,
     /// It has its first content, or that is not waited for any longer.
     settled: watch::Sender<bool>,
@@ -96,7 +96,8 @@ impl Slot {
         self.content.load_full()
     }
 
-    /// What its source has said last; `None` where that is nothing, or the secret is static.
+    /// What the content is of; before there is any, what its source has said last. `None` where that is nothing, or
+    /// the secret is static.
     pub fn answer(&self) -> Option<Arc<Answer>> {
         self.answer.load_full()
     }
@@ -152,6 +153,12 @@ impl Slot {
     /// Changes when what peers are judged by is replaced.
     pub(super) fn replaced(&self) -> watch::Receiver<u64> {
         self.replaced.subscribe()
+    }
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "secret {} of {}", self.name, self.origin)
     }
 }
 

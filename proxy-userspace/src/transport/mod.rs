@@ -15,9 +15,11 @@ pub mod tcp_stats;
 pub mod tls;
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll};
 
 use proxy_config::model::TransportSocket;
@@ -28,7 +30,7 @@ pub use self::stream::Stream;
 use crate::cluster::Host;
 use crate::net::facts::Facts;
 use crate::net::socket::Socket;
-use crate::secret::{Secrets, Slot};
+use crate::secret::{Origin, Secrets, Slot};
 use crate::task::Tasks;
 use crate::telemetry::stats::Stats;
 
@@ -71,6 +73,11 @@ pub trait Transport: Send + Sync {
     /// What TLS has agreed on, once it has.
     fn tls(&self) -> Option<&Arc<TlsInfo>> {
         None
+    }
+
+    /// Its bytes are the socket's own: the relay may work on that directly.
+    fn is_raw(&self) -> bool {
+        false
     }
 
     /// The connection ends. Called once, while the socket is still open.
@@ -156,11 +163,13 @@ pub struct Env {
     pub tasks: Tasks,
     pub secrets: Arc<Secrets>,
     pub taps: Arc<tap::Taps>,
+    /// The last connection id: down- and upstream connections count together, as in Envoy.
+    pub connections: Arc<AtomicU64>,
 }
 
 impl Env {
     pub fn new(stats: Arc<Stats>, tasks: Tasks, secrets: Arc<Secrets>) -> Self {
-        Self { stats, tasks, secrets, taps: Arc::default() }
+        Self { stats, tasks, secrets, taps: Arc::default(), connections: Arc::default() }
     }
 }
 
@@ -182,7 +191,20 @@ pub fn build(
     if matches!(model, TransportSocket::RawBuffer) {
         return Ok(None);
     }
-    layer(model, side, prefix, env).map(Some)
+    let factory = layer(model, side, prefix, env)?;
+    match secrets([&factory]).iter().find(|slot| slot.origin == Origin::Unknown) {
+        Some(slot) => Err(BuildError(format!("Unknown static secret: {}", slot.name))),
+        None => Ok(Some(factory)),
+    }
+}
+
+/// What factories need from elsewhere, once each.
+pub fn secrets<'a>(factories: impl IntoIterator<Item = &'a Arc<dyn Factory>>) -> Vec<Arc<Slot>> {
+    let mut found = Vec::new();
+    factories.into_iter().for_each(|factory| factory.secrets(&mut found));
+    let mut seen = HashSet::new();
+    found.retain(|slot| seen.insert(Arc::as_ptr(slot)));
+    found
 }
 
 /// As [`build`], for what a layer wraps: `raw_buffer` is a layer like any other.
@@ -208,7 +230,7 @@ fn layer(
         }
         TransportSocket::Tap(model) => {
             let inner = layer(&model.inner, side, prefix, env)?;
-            Arc::new(tap::Tap::new(model, inner, prefix, env)?)
+            Arc::new(tap::Tap::new(model, inner, env)?)
         }
         TransportSocket::TcpStats(model) => {
             let inner = layer(&model.inner, side, prefix, env)?;

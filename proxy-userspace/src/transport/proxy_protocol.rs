@@ -49,12 +49,12 @@ impl Factory for ProxyProtocol {
     fn create(&self, link: &Link<'_>) -> Result<Box<dyn Transport>, NotReady> {
         let inner = self.inner.create(link)?;
         let header = match link {
-            Link::Upstream { client: Some(facts), .. } => self.rules.of_client(facts, &self.stats),
-            Link::Upstream { host, local, client: None, .. } => {
-                self.rules.of_health_check(local.zip(host.socket_address()))
+            Link::Upstream { client: Some(facts), .. } => {
+                Header::Bytes(self.rules.of_client(facts, &self.stats))
             }
+            Link::Upstream { client: None, .. } => self.rules.of_health_check(),
             // No configuration has one on this side: the lowering refuses it, as Envoy does.
-            Link::Downstream { .. } => Vec::new(),
+            Link::Downstream { .. } => Header::Bytes(Vec::new()),
         };
         Ok(Box::new(Announced::new(header, inner)))
     }
@@ -78,18 +78,11 @@ struct Rules {
 
 impl Rules {
     fn new(model: &model::UpstreamProxyProtocol) -> Self {
-        let model::UpstreamProxyProtocol {
-            version,
-            pass_through_tlvs,
-            added_tlvs,
-            allow_unspecified_address,
-            inner: _,
-        } = model;
         Self {
-            version: *version,
-            pass_through: pass_through_tlvs.clone(),
-            added: added_tlvs.clone(),
-            allow_unspecified_address: *allow_unspecified_address,
+            version: model.version,
+            pass_through: model.pass_through_tlvs.clone(),
+            added: model.added_tlvs.clone(),
+            allow_unspecified_address: model.allow_unspecified_address,
         }
     }
 
@@ -128,38 +121,56 @@ impl Rules {
         added.chain(passed.map(|(kind, value)| (*kind, value.as_slice())))
     }
 
-    /// The proxy speaks for itself: V2 has a command for that, V1 names the connection's own ends. A unix socket has
-    /// none.
-    fn of_health_check(&self, ends: Addresses) -> Vec<u8> {
+    /// The proxy speaks for itself: V2 has a command for that, V1 names the connection's own ends.
+    fn of_health_check(&self) -> Header {
         match self.version {
-            ProxyVersion::V1 => header::v1(ends),
-            ProxyVersion::V2 => header::local(),
+            ProxyVersion::V1 => Header::OwnEnds,
+            ProxyVersion::V2 => Header::Bytes(header::local()),
         }
     }
+}
+
+/// What is still to be sent.
+enum Header {
+    /// V1 with the addresses of the socket itself, which may be those of a health check's own port.
+    OwnEnds,
+    Bytes(Vec<u8>),
 }
 
 /// A connection with its header.
 struct Announced {
     /// Empty once it is sent.
-    header: Vec<u8>,
+    header: Header,
     sent: usize,
     inner: Box<dyn Transport>,
 }
 
 impl Announced {
-    fn new(header: Vec<u8>, inner: Box<dyn Transport>) -> Self {
+    fn new(header: Header, inner: Box<dyn Transport>) -> Self {
         Self { header, sent: 0, inner }
     }
 
     fn poll_header(&mut self, cx: &mut Context<'_>, socket: Socket<'_>) -> Poll<io::Result<()>> {
-        while let Some(rest) = self.header.get(self.sent..).filter(|rest| !rest.is_empty()) {
+        if matches!(self.header, Header::OwnEnds) {
+            self.header = Header::Bytes(header::v1(own_ends(socket)));
+        }
+        let Header::Bytes(bytes) = &mut self.header else { return Poll::Ready(Ok(())) };
+        while let Some(rest) = bytes.get(self.sent..).filter(|rest| !rest.is_empty()) {
             match ready!(socket.poll_send(cx, rest))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 n => self.sent += n,
             }
         }
-        (self.header, self.sent) = (Vec::new(), 0);
+        (*bytes, self.sent) = (Vec::new(), 0);
         Poll::Ready(Ok(()))
+    }
+}
+
+/// A unix socket has none to name.
+fn own_ends(socket: Socket<'_>) -> Addresses {
+    match socket {
+        Socket::Tcp(stream) => stream.local_addr().ok().zip(stream.peer_addr().ok()),
+        Socket::Unix(_) => None,
     }
 }
 

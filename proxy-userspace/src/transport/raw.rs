@@ -40,6 +40,10 @@ impl Transport for Raw {
     fn poll_shutdown(&mut self, _: &mut Context<'_>, socket: Socket<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(socket.shutdown_write())
     }
+
+    fn is_raw(&self) -> bool {
+        true
+    }
 }
 
 #[derive(Clone, Copy, Debug)]

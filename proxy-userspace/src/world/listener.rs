@@ -11,7 +11,8 @@ use crate::listener::chain_match::ChainMatch;
 use crate::listener::filters::Filters;
 use crate::net::facts::Facts;
 use crate::network::tcp_proxy::TcpProxy;
-use crate::network::{self, Gates, Last};
+use crate::network::{self, Gates, Last, starttls};
+use crate::secret::Slot;
 use crate::telemetry::access_log::{Error, Logger};
 use crate::telemetry::stats::ListenerStats;
 use crate::transport::{self, Factory};
@@ -77,6 +78,14 @@ impl Listener {
         let found = self.matcher.find(facts).and_then(|index| self.chains.get(index));
         found.or(self.default.as_ref())
     }
+
+    /// The secrets of its chains that are still to come: it does not accept before.
+    pub fn waits_for(&self) -> Vec<Arc<Slot>> {
+        let chains = self.chains.iter().chain(&self.default);
+        let mut slots = transport::secrets(chains.filter_map(|chain| chain.transport.as_ref()));
+        slots.retain(|slot| !slot.is_settled());
+        slots
+    }
 }
 
 impl Chain {
@@ -94,7 +103,7 @@ impl Chain {
             metadata: shared(&model.metadata),
             transport,
             handshake_timeout: model.transport_socket_connect_timeout,
-            filters: network::Filters { gates, driver: None, last },
+            filters: network::Filters { gates, driver: starttls::driver(model, &parts.cluster.stats), last },
         })
     }
 }
@@ -114,7 +123,9 @@ fn last_filter(config: &NetworkFilterConfig, parts: &Parts<'_>) -> Result<Last, 
         | NetworkFilter::ConnectionLimit(_)
         | NetworkFilter::LocalRateLimit(_)
         | NetworkFilter::MetadataExchange
-        | NetworkFilter::IstioStats => Last::Nothing,
+        | NetworkFilter::IstioStats
+        | NetworkFilter::PostgresProxy(_)
+        | NetworkFilter::SmtpStarttls(_) => Last::Nothing,
     })
 }
 

@@ -22,11 +22,13 @@ use crate::cluster::{Cluster, Env};
 use crate::listener::select::Handoff;
 use crate::net::Direction;
 use crate::network::local_ratelimit::Buckets;
+use crate::secret::Secrets;
 use crate::telemetry::access_log::{self, Logger, Sinks};
 use crate::transport;
 
 /// A running configuration. Its parts change as a whole.
 pub struct World {
+    pub secrets: Arc<Secrets>,
     snapshot: ArcSwap<Snapshot>,
 }
 
@@ -62,8 +64,8 @@ impl Parts<'_> {
 }
 
 impl World {
-    pub fn new(snapshot: Snapshot) -> Self {
-        Self { snapshot: ArcSwap::from_pointee(snapshot) }
+    pub fn new(snapshot: Snapshot, secrets: Arc<Secrets>) -> Self {
+        Self { secrets, snapshot: ArcSwap::from_pointee(snapshot) }
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {
@@ -91,6 +93,30 @@ impl Snapshot {
         let handoff = Handoff::new(listeners.iter().map(|listener| listener.model.as_ref()).enumerate());
         let captured = captured(&listeners);
         Ok(Self { listeners, handoff, captured, clusters })
+    }
+
+    /// Resolves once nothing of what listeners need at the start is waited for any longer.
+    pub async fn warmed(&self) {
+        for cluster in self.clusters.values().filter(|cluster| cluster.model.wait_for_warm_on_init) {
+            cluster.warmed().await;
+        }
+        for slot in self.listeners.iter().flat_map(|listener| listener.waits_for()) {
+            slot.settled().await;
+        }
+    }
+
+    /// What [`Self::warmed`] waits for, in words.
+    pub fn waits_for(&self) -> Vec<String> {
+        let clusters = self.clusters.values().filter(|cluster| cluster.model.wait_for_warm_on_init);
+        let of_cluster = |cluster: &Arc<Cluster>| {
+            let name = cluster.model.name.clone();
+            cluster.waits_for().into_iter().map(move |what| format!("cluster {name} waits for {what}"))
+        };
+        let of_listener = |listener: &Arc<Listener>| {
+            let name = listener.model.name.clone();
+            listener.waits_for().into_iter().map(move |slot| format!("listener {name} waits for {slot}"))
+        };
+        clusters.flat_map(of_cluster).chain(self.listeners.iter().flat_map(of_listener)).collect()
     }
 
     pub fn start(&self, env: &Env) {

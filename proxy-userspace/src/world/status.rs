@@ -15,13 +15,14 @@ use tokio::sync::Notify;
 
 use super::{World, bind};
 use crate::admin::view::{
-    ClusterView, DrainListeners, Health, HostCounts, HostView, Kind, ListenerView, ResourceView, State,
-    SuccessRates,
+    ClusterView, DrainListeners, Health, HostCounts, HostView, Kind, ListenerView, ResourceView, SecretView,
+    State, SuccessRates, UnreadyView,
 };
 use crate::admin::{Memory, View};
 use crate::clock::{self, Start};
 use crate::cluster::{HealthFlag, Host};
 use crate::drain::{Drain, Watch};
+use crate::secret::Slot;
 use crate::task::Tasks;
 use crate::telemetry::access_log::Sinks;
 use crate::telemetry::stats::{ClusterManagerStats, ListenerManagerStats, RuntimeStats, ServerStats, Stats};
@@ -199,6 +200,28 @@ impl Status {
     }
 }
 
+impl Status {
+    fn secret(&self, slot: &Slot) -> SecretView {
+        let (name, loaded) = (slot.name.clone(), slot.content());
+        let resource = match slot.answer() {
+            Some(answer) => ResourceView {
+                name,
+                raw: answer.secret.raw.clone(),
+                version: answer.version.clone(),
+                updated: answer.received,
+            },
+            // Envoy's word for what has not come at all.
+            None => ResourceView {
+                name,
+                raw: [].as_slice().into(),
+                version: "uninitialized".into(),
+                updated: self.start.wall,
+            },
+        };
+        SecretView { resource, loaded }
+    }
+}
+
 impl View for Status {
     fn state(&self) -> State {
         if self.unhealthy.load(Ordering::Relaxed) {
@@ -248,8 +271,25 @@ impl View for Status {
             Kind::StaticListener => {
                 config.listeners.iter().map(|l| self.static_resource(&l.model.name, l)).collect()
             }
+            Kind::StaticSecret => {
+                config.secrets.iter().map(|s| self.static_resource(&s.model.name, s)).collect()
+            }
             Kind::DynamicActiveCluster | Kind::DynamicWarmingCluster | Kind::DynamicListener => Vec::new(),
         }
+    }
+
+    fn secrets(&self) -> Vec<SecretView> {
+        let slots = self.world.as_ref().map(|world| world.secrets.dynamic()).unwrap_or_default();
+        slots.iter().map(|slot| self.secret(slot)).collect()
+    }
+
+    fn unready(&self) -> Vec<UnreadyView> {
+        let Some(snapshot) = self.world.as_ref().map(|world| world.snapshot()) else { return Vec::new() };
+        let unready = snapshot.listeners().iter().map(|listener| UnreadyView {
+            listener: listener.model.name.clone(),
+            secrets: listener.waits_for().iter().map(|slot| slot.name.clone()).collect(),
+        });
+        unready.filter(|listener| !listener.secrets.is_empty()).collect()
     }
 
     fn node(&self) -> Node {

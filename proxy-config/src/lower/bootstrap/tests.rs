@@ -61,10 +61,6 @@ fn what_is_said() {
             "at layered_runtime.layers[0].disk_layer: runtime values from a directory are not implemented",
         ),
         (
-            json!({"static_resources": {"secrets": [{"name": "s"}]}}),
-            "at static_resources.secrets: TLS is not implemented yet",
-        ),
-        (
             json!({"dynamic_resources": {}}),
             "at dynamic_resources: dynamic listeners and clusters are not implemented yet: use static_resources",
         ),

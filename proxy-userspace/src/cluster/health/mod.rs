@@ -76,10 +76,12 @@ fn is_checked(host: &Host) -> bool {
 
 /// Follows the cluster's hosts. Their sessions end with this task.
 pub(super) fn start(cluster: &Arc<Cluster>, env: &Env) -> JoinHandle<()> {
-    let (weak, env) = (Arc::downgrade(cluster), env.clone());
+    let (weak, env, secrets) = (Arc::downgrade(cluster), env.clone(), cluster.secrets.clone());
     let shared = cluster.active.as_ref().and_then(|active| active.health.as_ref()).map(|h| h.shared.clone());
     env.tasks.clone().spawn("health_checks", async move {
         let Some(shared) = shared else { return };
+        // Envoy's order: nobody is found unhealthy for a secret that is on its way.
+        super::settled(&secrets).await;
         let mut sessions = HashMap::new();
         loop {
             match weak.upgrade() {

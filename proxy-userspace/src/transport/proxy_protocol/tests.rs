@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proxy_config::model::listener_filter::ProxyProtocol as Reader;
 use socket2::SockRef;
 use tokio::io::AsyncReadExt as _;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use super::*;
@@ -64,13 +64,26 @@ fn an_ipv4_address_beside_an_ipv6_one_is_written_as_that() {
     assert_eq!(written(&rules(ProxyVersion::V2), &mixed), expected);
 }
 
-#[test]
-fn a_health_check_speaks_for_the_proxy_itself() {
-    let ends = Some(("127.0.0.1:51476".parse().unwrap(), "127.0.0.1:39981".parse().unwrap()));
-    let v1 = rules(ProxyVersion::V1);
-    assert_eq!(v1.of_health_check(ends), b"PROXY TCP4 127.0.0.1 127.0.0.1 51476 39981\r\n");
-    assert_eq!(v1.of_health_check(None), b"PROXY UNKNOWN\r\n", "a unix socket");
-    assert_eq!(rules(ProxyVersion::V2).of_health_check(ends), v2(&[b"\x20\0\0\0"]));
+#[tokio::test]
+async fn a_health_check_speaks_for_the_proxy_itself() {
+    let (ours, mut peer) = pair().await;
+    let (from, to) = (ours.local_addr().unwrap(), ours.peer_addr().unwrap());
+    let text = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r\n", from.port(), to.port());
+    for (version, expected) in
+        [(ProxyVersion::V1, text.into_bytes()), (ProxyVersion::V2, v2(&[b"\x20\0\0\0"]))]
+    {
+        let mut transport = Announced::new(rules(version).of_health_check(), Box::new(Raw));
+        poll_fn(|cx| transport.poll_ready(cx, Socket::Tcp(&ours))).await.unwrap();
+        let mut seen = vec![0; expected.len()];
+        timeout(LONG, peer.read_exact(&mut seen)).await.unwrap().unwrap();
+        assert_eq!(seen, expected);
+    }
+    let (ours, mut peer) = UnixStream::pair().unwrap();
+    let mut transport = Announced::new(rules(ProxyVersion::V1).of_health_check(), Box::new(Raw));
+    poll_fn(|cx| transport.poll_ready(cx, Socket::Unix(&ours))).await.unwrap();
+    let mut seen = [0; 15];
+    timeout(LONG, peer.read_exact(&mut seen)).await.unwrap().unwrap();
+    assert_eq!(&seen, b"PROXY UNKNOWN\r\n");
 }
 
 #[test]
@@ -243,7 +256,7 @@ async fn a_header_that_does_not_fit_is_sent_in_pieces_and_before_all_else() {
     SockRef::from(&ours).set_send_buffer_size(4_096).unwrap();
     // More than loopback takes into both buffers.
     let header: Vec<u8> = (0..4_000_000_u32).map(|n| n as u8).collect();
-    let mut transport = Announced::new(header.clone(), Box::new(Raw));
+    let mut transport = Announced::new(Header::Bytes(header.clone()), Box::new(Raw));
     let socket = Socket::Tcp(&ours);
     let first = poll_fn(|cx| Poll::Ready(transport.poll_ready(cx, socket))).await;
     assert!(first.is_pending() && transport.sent > 0, "{}", transport.sent);
@@ -263,10 +276,9 @@ async fn a_peer_that_has_gone_is_no_failure_of_the_transports() {
     let (ours, peer) = pair().await;
     SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
     drop(peer);
-    let mut transport = Announced::new(b"PROXY UNKNOWN\r\n".to_vec(), Box::new(Raw));
+    let mut transport = Announced::new(Header::OwnEnds, Box::new(Raw));
     let failure = loop {
-        transport.sent = 0;
-        transport.header = b"PROXY UNKNOWN\r\n".to_vec();
+        transport.header = Header::OwnEnds;
         // The first writes may come before the RST does.
         if let Err(failure) = poll_fn(|cx| transport.poll_ready(cx, Socket::Tcp(&ours))).await {
             break failure;

@@ -2,7 +2,7 @@
 //!
 //! [`Verifier`] is built of a validation context; `path` follows a certificate to a trusted one, `san` compares its
 //! names, `spiffe` chooses the trust bundle by the certificate's own trust domain. What differs from Envoy's library
-//! is in decision 16. Everything that cannot be read is refused.
+//! is in decision 18. Everything that cannot be read is refused.
 
 mod path;
 mod reason;
