@@ -173,10 +173,7 @@ mod tests {
         for (name, text) in [
             ("DOWNSTREAM_PEER_URI_SAN", "spiffe://td/ns/a/sa/b,https://x/?a=b,c"),
             ("DOWNSTREAM_PEER_DNS_SAN", "a.example.com,*.b.example.com"),
-            (
-                "DOWNSTREAM_PEER_IP_SAN",
-                "10.0.0.1,2001:db8::1,::ffff:1.2.3.4,::1.2.3.4,1:0:0:2::3",
-            ),
+            ("DOWNSTREAM_PEER_IP_SAN", "10.0.0.1,2001:db8::1,::ffff:1.2.3.4,::1.2.3.4,1:0:0:2::3"),
             ("DOWNSTREAM_PEER_EMAIL_SAN", "a@b.c"),
             ("DOWNSTREAM_PEER_ISSUER", r"CN=odd CA\, Inc."),
             ("DOWNSTREAM_PEER_SERIAL", "ff00aa"),
@@ -200,7 +197,10 @@ mod tests {
         ] {
             assert_eq!(value(&entry, name, None).as_deref(), Some(text), "{name}");
         }
-        assert_eq!(value(&entry, "DOWNSTREAM_PEER_CERT_V_START", Some("%Y/%m/%d %H")).unwrap(), "2026/01/01 00");
+        assert_eq!(
+            value(&entry, "DOWNSTREAM_PEER_CERT_V_START", Some("%Y/%m/%d %H")).unwrap(),
+            "2026/01/01 00"
+        );
         let end = value(&entry, "UPSTREAM_PEER_CERT_V_END", Some("%b %d %s.%3f")).unwrap();
         assert_eq!(end, "May 06 1904281689.000");
     }
@@ -215,7 +215,10 @@ mod tests {
             .replace("%2F", "/")
             .replace("%3D", "=");
         assert_eq!(decoded, PEM);
-        assert!(encoded.starts_with("-----BEGIN%20CERTIFICATE-----%0AMIICZjCCAgygAwIBAgIEAP8AqjAKBggqhkjOPQQDAjAX"));
+        assert!(
+            encoded
+                .starts_with("-----BEGIN%20CERTIFICATE-----%0AMIICZjCCAgygAwIBAgIEAP8AqjAKBggqhkjOPQQDAjAX")
+        );
         assert!(!encoded.contains(['+', '/', '=', ' ', '\n']));
     }
 
@@ -225,7 +228,8 @@ mod tests {
         let mut anonymous = entry();
         let info = TlsInfo { version: "TLSv1.2", ..TlsInfo::default() };
         anonymous.facts.tls = Some(Arc::new(info));
-        let known = proxy_config::format::operators().filter(|known| Operator::new(known.name, None).is_some());
+        let known =
+            proxy_config::format::operators().filter(|known| Operator::new(known.name, None).is_some());
         let mut count = 0;
         for operator in known {
             count += 1;
@@ -233,7 +237,7 @@ mod tests {
             let expected = (operator.name == "DOWNSTREAM_TLS_VERSION").then(|| "TLSv1.2".to_owned());
             assert_eq!(value(&anonymous, operator.name, None), expected, "{}", operator.name);
         }
-        assert_eq!(count, 41, "all that Envoy has are here");
+        assert_eq!(count, 42, "all that Envoy has are here");
     }
 
     #[test]

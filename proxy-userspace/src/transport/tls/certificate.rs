@@ -73,7 +73,7 @@ pub(super) struct Names {
     pub(super) ip: Vec<String>,
     pub(super) email: Vec<String>,
     /// Never matched.
-    other: Vec<String>,
+    pub(super) other: Vec<String>,
 }
 
 impl Names {

@@ -101,6 +101,7 @@ impl Party {
             cipher: connection
                 .negotiated_cipher_suite()
                 .map_or("unknown_ssl_cipher", |suite| names::cipher(suite.suite())),
+            group: connection.negotiated_key_exchange_group().map_or("", |group| names::curve(group.name())),
             alpn,
             server_name: self.server_name.clone(),
             resumed,
