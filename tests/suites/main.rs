@@ -27,6 +27,7 @@ mod proxy_protocol;
 mod relay;
 mod security;
 mod shutdown;
+mod tap;
 mod tls;
 mod tls_common;
 mod tls_security;

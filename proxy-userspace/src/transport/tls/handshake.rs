@@ -88,7 +88,7 @@ impl Party {
             checked?;
         }
         let info = self.info(connection, resumed);
-        self.count(connection, &info);
+        self.count(&info);
         Ok(Arc::new(info))
     }
 
@@ -113,7 +113,7 @@ impl Party {
         }
     }
 
-    fn count(&self, connection: &Connection, info: &TlsInfo) {
+    fn count(&self, info: &TlsInfo) {
         let common = self.common();
         common.stats.handshake.inc();
         if info.resumed {
@@ -124,8 +124,8 @@ impl Party {
         }
         common.count("ciphers", info.cipher);
         common.count("versions", info.version);
-        if let Some(group) = connection.negotiated_key_exchange_group() {
-            common.count("curves", names::curve(group.name()));
+        if !info.group.is_empty() {
+            common.count("curves", info.group);
         }
         if let Some(scheme) = self.seen.scheme {
             common.count("sigalgs", names::signature(scheme));
