@@ -58,7 +58,7 @@ impl Party {
 
     /// What a client gets; the error is the reason for the log.
     pub(super) fn choose(&mut self, hello: &ClientHello<'_>) -> Result<Arc<ServerConfig>, String> {
-        let End::Server { context, addresses } = &self.end else { return Err(error::no_certificate()) };
+        let End::Server { context, addresses } = &self.end else { return Err(error::rejected()) };
         self.server_name = hello.server_name().map(Arc::from);
         let choice = context.choose(hello, *addresses)?;
         self.local = Some(choice.facts);
