@@ -51,7 +51,7 @@ impl Backend {
             line.clear();
         }
         // One segment with the FIN: neither proxy sees one without the other.
-        send(stream.as_raw_fd(), b"bye", MsgFlags::MSG_MORE)?;
+        send(stream.as_raw_fd(), b"bye", MsgFlags::from_bits_retain(libc::MSG_MORE))?;
         Ok(())
     }
 }
