@@ -11,8 +11,8 @@ use tokio::io::Interest;
 use tokio::time::sleep_until;
 use xxhash_rust::xxh64::xxh64;
 
-use super::{Conn, Verdict};
 use super::starttls::{Driver, Leftover, Stop};
+use super::{Conn, Verdict};
 use crate::clock::{self, Instant};
 use crate::cluster::connect::errno_text;
 use crate::cluster::{
@@ -115,7 +115,8 @@ pub(crate) async fn run(conn: &mut Conn<'_>, proxy: &TcpProxy, driver: Option<&d
     carry(conn, proxy, &mut upstream, leftover, deadline).await
 }
 
-/// Has a driver speak the beginning of the connection with both sides.
+/// Has a driver speak the beginning of the connection with both sides. What it says is the proxy's own or of no
+/// consequence: gatekeepers that judge by data are asked after it, when TLS has said who the client is.
 async fn negotiate(
     conn: &mut Conn<'_>,
     proxy: &TcpProxy,
@@ -159,7 +160,20 @@ async fn negotiate(
             let remote = side == Side::Upstream;
             (if remote { CloseEvent::Remote } else { CloseEvent::Local }, outcome)
         }
-        Some(Err(Stop::Insecure { side, reason })) => (CloseEvent::Local, insecure(side, reason)),
+        Some(Err(Stop::Insecure { side, reason })) => {
+            let reason = Some(reason.into_owned()).filter(|reason| !reason.is_empty());
+            let outcome = match side {
+                Side::Upstream => Outcome {
+                    upstream_failure: reason,
+                    ..Outcome::new(side, Flags::UF, "upstream_transport_failure")
+                },
+                Side::Downstream | Side::Internal => Outcome {
+                    downstream_failure: reason,
+                    ..Outcome::new(side, Flags::NONE, "downstream_transport_failure")
+                },
+            };
+            (CloseEvent::Local, outcome)
+        }
         None => {
             reset_on_close(conn.stream);
             (CloseEvent::Local, Outcome::new(Side::Internal, Flags::NONE, "drain_timeout"))
@@ -167,17 +181,6 @@ async fn negotiate(
     };
     up.closed(end, None);
     Err(outcome)
-}
-
-/// A side that could not turn to TLS.
-fn insecure(side: Side, reason: Cow<'static, str>) -> Outcome {
-    let reason = Some(reason.into_owned());
-    if side == Side::Upstream {
-        let outcome = Outcome::new(side, Flags::UF, "upstream_transport_failure");
-        return Outcome { upstream_failure: reason, ..outcome };
-    }
-    let outcome = Outcome::new(Side::Internal, Flags::NONE, "downstream_transport_failure");
-    Outcome { downstream_failure: reason, ..outcome }
 }
 
 /// What is buffered is held by the kernel or for a moment only; Envoy's gauges are there, at nought, once a

@@ -1,7 +1,7 @@
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use proxy_config::model::bootstrap::Resource;
@@ -355,7 +355,10 @@ fn static_secrets_are_there_from_the_start_or_the_start_fails_and_says_why() {
     assert_eq!(error, "static secret mine: the name is given twice");
     let error = made(&[secret("mine:nowhere", dir.path())]).map(|_| ()).unwrap_err().to_string();
     let path = dir.path().join("nowhere").display().to_string();
-    assert!(error.starts_with(&format!("static secret mine: keys: {path}: cannot be read: No such")), "{error}");
+    assert!(
+        error.starts_with(&format!("static secret mine: keys: {path}: cannot be read: No such")),
+        "{error}"
+    );
 }
 
 mod expiry {

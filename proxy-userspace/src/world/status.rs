@@ -15,8 +15,8 @@ use tokio::sync::Notify;
 
 use super::{World, bind};
 use crate::admin::view::{
-    ClusterView, DrainListeners, Health, HostCounts, HostView, Kind, ListenerView, ResourceView, State,
-    SecretView, SuccessRates, UnreadyView,
+    ClusterView, DrainListeners, Health, HostCounts, HostView, Kind, ListenerView, ResourceView, SecretView,
+    State, SuccessRates, UnreadyView,
 };
 use crate::admin::{Memory, View};
 use crate::clock::{self, Start};
