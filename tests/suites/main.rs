@@ -27,6 +27,7 @@ mod proxy_protocol;
 mod relay;
 mod security;
 mod shutdown;
+mod starttls;
 mod tap;
 mod tls;
 mod tls_common;

@@ -171,17 +171,6 @@ async fn negotiate(
     Err(outcome)
 }
 
-/// A side that could not turn to TLS.
-fn insecure(side: Side, reason: Cow<'static, str>) -> Outcome {
-    let reason = Some(reason.into_owned());
-    if side == Side::Upstream {
-        let outcome = Outcome::new(side, Flags::UF, "upstream_transport_failure");
-        return Outcome { upstream_failure: reason, ..outcome };
-    }
-    let outcome = Outcome::new(Side::Internal, Flags::NONE, "downstream_transport_failure");
-    Outcome { downstream_failure: reason, ..outcome }
-}
-
 /// What is buffered is held by the kernel or for a moment only; Envoy's gauges are there, at nought, once a
 /// connection was.
 fn buffers_used(cluster: &ClusterStats, tcp: &TcpStats) {
