@@ -27,6 +27,8 @@ mod proxy_protocol;
 mod relay;
 mod security;
 mod shutdown;
+mod tcp_stats;
 mod tls;
 mod tls_common;
 mod tls_security;
+mod transport_examples;
