@@ -29,6 +29,8 @@ mod security;
 mod shutdown;
 mod starttls;
 mod tap;
+mod tcp_stats;
 mod tls;
 mod tls_common;
 mod tls_security;
+mod transport_examples;

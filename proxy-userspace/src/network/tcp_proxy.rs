@@ -171,6 +171,21 @@ async fn negotiate(
     Err(outcome)
 }
 
+/// A side that could not turn to TLS.
+fn insecure(side: Side, reason: Cow<'static, str>) -> Outcome {
+    let reason = Some(reason.into_owned()).filter(|reason| !reason.is_empty());
+    match side {
+        Side::Upstream => Outcome {
+            upstream_failure: reason,
+            ..Outcome::new(side, Flags::UF, "upstream_transport_failure")
+        },
+        Side::Downstream | Side::Internal => Outcome {
+            downstream_failure: reason,
+            ..Outcome::new(side, Flags::NONE, "downstream_transport_failure")
+        },
+    }
+}
+
 /// What is buffered is held by the kernel or for a moment only; Envoy's gauges are there, at nought, once a
 /// connection was.
 fn buffers_used(cluster: &ClusterStats, tcp: &TcpStats) {
