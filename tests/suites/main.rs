@@ -25,6 +25,7 @@ mod peers;
 mod policy;
 mod proxy_protocol;
 mod relay;
+mod sds;
 mod security;
 mod shutdown;
 mod starttls;
