@@ -27,6 +27,7 @@ mod proxy_protocol;
 mod relay;
 mod security;
 mod shutdown;
+mod tap;
 mod tcp_stats;
 mod tls;
 mod tls_common;

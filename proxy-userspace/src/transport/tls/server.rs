@@ -268,9 +268,9 @@ impl ServerContext {
     ) -> Result<Choice, String> {
         let name = hello.server_name().map(str::to_ascii_lowercase);
         if self.require_sni && name.is_none() {
-            return Err(error::no_certificate());
+            return Err(error::rejected());
         }
-        let served = self.certificate(name.as_deref(), hello).ok_or_else(error::no_certificate)?;
+        let served = self.certificate(name.as_deref(), hello).ok_or_else(error::rejected)?;
         let ours = &self.common.alpn;
         let alpn = hello
             .alpn()

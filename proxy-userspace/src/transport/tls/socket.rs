@@ -68,6 +68,7 @@ enum Stage {
 enum Telling {
     Alert(AcceptedAlert),
     Queued(Box<Connection>),
+    Bytes(&'static [u8]),
 }
 
 /// Kept, as a failure may be asked for again.
@@ -153,7 +154,10 @@ impl TlsSocket {
                         Ok(connection) => self.stage = shaking(connection),
                         Err((e, alert)) => self.refuse(&e, Telling::Alert(alert)),
                     },
-                    Err(reason) => self.fail(reason),
+                    Err(reason) => {
+                        self.party.count_error();
+                        self.stage = Stage::Telling(Telling::Bytes(error::REJECTED), reason);
+                    }
                 }
             }
             Err((e, alert)) => self.refuse(&e, Telling::Alert(alert)),
@@ -192,6 +196,7 @@ impl TlsSocket {
         let _ = ready!(match telling {
             Telling::Alert(alert) => poll_drain(cx, socket, |to| alert.write(to)),
             Telling::Queued(connection) => poll_push(connection, cx, socket),
+            Telling::Bytes(bytes) => socket.poll_send(cx, bytes).map_ok(drop),
         });
         let reason = std::mem::take(reason);
         // A socket that is closed while bytes wait to be read sends RST, which may overtake the alert.
@@ -216,11 +221,6 @@ impl TlsSocket {
             Stop::Tls(e) => Failed { reason: self.party.failed(&e, self.first.bytes()), remote: false },
         };
         self.stage = Stage::Failed(failed);
-    }
-
-    fn fail(&mut self, reason: String) {
-        self.party.count_error();
-        self.stage = Stage::Failed(Failed { reason, remote: false });
     }
 }
 

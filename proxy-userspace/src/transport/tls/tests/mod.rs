@@ -1,4 +1,7 @@
+mod choice;
 mod rig;
+mod secrets;
+mod session;
 
 use std::io::{Read as _, Write as _};
 

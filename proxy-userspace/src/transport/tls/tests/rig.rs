@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 
+use proxy_config::model::matcher::{StringMatcher, StringPattern};
 use proxy_config::model::tls::{
     CertificateKey, CommonTls, DataSource, DownstreamTls, OcspStaplePolicy, SessionTickets, TlsCertificate,
     TrustedCa, UpstreamTls, ValidationContext, ValidationSource,
@@ -218,4 +219,13 @@ impl End {
             }
         }
     }
+}
+
+/// What is said where it cannot be built.
+pub(crate) fn build(server: DownstreamTls) -> Result<Arc<dyn Factory>, String> {
+    super::super::downstream(&Arc::new(server), &"l".into(), &env()).map_err(|e| e.to_string())
+}
+
+pub(crate) fn exact(text: &str) -> StringMatcher {
+    StringMatcher { pattern: StringPattern::Exact(text.to_owned()), ignore_case: false }
 }
