@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
+use shunt_tests::bootstrap::DIR;
 use shunt_tests::example::Example;
 use shunt_tests::hello::client_hello;
 use shunt_tests::upstream::unused;
@@ -60,7 +61,7 @@ fn every_example_is_valid_and_has_a_test() -> Result<()> {
                     Kind::Envoy.output(lab, example.yaml(), &["--mode", "validate", "-l", "error"])?;
                 ensure!(valid.status.success() != NOT_FOR_ENVOY.contains(&name.as_str()), "Envoy: {valid:?}");
                 let file = lab.dir().join(&name);
-                std::fs::write(&file, example.yaml())?;
+                std::fs::write(&file, example.yaml().replace(DIR, &lab.dir().display().to_string()))?;
                 let check = lab.shunt(&Place::default())?.args(["check", "-c"]).arg(&file).output()?;
                 ensure!(check.status.success() != REFUSED.contains(&name.as_str()), "shunt: {check:?}");
                 Ok(())
