@@ -30,4 +30,5 @@ mod shutdown;
 mod tap;
 mod tls;
 mod tls_common;
+mod tls_envoy;
 mod tls_security;
