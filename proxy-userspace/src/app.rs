@@ -10,6 +10,7 @@ use proxy_config::endpoints::{self, Endpoints};
 use proxy_config::enrol::Workload;
 use proxy_config::load::Loaded;
 use proxy_config::model::Bootstrap;
+use proxy_config::secrets::{self, SecretUpdate};
 use tokio::runtime::Handle;
 
 use crate::admin::{self, Admin};
@@ -306,7 +307,7 @@ fn build(config: &Config, loaded: Option<Loaded>) -> Result<(Arc<Shared>, Arc<St
     let tasks = Tasks::new(&stats);
     let mut env = Env::new(stats.clone(), tasks.clone(), Arc::new(net::HostDial), Arc::new(read_endpoints));
     if let Some(loaded) = &loaded {
-        env.transport.secrets = Arc::new(secrets(&loaded.bootstrap, &env)?);
+        env.transport.secrets = Arc::new(follow_secrets(&loaded.bootstrap, &env)?);
     }
     let (sinks, buckets) = (Sinks::new(config.log_flush_interval, &stats), Buckets::default());
     let parts = Parts { cluster: &env, sinks: &sinks, buckets: &buckets };
@@ -343,14 +344,17 @@ fn world(bootstrap: &Bootstrap, parts: &Parts<'_>) -> Result<Arc<World>> {
     Ok(Arc::new(World::new(snapshot, parts.cluster.transport.secrets.clone())))
 }
 
-fn secrets(bootstrap: &Bootstrap, env: &Env) -> Result<Secrets, StaticError> {
+fn follow_secrets(bootstrap: &Bootstrap, env: &Env) -> Result<Secrets, StaticError> {
     Secrets::new(&bootstrap.secrets, (&env.stats, &env.tasks), &env.directories, Arc::new(read_secrets))
 }
 
 /// Reads an SDS file for the secrets.
 fn read_secrets(text: &str) -> Result<SecretResponse, String> {
-    let _ = text;
-    Err("not yet".to_owned())
+    let read = secrets::secrets(text).map_err(|found| SecretUpdate::problems(&found))?;
+    for warning in &read.warnings {
+        log::warn!("secrets: {warning}");
+    }
+    Ok(SecretResponse { version: read.version, secrets: read.secrets })
 }
 
 /// Two descriptors per connection, and whatever the hard limit allows.
