@@ -33,5 +33,6 @@ mod tap;
 mod tcp_stats;
 mod tls;
 mod tls_common;
+mod tls_envoy;
 mod tls_security;
 mod transport_examples;
