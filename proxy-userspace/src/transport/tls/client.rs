@@ -95,6 +95,8 @@ impl Build for ClientBuild {
         let algorithms = provider.signature_verification_algorithms;
         let auto = self.model.auto_sni_san_validation;
         let peer = Arc::new(PeerVerifier::of_servers(verifier, (algorithms, schemes), auto));
+        let own = identity.as_ref().map(std::slice::from_ref).unwrap_or_default();
+        common.show_expirations(own, Some(&peer), resolved.validation_name.as_ref());
         let builder = ClientConfig::builder_with_details(provider, Arc::new(Wall))
             .with_protocol_versions(&versions(params))
             .map_err(|e| e.to_string())?

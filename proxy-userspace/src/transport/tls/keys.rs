@@ -12,10 +12,11 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
 use super::certificate::{self, facts};
+use super::inputs::Named;
 use super::ocsp::Staple;
 use super::provider::Schemes;
 use crate::secret::Material;
-use crate::secret::material::{CertificateMaterial, KeyMaterial};
+use crate::secret::material::KeyMaterial;
 use crate::transport::Certificate;
 
 /// A certificate chain with the key of its leaf.
@@ -27,6 +28,8 @@ pub(super) struct Identity {
     /// What a client may call it by: its DNS names, or else its common name, in lower case.
     pub(super) names: Vec<String>,
     pub(super) is_ecdsa: bool,
+    /// Its secret's name.
+    pub(super) secret: Option<Arc<str>>,
     pub(super) staple: Option<Staple>,
     /// It promises a staple.
     pub(super) must_staple: bool,
@@ -41,7 +44,7 @@ impl fmt::Debug for Identity {
 
 impl Identity {
     pub(super) fn load(
-        material: &CertificateMaterial,
+        Named { name, material }: &Named,
         provider: &CryptoProvider,
         schemes: &Schemes,
     ) -> Result<Self, String> {
@@ -73,6 +76,7 @@ impl Identity {
         };
         Ok(Self {
             must_staple,
+            secret: name.clone(),
             staple,
             is_ecdsa: certified.key.algorithm() == SignatureAlgorithm::ECDSA,
             certified: Arc::new(certified),
