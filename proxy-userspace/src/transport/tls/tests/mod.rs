@@ -1,6 +1,6 @@
 mod choice;
 mod ocsp;
-mod rig;
+pub(super) mod rig;
 mod secrets;
 mod session;
 
