@@ -1,4 +1,5 @@
 mod choice;
+mod ocsp;
 mod rig;
 mod secrets;
 mod session;
