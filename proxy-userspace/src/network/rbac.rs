@@ -9,12 +9,14 @@ use proxy_config::model::metadata::{Struct, Value};
 use proxy_config::model::network_filter::{
     Permission, Principal, Rbac as Config, RbacAction, RbacPolicy, RbacRules,
 };
+use proxy_config::model::tls::SanMatcher;
 use proxy_config::model::{Cidr, StringMatcher};
 
 use super::gates::{Close, Verdict};
 use crate::net::facts::Facts;
 use crate::telemetry::Flags;
 use crate::telemetry::stats::{Stats, stats_block};
+use crate::transport::tls::verify;
 
 stats_block! {
     /// `<stat_prefix>.rbac.`
@@ -161,6 +163,7 @@ fn is(principal: &Principal, facts: &Facts) -> bool {
         Principal::Any => true,
         Principal::Http => false,
         Principal::Authenticated(name) => is_authenticated(name.as_ref(), facts),
+        Principal::MtlsAuthenticated(name) => is_validated(name.as_ref(), facts),
         Principal::DirectRemoteIp(range) => within(range, facts.direct_remote.ip()),
         Principal::RemoteIp(range) => within(range, facts.remote.ip()),
         Principal::Metadata(matcher) => has(matcher, facts),
@@ -178,6 +181,15 @@ fn is_authenticated(name: Option<&StringMatcher>, facts: &Facts) -> bool {
     };
     let names = peer.uri_sans.iter().chain(&peer.dns_sans).chain([&peer.subject]);
     names.into_iter().any(|one| name.is_match(one))
+}
+
+/// The peer has a certificate that was found good, not only taken (`ACCEPT_UNTRUSTED`).
+fn is_validated(name: Option<&SanMatcher>, facts: &Facts) -> bool {
+    let validated = facts.tls.as_deref().filter(|tls| tls.peer_validated);
+    let Some(peer) = validated.and_then(|tls| tls.peer.as_deref()) else {
+        return false;
+    };
+    name.is_none_or(|name| verify::has_name(peer, name))
 }
 
 fn within(range: &Cidr, ip: IpAddr) -> bool {

@@ -209,3 +209,34 @@ fn authenticated_is_a_name_of_the_peers_certificate() {
         assert_eq!(is(&principal, &known), is_known, "{principal:?}");
     }
 }
+
+#[test]
+fn mtls_authenticated_asks_for_a_certificate_that_was_found_good() {
+    use proxy_config::model::tls::SanKind;
+
+    use crate::transport::{Certificate, TlsInfo};
+    let with = |dns: &str, peer_validated| {
+        let peer = Certificate { dns_sans: vec![dns.to_owned()], ..Certificate::default() };
+        let tls = TlsInfo { peer: Some(Arc::new(peer)), peer_validated, ..TlsInfo::default() };
+        Facts { tls: Some(Arc::new(tls)), ..facts() }
+    };
+    let anonymous = Facts { tls: Some(Arc::default()), ..facts() };
+    let any = Principal::MtlsAuthenticated(None);
+    let named =
+        |kind| Principal::MtlsAuthenticated(Some(SanMatcher { kind, matcher: exact("c.b.example.com") }));
+    for (principal, facts, expected) in [
+        (&any, with("x", true), true),
+        (&any, with("x", false), false),
+        (&any, anonymous.clone(), false),
+        (&any, facts(), false),
+        (&named(SanKind::Dns), with("c.b.example.com", true), true),
+        // Unlike `authenticated`, it knows wildcards.
+        (&named(SanKind::Dns), with("*.b.example.com", true), true),
+        (&named(SanKind::Dns), with("*.b.example.com", false), false),
+        (&named(SanKind::Uri), with("c.b.example.com", true), false),
+        (&named(SanKind::Dns), with("d.b.example.com", true), false),
+        (&named(SanKind::Dns), anonymous, false),
+    ] {
+        assert_eq!(is(principal, &facts), expected, "{principal:?} {:?}", facts.tls);
+    }
+}
