@@ -54,4 +54,4 @@ pub fn upstream(
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

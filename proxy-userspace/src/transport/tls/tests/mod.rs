@@ -1,5 +1,5 @@
 mod choice;
-mod rig;
+pub(in crate::transport) mod rig;
 mod secrets;
 mod session;
 
