@@ -162,7 +162,14 @@ async fn each_call_reaches_the_innermost_exactly_once() {
         transport.closed(socket, CloseEvent::Remote);
         drop(transport);
         let expected = [
-            "ready", "read 8", "write hello", "flush", "start_secure", "ready", "tls", "shutdown",
+            "ready",
+            "read 8",
+            "write hello",
+            "flush",
+            "start_secure",
+            "ready",
+            "tls",
+            "shutdown",
             "closed Remote",
         ];
         assert_eq!(std::mem::take(&mut *calls.lock().unwrap()), expected, "{}", layer.name);
