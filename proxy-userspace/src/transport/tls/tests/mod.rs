@@ -1,6 +1,6 @@
 mod choice;
 mod ocsp;
-pub(super) mod rig;
+pub(in crate::transport) mod rig;
 mod secrets;
 mod session;
 
