@@ -142,7 +142,7 @@ impl<'s> Load<'s> {
     fn secrets(&mut self) -> Vec<Resource<model::tls::Secret>> {
         let before = self.findings.errors;
         let secrets = self.resources::<Secret>("secrets", secret_name, &[], Twice::IsRefused);
-        let known = || Arc::new(secrets.iter().map(|secret| &*secret.model).collect());
+        let known = || Arc::new(secrets.iter().map(|secret| secret.model.clone()).collect());
         self.secrets = (self.findings.errors == before).then(known);
         secrets
     }

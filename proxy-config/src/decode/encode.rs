@@ -19,6 +19,8 @@ pub(crate) struct Encoder<'d> {
     pub(super) steps: Vec<Step>,
     base: Path,
     unknown_fields: Severity,
+    /// Whether the walk is inside of what must not be shown.
+    secret: bool,
     /// Fields that are set aside, by message and name.
     detach: &'static [(&'static str, &'static str)],
     detached: Vec<(&'static str, Id)>,
@@ -48,6 +50,7 @@ impl<'d> Encoder<'d> {
             steps: Vec::new(),
             base: Path::default(),
             unknown_fields,
+            secret: false,
             detach: &[],
             detached: Vec::new(),
         }
@@ -88,7 +91,7 @@ impl<'d> Encoder<'d> {
             Content::Mapping(pairs) => self.fields(message, pairs, false),
             _ if self.is_null(id) => {}
             Content::Plain(_) | Content::Quoted(_) | Content::Sequence(_) => {
-                let found = self.document.describe(id);
+                let found = self.describe(id);
                 self.error(
                     id,
                     format!("expected a mapping with the fields of {}, found {found}", message.name),
@@ -110,9 +113,12 @@ impl<'d> Encoder<'d> {
                 continue;
             }
             if self.set(message, &mut seen, index, field, key) {
+                let outside = self.secret;
+                self.secret |= field.sensitive;
                 self.steps.push(Step::Field(field.name));
                 self.field(message, field, value);
                 self.steps.pop();
+                self.secret = outside;
             }
         }
     }
@@ -206,7 +212,7 @@ impl<'d> Encoder<'d> {
             // As Envoy, which says nothing.
             self.warning(
                 id,
-                format!("expected a list, found {}: taken as its one element", self.document.describe(id)),
+                format!("expected a list, found {}: taken as its one element", self.describe(id)),
             );
             std::slice::from_ref(&id)
         };
@@ -234,7 +240,7 @@ impl<'d> Encoder<'d> {
 
     fn map(&mut self, number: u32, entry: &'static Message, id: Id) {
         let Content::Mapping(pairs) = self.document.content(id) else {
-            let found = self.document.describe(id);
+            let found = self.describe(id);
             return self.error(id, format!("expected a mapping, found {found}"));
         };
         let (Some(key_field), Some(value_field)) = (entry.number(1), entry.number(2)) else { return };
@@ -263,6 +269,16 @@ impl<'d> Encoder<'d> {
     pub(super) fn is_null(&self, id: Id) -> bool {
         matches!(self.document.content(id), Content::Plain(text)
             if super::scalar::Plain::of(text) == super::scalar::Plain::Null)
+    }
+
+    /// A value in words. Somebody may have written a key where a mapping with the key belongs.
+    pub(super) fn describe(&self, id: Id) -> String {
+        match self.document.content(id) {
+            Content::Plain(_) | Content::Quoted(_) if self.secret => "a text (not shown)".to_owned(),
+            Content::Plain(_) | Content::Quoted(_) | Content::Sequence(_) | Content::Mapping(_) => {
+                self.document.describe(id)
+            }
+        }
     }
 
     pub(super) fn error(&mut self, at: Id, why: impl Into<String>) {

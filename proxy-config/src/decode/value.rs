@@ -175,7 +175,7 @@ impl<'d> Encoder<'d> {
 
     /// Notes what is wrong with a scalar.
     pub(super) fn expected<T>(&mut self, id: Id, what: &str) -> Option<T> {
-        let found = self.document.describe(id);
+        let found = self.describe(id);
         self.error(id, format!("expected {what}, found {found}"));
         None
     }

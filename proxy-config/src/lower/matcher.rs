@@ -22,7 +22,12 @@ lower! { "envoy.type.matcher.v3.StringMatcher" pb::StringMatcher => StringMatche
             Some(MatchPattern::Prefix(text)) => StringPattern::Prefix(cx.non_empty("prefix", text)?),
             Some(MatchPattern::Suffix(text)) => StringPattern::Suffix(cx.non_empty("suffix", text)?),
             Some(MatchPattern::Contains(text)) => StringPattern::Contains(cx.non_empty("contains", text)?),
-            Some(MatchPattern::SafeRegex(regex)) => StringPattern::SafeRegex(cx.lower("safe_regex", regex)?),
+            Some(MatchPattern::SafeRegex(regex)) => {
+                if ignore_case {
+                    cx.reject("ignore_case", "has no effect on safe_regex: write (?i) in the expression");
+                }
+                StringPattern::SafeRegex(cx.lower("safe_regex", regex)?)
+            }
             Some(MatchPattern::Custom(custom)) => {
                 cx.reject("custom", format!("\"{}\": custom string matchers are not implemented", custom.name));
                 return None;

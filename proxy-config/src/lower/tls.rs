@@ -13,8 +13,8 @@ use super::registry::{Message, registry};
 use super::value::{flag, number};
 use super::{Cx, Side};
 use crate::model::tls::{
-    CommonTls, DownstreamTls, KeyLog, OcspStaplePolicy, SecretRef, SessionTickets, TlsCertificate,
-    UpstreamTls, ValidationContext, ValidationSource,
+    CommonTls, DownstreamTls, KeyLog, OcspStaplePolicy, SecretKind, SecretRef, SessionTickets,
+    TlsCertificate, UpstreamTls, ValidationSource,
 };
 
 mod certificate;
@@ -56,7 +56,10 @@ lower! { "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext" pb::Do
             pb::downstream_tls_context::OcspStaplePolicy::MustStaple => OcspStaplePolicy::Must,
         };
         let common = common?;
-        cx.field("common_tls_context", |cx| server_certificates(cx, &common, ocsp_staple_policy));
+        cx.field("common_tls_context", |cx| {
+            server_certificates(cx, &common, ocsp_staple_policy);
+            check_validation(cx, &common.validation, false);
+        });
         Some(DownstreamTls {
             common,
             require_client_certificate: flag(require_client_certificate, false),
@@ -99,11 +102,19 @@ fn server_certificates(cx: &mut Cx, common: &CommonTls, policy: OcspStaplePolicy
         ),
         (true, false) | (false, true) => {}
     }
-    if policy == OcspStaplePolicy::Must
-        && let Some(index) = common.certificates.iter().position(|c| c.ocsp_staple.is_none())
-    {
+    if policy == OcspStaplePolicy::Must {
         let why = "is required by ocsp_staple_policy MUST_STAPLE";
-        cx.field("tls_certificates", |cx| cx.index(index, |cx| cx.reject("ocsp_staple", why)));
+        if let Some(index) = common.certificates.iter().position(|c| c.ocsp_staple.is_none()) {
+            cx.field("tls_certificates", |cx| cx.index(index, |cx| cx.reject("ocsp_staple", why)));
+        }
+        let bare = |secret| match secret::content(cx, secret, secret::Kind::Certificate) {
+            Some(SecretKind::Certificate(certificate)) => certificate.ocsp_staple.is_none(),
+            Some(_) | None => false,
+        };
+        if let Some(index) = common.certificate_secrets.iter().position(bare) {
+            let name = "tls_certificate_sds_secret_configs";
+            cx.field(name, |cx| cx.index(index, |cx| cx.reject_here(format!("its ocsp_staple {why}"))));
+        }
     }
 }
 
@@ -112,7 +123,15 @@ lower! { "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext" pb::Upst
     reject { allow_renegotiation: "renegotiation is insecure, and is not implemented" }
     warn { enforce_rsa_key_usage: "the key usage of certificates is always enforced, as in Envoy" }
     {
-        let common = cx.on(Side::Upstream, |cx| cx.lower("common_tls_context", common_tls_context.unwrap_or_default()));
+        let common_tls_context = common_tls_context.unwrap_or_default();
+        let certificates = common_tls_context.tls_certificates.len()
+            + common_tls_context.tls_certificate_sds_secret_configs.len();
+        if certificates > 1 {
+            cx.field("common_tls_context", |cx| {
+                cx.reject("tls_certificates", "more than one certificate is not supported in an upstream context");
+            });
+        }
+        let common = cx.on(Side::Upstream, |cx| cx.lower("common_tls_context", common_tls_context));
         if sni.len() > LONGEST_NAME {
             cx.reject("sni", "must not be longer than 255 bytes");
         }
@@ -120,10 +139,10 @@ lower! { "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext" pb::Upst
             cx.reject("sni", "must not have a NUL in it");
         }
         let common = common?;
-        cx.field("common_tls_context", |cx| client_certificate(cx, &common));
-        if auto_sni_san_validation && !may_have_ca(&common.validation) {
+        if auto_sni_san_validation && common.validation == ValidationSource::None {
             cx.reject("auto_sni_san_validation", "needs a trusted_ca: without one a name proves nothing");
         }
+        cx.field("common_tls_context", |cx| check_validation(cx, &common.validation, auto_sni_san_validation));
         Some(UpstreamTls {
             common,
             sni: sni.into(),
@@ -135,19 +154,27 @@ lower! { "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext" pb::Upst
     }
 }
 
-fn client_certificate(cx: &mut Cx, common: &CommonTls) {
-    if common.certificates.len() + common.certificate_secrets.len() > 1 {
-        cx.reject("tls_certificates", "more than one certificate is not supported in an upstream context");
-    }
-}
-
-/// What comes from a secret is seen when it comes.
-fn may_have_ca(validation: &ValidationSource) -> bool {
-    match validation {
-        ValidationSource::None => false,
-        ValidationSource::Context(context) => context.trusted_ca.is_some(),
-        ValidationSource::Secret(_) | ValidationSource::Combined { .. } => true,
-    }
+/// Refuses a context that cannot be used. What comes from a file or a server is seen when it comes.
+fn check_validation(cx: &mut Cx, validation: &ValidationSource, auto_sni_san_validation: bool) {
+    let (field, context) = match validation {
+        ValidationSource::None => return,
+        ValidationSource::Context(context) => ("validation_context", context.clone()),
+        ValidationSource::Secret(secret) => match secret::content(cx, secret, secret::Kind::Validation) {
+            Some(SecretKind::Validation(context)) => {
+                ("validation_context_sds_secret_config", context.clone())
+            }
+            Some(_) | None => return,
+        },
+        ValidationSource::Combined { default, secret } => {
+            match secret::content(cx, secret, secret::Kind::Validation) {
+                Some(SecretKind::Validation(context)) => {
+                    ("combined_validation_context", Arc::new(default.merged(context)))
+                }
+                Some(_) | None => return,
+            }
+        }
+    };
+    cx.field(field, |cx| validation::check_whole(cx, &context, auto_sni_san_validation));
 }
 
 const PROVIDERS: &str = "certificate providers are not implemented";
@@ -209,9 +236,7 @@ fn validation_source(cx: &mut Cx, given: Option<ValidationContextType>) -> Optio
     match given {
         None => Some(ValidationSource::None),
         Some(ValidationContextType::ValidationContext(context)) => {
-            let context: Arc<ValidationContext> = cx.lower("validation_context", context)?;
-            cx.field("validation_context", |cx| validation::check_whole(cx, &context));
-            Some(ValidationSource::Context(context))
+            cx.lower("validation_context", context).map(ValidationSource::Context)
         }
         Some(ValidationContextType::ValidationContextSdsSecretConfig(config)) => {
             let name = "validation_context_sds_secret_config";
@@ -253,6 +278,11 @@ lower! { "envoy.extensions.transport_sockets.tls.v3.CommonTlsContext.CombinedCer
 /// Envoy joins the list with commas and takes it apart again: an element may have several.
 fn alpn(cx: &mut Cx, given: &[String]) -> Vec<Arc<str>> {
     let mut protocols = Vec::new();
+    if let [only] = given
+        && only.is_empty()
+    {
+        return protocols;
+    }
     for (index, text) in given.iter().enumerate() {
         for protocol in text.split(',') {
             if protocol.is_empty() || protocol.len() > LONGEST_NAME {

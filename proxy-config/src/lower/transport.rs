@@ -169,6 +169,9 @@ lower! { "envoy.config.core.v3.TlvEntry" core::TlvEntry => (u8, Arc<[u8]>), cx;
     reject { format_string: "a TLV made of a connection's properties is not implemented: use value" }
     {
         let kind = cx.ranged("type", r#type, 0..=255).and_then(|kind| u8::try_from(kind).ok());
+        if value.is_empty() {
+            cx.reject("value", "must not be empty");
+        }
         // A TLV has two bytes for its length.
         if value.len() > usize::from(u16::MAX) {
             cx.reject("value", "must not be longer than 65535 bytes");

@@ -167,7 +167,53 @@ impl ValidationContext {
             spiffe: dynamic.spiffe.clone().or_else(|| self.spiffe.clone()),
         }
     }
+
+    /// What makes it useless or unsafe: the field, and why. It is for a context that is whole, after a secret was
+    /// merged over it. `auto_sni_san_validation` is its owner's.
+    pub fn problem(&self, auto_sni_san_validation: bool) -> Option<(&'static str, &'static str)> {
+        if self.spiffe.is_some() {
+            return self.spiffe_problem(auto_sni_san_validation);
+        }
+        if self.trusted_ca.is_some() {
+            return None;
+        }
+        if self.crl.is_some() {
+            return Some(("crl", "needs a trusted_ca"));
+        }
+        if !self.match_subject_alt_names.is_empty() {
+            return Some((SAN_MATCHERS, "needs a trusted_ca: without one a name proves nothing"));
+        }
+        if self.allow_expired_certificate {
+            let why = "needs a trusted_ca: without one no validity period is looked at";
+            return Some(("allow_expired_certificate", why));
+        }
+        auto_sni_san_validation.then_some((
+            "trusted_ca",
+            "is required by auto_sni_san_validation: without one a name proves nothing",
+        ))
+    }
+
+    /// Envoy ignores what its SPIFFE validator does not do, which lets in whom the configuration keeps out.
+    fn spiffe_problem(&self, auto_sni_san_validation: bool) -> Option<(&'static str, &'static str)> {
+        let ignored = "is not looked at by the SPIFFE validator";
+        let fields = [
+            ("verify_certificate_spki", !self.verify_certificate_spki.is_empty()),
+            ("verify_certificate_hash", !self.verify_certificate_hash.is_empty()),
+            ("crl", self.crl.is_some()),
+        ];
+        if let Some((field, _)) = fields.into_iter().find(|(_, given)| *given) {
+            return Some((field, ignored));
+        }
+        let of_uris = |matcher: &SanMatcher| matches!(matcher.kind, SanKind::Uri | SanKind::Any);
+        if !self.match_subject_alt_names.iter().all(of_uris) {
+            return Some((SAN_MATCHERS, "the SPIFFE validator looks at names of type URI only"));
+        }
+        let why = "does not go with auto_sni_san_validation: the SPIFFE validator looks at no DNS name";
+        auto_sni_san_validation.then_some(("custom_validator_config", why))
+    }
 }
+
+const SAN_MATCHERS: &str = "match_typed_subject_alt_names";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TrustedCa {
@@ -220,6 +266,13 @@ pub enum DataSource {
     File(PathBuf),
     Inline(Arc<[u8]>),
     Environment(Arc<str>),
+}
+
+impl DataSource {
+    /// Whether it is seen without reading anything that there is nothing.
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Self::Inline(bytes) if bytes.is_empty())
+    }
 }
 
 impl fmt::Debug for DataSource {

@@ -23,6 +23,7 @@ use crate::net::copy::{self, End, Terms};
 use crate::net::socket::Socket;
 use crate::net::timers::Limits;
 use crate::net::wire::Wire;
+use crate::secret::Lease;
 use crate::telemetry::access_log::Logger;
 use crate::telemetry::stats::{ClusterStats, Stats, TcpStats};
 use crate::telemetry::{Bytes, Flags, LogType, Outcome, Side};
@@ -160,20 +161,7 @@ async fn negotiate(
             let remote = side == Side::Upstream;
             (if remote { CloseEvent::Remote } else { CloseEvent::Local }, outcome)
         }
-        Some(Err(Stop::Insecure { side, reason })) => {
-            let reason = Some(reason.into_owned()).filter(|reason| !reason.is_empty());
-            let outcome = match side {
-                Side::Upstream => Outcome {
-                    upstream_failure: reason,
-                    ..Outcome::new(side, Flags::UF, "upstream_transport_failure")
-                },
-                Side::Downstream | Side::Internal => Outcome {
-                    downstream_failure: reason,
-                    ..Outcome::new(side, Flags::NONE, "downstream_transport_failure")
-                },
-            };
-            (CloseEvent::Local, outcome)
-        }
+        Some(Err(Stop::Insecure { side, reason })) => (CloseEvent::Local, insecure(side, reason)),
         None => {
             reset_on_close(conn.stream);
             (CloseEvent::Local, Outcome::new(Side::Internal, Flags::NONE, "drain_timeout"))
@@ -181,6 +169,21 @@ async fn negotiate(
     };
     up.closed(end, None);
     Err(outcome)
+}
+
+/// A side that could not turn to TLS.
+fn insecure(side: Side, reason: Cow<'static, str>) -> Outcome {
+    let reason = Some(reason.into_owned()).filter(|reason| !reason.is_empty());
+    match side {
+        Side::Upstream => Outcome {
+            upstream_failure: reason,
+            ..Outcome::new(side, Flags::UF, "upstream_transport_failure")
+        },
+        Side::Downstream | Side::Internal => Outcome {
+            downstream_failure: reason,
+            ..Outcome::new(side, Flags::NONE, "downstream_transport_failure")
+        },
+    }
 }
 
 /// What is buffered is held by the kernel or for a moment only; Envoy's gauges are there, at nought, once a
@@ -198,6 +201,9 @@ async fn carry(
     leftover: Option<Box<Leftover>>,
     deadline: Option<Instant>,
 ) -> Outcome {
+    // STARTTLS may have turned to TLS since.
+    conn.follow_expiry();
+    up.follow_expiry(conn);
     let cluster = &up.cluster;
     let model = &cluster.model;
     let buffers =
@@ -250,6 +256,7 @@ struct Upstream {
     cluster: Arc<Cluster>,
     host: Arc<Host>,
     inner: cluster::Upstream,
+    lease: Option<Box<Lease>>,
     attempts: u32,
     connection_id: u64,
     since: Instant,
@@ -257,6 +264,12 @@ struct Upstream {
 }
 
 impl Upstream {
+    fn follow_expiry(&mut self, conn: &Conn<'_>) {
+        if let (Some(lease), Some(expiry)) = (&mut self.lease, &conn.shared.expiry) {
+            lease.follow(expiry, conn.record.entry.upstream.tls.as_deref(), conn.guard);
+        }
+    }
+
     fn local(&self) -> Option<std::net::SocketAddr> {
         match &self.inner.connected.io {
             Io::Tcp(stream) => stream.local_addr().ok().map(canonical),
@@ -439,10 +452,21 @@ async fn connect_once(
     let connection_id = conn.shared.next_connection();
     let source = source(conn);
     let client = Client { source: &source, facts: Some(&conn.record.entry.facts), connection_id };
+    let (expiry, factory) = (conn.shared.expiry.as_ref(), cluster.transport(&host));
+    let lease = expiry.zip(factory).map(|(expiry, factory)| Box::new(expiry.lease(factory.as_ref())));
     match cluster.connect(&host, conn.dial(), &client).await {
         Ok(inner) => {
             let (cluster, took) = (cluster.clone(), clock::now() - since);
-            Ok(Box::new(Upstream { cluster, host, inner, attempts, connection_id, since: start, took }))
+            Ok(Box::new(Upstream {
+                cluster,
+                host,
+                inner,
+                lease,
+                attempts,
+                connection_id,
+                since: start,
+                took,
+            }))
         }
         Err(error) => {
             log::debug!("{}: {}: {error}", cluster.model.name, address_text(&host.address()));

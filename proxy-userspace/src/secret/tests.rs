@@ -413,8 +413,10 @@ mod expiry {
         /// Whether one with these certificates is cut soon.
         async fn is_cut(&self, tls: TlsInfo, meanwhile: impl FnOnce()) -> bool {
             let guard = self.drain.watch().guard();
-            let mark = Mark::of(&Judging(self.slot.clone()));
-            let _watched = self.expiry.watch(mark, &tls, &guard);
+            let mut lease = self.expiry.lease(&Judging(self.slot.clone()));
+            // Not under TLS yet.
+            lease.follow(&self.expiry, None, &guard);
+            lease.follow(&self.expiry, Some(&tls), &guard);
             meanwhile();
             timeout(Duration::from_millis(3_500), guard.cut()).await.is_ok()
         }
@@ -434,6 +436,17 @@ mod expiry {
         assert_eq!((own, peers, neither), (true, true, false));
         assert!(!before, "one that was accepted although it had expired is not drained for that");
         assert_eq!(connection.stats.cert_expiry_drained.value(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_replaced_during_the_handshake_counts() {
+        let connection = Connection::new();
+        let guard = connection.drain.watch().guard();
+        let mut lease = connection.expiry.lease(&Judging(connection.slot.clone()));
+        connection.slot.supply(context(2)).unwrap();
+        let tls = TlsInfo { peer: certificate(1_000), ..TlsInfo::default() };
+        lease.follow(&connection.expiry, Some(&tls), &guard);
+        timeout(LONG, guard.cut()).await.unwrap();
     }
 
     #[tokio::test]

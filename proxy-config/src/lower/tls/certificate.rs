@@ -44,8 +44,8 @@ lower! { "envoy.extensions.transport_sockets.tls.v3.TlsCertificate" pb::TlsCerti
         }
         let key = key(cx, Parts { certificate_chain, private_key, pkcs12, has_provider });
         let watched_directory = watched_directory.and_then(|watched| cx.lower("watched_directory", watched));
-        let password = password.and_then(|password| cx.lower("password", password));
-        let ocsp_staple = ocsp_staple.and_then(|staple| cx.lower("ocsp_staple", staple));
+        let password = password.and_then(|password| or_none(cx, "password", password)).flatten();
+        let ocsp_staple = ocsp_staple.and_then(|staple| or_none(cx, "ocsp_staple", staple)).flatten();
         match key? {
             Some(key) => Some(Some(TlsCertificate { key, watched_directory, password, ocsp_staple })),
             None => Some(None),
@@ -78,18 +78,33 @@ fn key(cx: &mut Cx, parts: Parts) -> Option<Option<CertificateKey>> {
         cx.warn_here("is empty: it is left out");
         return Some(None);
     }
-    let chain = certificate_chain.and_then(|chain| lower_non_empty(cx, "certificate_chain", chain));
-    let key = private_key.and_then(|key| lower_non_empty(cx, "private_key", key));
+    let chain = certificate_chain.and_then(|chain| non_empty(cx, "certificate_chain", chain));
+    let key = private_key.and_then(|key| non_empty(cx, "private_key", key));
     Some(Some(CertificateKey::Pem { chain: chain?, key: key? }))
 }
 
-fn lower_non_empty(cx: &mut Cx, field: &'static str, source: core::DataSource) -> Option<DataSource> {
+/// Data that must not be empty where it is seen here.
+pub(super) fn non_empty(cx: &mut Cx, field: &'static str, source: core::DataSource) -> Option<DataSource> {
     let source = cx.lower(field, source)?;
-    if matches!(&source, DataSource::Inline(bytes) if bytes.is_empty()) {
+    if source.is_empty() {
         cx.reject(field, "must not be empty");
         return None;
     }
     Some(source)
+}
+
+/// `Some(None)` where there is nothing in it, which is in Envoy as if it were not given.
+pub(super) fn or_none(
+    cx: &mut Cx,
+    field: &'static str,
+    source: core::DataSource,
+) -> Option<Option<DataSource>> {
+    let source = cx.lower(field, source)?;
+    if source.is_empty() {
+        cx.warn(field, "is empty: it counts as not given");
+        return Some(None);
+    }
+    Some(Some(source))
 }
 
 /// Who has a key; `private_key` may be used instead where it says so.

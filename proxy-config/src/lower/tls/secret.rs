@@ -1,6 +1,6 @@
 //! Secrets, and references to them.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
@@ -20,13 +20,14 @@ pub(super) enum Kind {
     Generic,
 }
 
-/// The names of the bootstrap's `static_resources.secrets`.
+/// The bootstrap's `static_resources.secrets`.
 #[derive(Clone, Debug, Default)]
-pub struct StaticSecrets(HashSet<(Kind, Arc<str>)>);
+pub struct StaticSecrets(HashMap<(Kind, Arc<str>), Arc<Secret>>);
 
-impl<'s> FromIterator<&'s Secret> for StaticSecrets {
-    fn from_iter<I: IntoIterator<Item = &'s Secret>>(secrets: I) -> Self {
-        Self(secrets.into_iter().map(|secret| (kind(&secret.kind), secret.name.clone())).collect())
+impl FromIterator<Arc<Secret>> for StaticSecrets {
+    fn from_iter<I: IntoIterator<Item = Arc<Secret>>>(secrets: I) -> Self {
+        let named = |secret: Arc<Secret>| ((kind(&secret.kind), secret.name.clone()), secret);
+        Self(secrets.into_iter().map(named).collect())
     }
 }
 
@@ -39,24 +40,27 @@ fn kind(secret: &SecretKind) -> Kind {
     }
 }
 
-/// A secret without a source is one of the bootstrap's.
+/// Refuses a reference without a source that is to none of the bootstrap's secrets.
 pub(super) fn check_static(cx: &mut Cx, secret: &SecretRef, kind: Kind) {
-    let missing = |known: &Arc<StaticSecrets>| !known.0.contains(&(kind, secret.name.clone()));
-    if secret.source.is_none() && cx.secrets.as_ref().is_some_and(missing) {
+    if cx.secrets.is_some() && secret.source.is_none() && content(cx, secret, kind).is_none() {
         let what = match kind {
             Kind::Certificate => "tls_certificate",
             Kind::Validation => "validation_context",
             Kind::TicketKeys => "session_ticket_keys",
             Kind::Generic => "generic_secret",
         };
-        cx.reject(
-            "name",
-            format!(
-                "\"{}\" is no {what} of static_resources.secrets, and there is no sds_config",
-                secret.name
-            ),
+        let why = format!(
+            "\"{}\" is no {what} of static_resources.secrets, and there is no sds_config",
+            secret.name
         );
+        cx.reject("name", why);
     }
+}
+
+/// What a secret has in it, where that is known already.
+pub(super) fn content<'cx>(cx: &'cx Cx, secret: &SecretRef, kind: Kind) -> Option<&'cx SecretKind> {
+    let known = cx.secrets.as_deref().filter(|_| secret.source.is_none())?;
+    known.0.get(&(kind, secret.name.clone())).map(|secret| &secret.kind)
 }
 
 lower! { "envoy.extensions.transport_sockets.tls.v3.Secret" pb::Secret => Secret, cx;

@@ -8,6 +8,7 @@ use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 use pb::certificate_validation_context::{SystemRootCerts, TrustChainVerification};
 
+use super::certificate::{non_empty, or_none};
 use crate::lower::extension::Extension;
 use crate::lower::listener_filter::all;
 use crate::lower::registry::registry;
@@ -38,7 +39,7 @@ lower! { "envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext
             cx.reject("require_signed_certificate_timestamp", "certificate transparency is not implemented");
         }
         let trusted_ca = match trusted_ca {
-            Some(source) => Some(TrustedCa::Source(cx.lower("trusted_ca", source)?)),
+            Some(source) => Some(TrustedCa::Source(non_empty(cx, "trusted_ca", source)?)),
             None => None,
         };
         if trusted_ca.is_some() && system_root_certs.is_some() {
@@ -46,7 +47,7 @@ lower! { "envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext
         }
         let system = system_root_certs.and_then(|system| cx.lower("system_root_certs", system));
         let crl = match crl {
-            Some(crl) => Some(cx.lower("crl", crl)?),
+            Some(crl) => or_none(cx, "crl", crl)?,
             None => None,
         };
         let spiffe = match custom_validator_config {
@@ -90,22 +91,19 @@ lower! { "envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext
     }
 }
 
-/// What a context must have to be used. One that a secret is merged over, or that is a secret, may lack something.
-pub(super) fn check_whole(cx: &mut Cx, context: &ValidationContext) {
-    if context.trusted_ca.is_some() || context.spiffe.is_some() {
-        return;
+/// Refuses a context that cannot be used. One that a secret is merged over, or that is a secret, may lack something.
+pub(super) fn check_whole(cx: &mut Cx, context: &ValidationContext, auto_sni_san_validation: bool) {
+    if let Some((field, why)) = context.problem(auto_sni_san_validation) {
+        cx.reject(field, why);
     }
-    if context.crl.is_some() {
-        cx.reject("crl", "needs a trusted_ca");
-    }
-    if !context.match_subject_alt_names.is_empty() {
-        cx.reject("match_typed_subject_alt_names", "needs a trusted_ca: without one a name proves nothing");
-    }
-    if context.allow_expired_certificate {
-        cx.reject(
-            "allow_expired_certificate",
-            "needs a trusted_ca: without one no validity period is looked at",
-        );
+    if context.spiffe.is_some() {
+        let ignored = "is not looked at by the SPIFFE validator";
+        if context.trusted_ca.is_some() {
+            cx.warn("trusted_ca", ignored);
+        }
+        if context.accept_untrusted {
+            cx.warn("trust_chain_verification", ignored);
+        }
     }
 }
 

@@ -12,11 +12,11 @@ use rustls::{AlertDescription, Error, PeerIncompatible};
 type Reason = (u32, &'static str);
 
 const CERTIFICATE_VERIFY_FAILED: Reason = (125, "CERTIFICATE_VERIFY_FAILED");
+const CONNECTION_REJECTED: Reason = (133, "CONNECTION_REJECTED");
 const DECODE_ERROR: Reason = (137, "DECODE_ERROR");
 const DECRYPTION_FAILED: Reason = (139, "DECRYPTION_FAILED_OR_BAD_RECORD_MAC");
 const HTTPS_PROXY_REQUEST: Reason = (155, "HTTPS_PROXY_REQUEST");
 const HTTP_REQUEST: Reason = (156, "HTTP_REQUEST");
-const NO_CERTIFICATE_SET: Reason = (174, "NO_CERTIFICATE_SET");
 const NO_SHARED_CIPHER: Reason = (184, "NO_SHARED_CIPHER");
 const PEER_DID_NOT_RETURN_A_CERTIFICATE: Reason = (192, "PEER_DID_NOT_RETURN_A_CERTIFICATE");
 const SSL_HANDSHAKE_FAILURE: Reason = (215, "SSL_HANDSHAKE_FAILURE");
@@ -33,10 +33,13 @@ pub(super) fn refused_certificate(detail: &str) -> String {
     text(CERTIFICATE_VERIFY_FAILED, detail)
 }
 
-/// The server has no certificate that the client can use.
-pub(super) fn no_certificate() -> String {
-    text(NO_CERTIFICATE_SET, "")
+/// No certificate is for this client.
+pub(super) fn rejected() -> String {
+    text(CONNECTION_REJECTED, "")
 }
+
+/// What it is told: handshake_failure, in plaintext.
+pub(super) const REJECTED: &[u8] = &[21, 3, 3, 0, 2, 2, 40];
 
 /// `first` is what the peer began with.
 #[expect(clippy::wildcard_enum_match_arm, reason = "rustls knows many more than are told apart here")]

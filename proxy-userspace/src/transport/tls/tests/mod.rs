@@ -1,4 +1,8 @@
+mod choice;
+mod ocsp;
 mod rig;
+mod secrets;
+mod session;
 
 use std::io::{Read as _, Write as _};
 
