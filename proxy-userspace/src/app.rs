@@ -10,6 +10,7 @@ use proxy_config::endpoints::{self, Endpoints};
 use proxy_config::enrol::Workload;
 use proxy_config::load::Loaded;
 use proxy_config::model::Bootstrap;
+use proxy_config::secrets::{self, SecretUpdate};
 use tokio::runtime::Handle;
 
 use crate::admin::{self, Admin};
@@ -18,7 +19,7 @@ use crate::control::{self, Control};
 use crate::ebpf::{self, Kernel, Pins};
 use crate::net::{self, ListenerContext, Options, Place, Shared};
 use crate::network::local_ratelimit::Buckets;
-use crate::secret::{SecretResponse, Secrets, StaticError};
+use crate::secret::{Expiry, SecretResponse, Secrets, StaticError};
 use crate::task::Tasks;
 use crate::telemetry::AccessLog;
 use crate::telemetry::access_log::{self, Sinks};
@@ -52,6 +53,8 @@ pub struct Config {
     /// How long connections may go on when their listener is let go: when a workload is taken out, and when the
     /// daemon stops.
     pub drain_time: Duration,
+    /// Drain connections whose certificates have expired, or whose peer was judged by what has been replaced.
+    pub drain_on_cert_expiry: bool,
     /// Accepting sockets per address of a listener with `reuse_port`.
     pub workers: usize,
     /// How long lines of the configuration's access logs may gather.
@@ -94,6 +97,7 @@ impl Config {
             admin_address: None,
             access_log: None,
             drain_time: Duration::ZERO,
+            drain_on_cert_expiry: false,
             workers: 1,
             log_flush_interval: Duration::from_secs(10),
             command_line: serde_json::json!({}),
@@ -204,7 +208,7 @@ async fn warmed(snapshot: &Snapshot) {
     let mut patience = Duration::from_secs(1);
     while tokio::time::timeout(patience, warmed.as_mut()).await.is_err() {
         for line in snapshot.waits_for() {
-            log::info!("{line}: no connection is accepted yet");
+            log::warn!("{line}: no connection is accepted yet");
         }
         patience = (patience * 2).min(Duration::from_secs(60));
     }
@@ -269,6 +273,9 @@ impl Bound {
         }
         self.shared.access_log.flush(Duration::from_secs(2));
         self.status.flush(Duration::from_secs(2));
+        if !self.shared.taps.flush(Duration::from_secs(2)) {
+            log::warn!("tap: not everything could be written");
+        }
     }
 }
 
@@ -300,13 +307,19 @@ fn build(config: &Config, loaded: Option<Loaded>) -> Result<(Arc<Shared>, Arc<St
     let tasks = Tasks::new(&stats);
     let mut env = Env::new(stats.clone(), tasks.clone(), Arc::new(net::HostDial), Arc::new(read_endpoints));
     if let Some(loaded) = &loaded {
-        env.transport.secrets = Arc::new(secrets(&loaded.bootstrap, &env)?);
+        env.transport.secrets = Arc::new(follow_secrets(&loaded.bootstrap, &env)?);
     }
     let (sinks, buckets) = (Sinks::new(config.log_flush_interval, &stats), Buckets::default());
     let parts = Parts { cluster: &env, sinks: &sinks, buckets: &buckets };
     let world = loaded.as_ref().map(|loaded| world(&loaded.bootstrap, &parts)).transpose()?;
-    let shared =
-        Arc::new(Shared::new(log, Options::default(), world.clone(), config.interception.is_some(), &parts)?);
+    let mut shared =
+        Shared::new(log, Options::default(), world.clone(), config.interception.is_some(), &parts)?;
+    shared.expiry = config.drain_on_cert_expiry.then(|| Expiry {
+        drain_time: config.drain_time,
+        tasks: tasks.clone(),
+        stats: shared.own.clone(),
+    });
+    let shared = Arc::new(shared);
     let options = config.command_line.clone();
     let status =
         Status::new(world, loaded, sinks, (tasks, &stats), config.drain_time, (config.workers, options));
@@ -331,14 +344,17 @@ fn world(bootstrap: &Bootstrap, parts: &Parts<'_>) -> Result<Arc<World>> {
     Ok(Arc::new(World::new(snapshot, parts.cluster.transport.secrets.clone())))
 }
 
-fn secrets(bootstrap: &Bootstrap, env: &Env) -> Result<Secrets, StaticError> {
+fn follow_secrets(bootstrap: &Bootstrap, env: &Env) -> Result<Secrets, StaticError> {
     Secrets::new(&bootstrap.secrets, (&env.stats, &env.tasks), &env.directories, Arc::new(read_secrets))
 }
 
 /// Reads an SDS file for the secrets.
 fn read_secrets(text: &str) -> Result<SecretResponse, String> {
-    let _ = text;
-    Err("not yet".to_owned())
+    let read = secrets::secrets(text).map_err(|found| SecretUpdate::problems(&found))?;
+    for warning in &read.warnings {
+        log::warn!("secrets: {warning}");
+    }
+    Ok(SecretResponse { version: read.version, secrets: read.secrets })
 }
 
 /// Two descriptors per connection, and whatever the hard limit allows.

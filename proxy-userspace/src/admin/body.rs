@@ -10,12 +10,16 @@ use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
 use tokio::task::JoinHandle;
 
+use crate::transport::tap::admin::Attached;
+
 pub(super) type Answer = Response<Body>;
 
 /// The next piece is made when the one before is on its way: a slow reader costs one piece of memory.
 pub(super) enum Body {
     Whole(Option<Bytes>),
     Pieces(Pieces),
+    /// What is tapped, as it comes; with this the tapping ends.
+    Tap(Box<Attached>),
 }
 
 type Chunks = Box<dyn Iterator<Item = Bytes> + Send>;
@@ -74,6 +78,7 @@ impl hyper::body::Body for Body {
         let next = match self.get_mut() {
             Self::Whole(bytes) => Poll::Ready(bytes.take()),
             Self::Pieces(pieces) => pieces.poll(cx),
+            Self::Tap(attached) => attached.poll_next(cx),
         };
         next.map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
     }
@@ -85,7 +90,7 @@ impl hyper::body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Pieces(_) => SizeHint::default(),
+            Self::Pieces(_) | Self::Tap(_) => SizeHint::default(),
         }
     }
 }

@@ -105,6 +105,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     post("/stats/recentlookups/clear", "clear list of stat-name lookups and counter", &[]),
     post("/stats/recentlookups/disable", "disable recording of stat-name lookups", &[]),
     post("/stats/recentlookups/enable", "enable recording of stat-name lookups", &[]),
+    post("/tap", "tap filter control", &[]),
 ];
 
 /// Ours, on the unix socket and read only on TCP.

@@ -13,6 +13,7 @@ use super::body::{self, Answer, Body, text};
 use super::query::Params;
 use super::view::State;
 use super::{Access, Context, clusters, config_dump, help, server, stats};
+use crate::transport::tap::admin::Refusal;
 use crate::workload::{Status, Summary};
 
 /// An entry is a few hundred bytes; its exclusions may be long.
@@ -52,6 +53,7 @@ pub(super) async fn answer(
                 text(StatusCode::METHOD_NOT_ALLOWED, format!("Method {method} not allowed, POST required."))
             }
             Some(endpoint) if endpoint.mutates && access == Access::ReadOnly => read_only(),
+            Some(_) if path == "/tap" => tap(request, &context).await,
             Some(_) => envoy(path, Params::parse(request.uri().query()), context).await,
         },
     })
@@ -109,15 +111,44 @@ async fn list(context: &Context) -> Answer {
     }
 }
 
+async fn body_of(request: Request<Incoming>) -> Result<String, Answer> {
+    let refused = |why: String| text(StatusCode::BAD_REQUEST, why);
+    let body = Limited::new(request.into_body(), BODY_LIMIT).collect().await;
+    let body = body.map_err(|e| refused(format!("cannot read the body: {e}\n")))?;
+    String::from_utf8(body.to_bytes().into()).map_err(|_| refused("the body is not UTF-8\n".to_owned()))
+}
+
+/// The answer lasts for as long as somebody reads it, and the tapping with it.
+async fn tap(request: Request<Incoming>, context: &Context) -> Answer {
+    let refused = |why: String| text(StatusCode::BAD_REQUEST, why);
+    let taps = &context.shared.taps;
+    if taps.is_attached() {
+        return refused(Refusal::Attached.to_string());
+    }
+    let body = match body_of(request).await {
+        Ok(body) if body.is_empty() => return refused("/tap requires a JSON/YAML body".to_owned()),
+        Ok(body) => body,
+        Err(answer) => return answer,
+    };
+    let request = match proxy_config::tap::request(&body) {
+        Ok(request) => request,
+        Err(problems) => {
+            let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            return refused(lines.join("\n"));
+        }
+    };
+    match taps.attach(&request.config_id, &request.config) {
+        Ok(attached) => body::reply(StatusCode::OK, body::TEXT, Body::Tap(Box::new(attached))),
+        Err(refusal) => refused(refusal.to_string()),
+    }
+}
+
 async fn post(request: Request<Incoming>, context: &Context) -> Answer {
-    let body = match Limited::new(request.into_body(), BODY_LIMIT).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(e) => return text(StatusCode::BAD_REQUEST, format!("cannot read the body: {e}\n")),
+    let body = match body_of(request).await {
+        Ok(body) => body,
+        Err(answer) => return answer,
     };
-    let Ok(body) = std::str::from_utf8(&body) else {
-        return text(StatusCode::BAD_REQUEST, "the body is not UTF-8\n");
-    };
-    let spec = match Workload::parse(body) {
+    let spec = match Workload::parse(&body) {
         Ok(spec) => spec,
         Err(problems) => {
             let lines: String = problems.iter().map(|p| format!("{p}\n")).collect();

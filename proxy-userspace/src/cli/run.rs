@@ -55,6 +55,12 @@ pub(super) struct RunArgs {
     /// How long established connections of a workload that is taken out may go on, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     drain_time_s: u64,
+    /// Do not let connections outlive what they were let in by. A connection is drained when a certificate that was
+    /// shown in its handshake expires, its own or its peer's, on either side; and when the SDS secret that its peer
+    /// was checked against is replaced. Drained: it goes on for --drain-time-s, to end by itself, and is then reset.
+    /// Without the flag a rotation takes effect for new connections only.
+    #[arg(long)]
+    drain_on_cert_expiry: bool,
     /// What happens to captured workloads at exit: `keep` leaves them captured, and so closed, for the next
     /// daemon; `detach` lets them connect directly. Default: SIGTERM keeps, SIGINT (Ctrl-C) detaches.
     #[arg(long)]
@@ -178,6 +184,7 @@ fn config(args: RunArgs, bootstrap: Option<Loaded>) -> Result<Config> {
         admin_address: args.admin_address,
         access_log,
         drain_time: Duration::from_secs(args.drain_time_s),
+        drain_on_cert_expiry: args.drain_on_cert_expiry,
         workers: args.envoy.workers(),
         log_flush_interval: Duration::from_millis(args.envoy.file_flush_interval_msec),
         command_line: args.envoy.shown(args.drain_time_s),

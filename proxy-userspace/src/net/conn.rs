@@ -85,6 +85,7 @@ async fn resolve(
     let conn = Conn {
         stream,
         transport: None,
+        lease: None,
         place,
         shared,
         snapshot,

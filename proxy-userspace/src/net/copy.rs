@@ -167,7 +167,7 @@ impl<'a> Relay<'a> {
     /// Asks the gatekeepers once the client's first bytes or its FIN have come. Pending keeps those bytes where they are.
     fn poll_gates(&mut self, cx: &mut Context<'_>) -> Poll<Verdict> {
         let Some(gates) = self.terms.gates else { return Poll::Ready(Verdict::Continue) };
-        if !self.down.is_raw() {
+        if !self.down.is_raw() || self.to_up.is_held() {
             ready!(self.to_up.poll_prefetch(cx, &mut self.down));
             self.terms.gates = None;
             return Poll::Ready(gates.on_first_byte(&mut self.record.entry.facts));

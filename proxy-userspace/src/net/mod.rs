@@ -25,6 +25,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 
 use self::splice::Pipes;
+use crate::secret::Expiry;
 use crate::sys::sock;
 use crate::task::Tasks;
 use crate::telemetry::AccessLog;
@@ -175,6 +176,8 @@ pub struct Shared {
     pub builtin: Option<Builtin>,
     /// The configuration, where there is one.
     pub world: Option<Arc<World>>,
+    /// Drains connections that outlive what they were let in by; there only where that was asked for.
+    pub expiry: Option<Expiry>,
     pub taps: Arc<Taps>,
     connections: Arc<AtomicU64>,
 }
@@ -198,6 +201,7 @@ impl Shared {
             access_log,
             options,
             world,
+            expiry: None,
             taps: parts.cluster.transport.taps.clone(),
             connections: parts.cluster.transport.connections.clone(),
         })

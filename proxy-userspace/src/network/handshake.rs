@@ -19,6 +19,7 @@ pub(super) async fn run(
     factory: &dyn Factory,
     limit: Option<Duration>,
 ) -> Result<(), Outcome> {
+    conn.lease = conn.shared.expiry.as_ref().map(|expiry| Box::new(expiry.lease(factory)));
     let facts = &conn.record.entry.facts;
     let connection_id = conn.record.entry.origin.connection_id;
     let mut transport = factory
@@ -42,6 +43,7 @@ pub(super) async fn run(
     };
     conn.record.entry.facts.tls = transport.tls().cloned();
     conn.transport = Some(transport);
+    conn.follow_expiry();
     ready
 }
 

@@ -30,6 +30,7 @@ use crate::net::copy::is_reset;
 use crate::net::socket::Socket;
 use crate::net::wire::Wire;
 use crate::net::{Dial, Direction, Place, Shared};
+use crate::secret::Lease;
 use crate::telemetry::{ConnRecord, Entry, Flags, Outcome, Side};
 use crate::transport::{CloseEvent, Transport};
 use crate::world::{Chain, Listener, Snapshot};
@@ -56,6 +57,8 @@ pub(crate) struct Conn<'a> {
     pub(crate) stream: &'a TcpStream,
     /// Of its filter chain; none for `raw_buffer`.
     pub(crate) transport: Option<Box<dyn Transport>>,
+    /// With `--drain-on-cert-expiry`.
+    pub(crate) lease: Option<Box<Lease>>,
     pub(crate) place: &'a Place,
     pub(crate) shared: &'a Shared,
     pub(crate) snapshot: &'a Snapshot,
@@ -69,6 +72,15 @@ pub(crate) struct Conn<'a> {
     pub(crate) cluster: Option<Arc<str>>,
     /// Asked before the client's first byte goes anywhere.
     pub(crate) gates: Option<&'a Gates>,
+}
+
+impl Conn<'_> {
+    /// The client's side is under TLS, or may be.
+    pub(crate) fn follow_expiry(&mut self) {
+        if let (Some(lease), Some(expiry)) = (&mut self.lease, &self.shared.expiry) {
+            lease.follow(expiry, self.record.entry.facts.tls.as_deref(), self.guard);
+        }
+    }
 }
 
 /// Takes a connection through its chain. What is rare or short is boxed: see `conn::serve`.

@@ -11,8 +11,8 @@ use tokio::io::Interest;
 use tokio::time::sleep_until;
 use xxhash_rust::xxh64::xxh64;
 
-use super::Conn;
 use super::starttls::{Driver, Leftover, Stop};
+use super::{Conn, Verdict};
 use crate::clock::{self, Instant};
 use crate::cluster::connect::errno_text;
 use crate::cluster::{
@@ -23,6 +23,7 @@ use crate::net::copy::{self, End, Terms};
 use crate::net::socket::Socket;
 use crate::net::timers::Limits;
 use crate::net::wire::Wire;
+use crate::secret::Lease;
 use crate::telemetry::access_log::Logger;
 use crate::telemetry::stats::{ClusterStats, Stats, TcpStats};
 use crate::telemetry::{Bytes, Flags, LogType, Outcome, Side};
@@ -115,7 +116,8 @@ pub(crate) async fn run(conn: &mut Conn<'_>, proxy: &TcpProxy, driver: Option<&d
     carry(conn, proxy, &mut upstream, leftover, deadline).await
 }
 
-/// Has a driver speak the beginning of the connection with both sides.
+/// Has a driver speak the beginning of the connection with both sides. What it says is the proxy's own or of no
+/// consequence: gatekeepers that judge by data are asked after it, when TLS has said who the client is.
 async fn negotiate(
     conn: &mut Conn<'_>,
     proxy: &TcpProxy,
@@ -123,6 +125,13 @@ async fn negotiate(
     up: &mut Upstream,
 ) -> Result<Leftover, Outcome> {
     let guard = conn.guard;
+    // A server may be the first to speak, so its client's first byte is not waited for: a driver passes it on.
+    if let Some(gates) = conn.gates.take()
+        && let Verdict::Close(close) = gates.on_first_byte(&mut conn.record.entry.facts)
+    {
+        up.closed(CloseEvent::Local, None);
+        return Err(super::refuse(conn, close).await);
+    }
     let mut bytes = Bytes::default();
     let (mut down_wire, _) = conn.wire();
     let (mut up_wire, cluster) = (up.inner.connected.wire(), &up.cluster);
@@ -152,6 +161,7 @@ async fn negotiate(
             let remote = side == Side::Upstream;
             (if remote { CloseEvent::Remote } else { CloseEvent::Local }, outcome)
         }
+        Some(Err(Stop::Insecure { side, reason })) => (CloseEvent::Local, insecure(side, reason)),
         None => {
             reset_on_close(conn.stream);
             (CloseEvent::Local, Outcome::new(Side::Internal, Flags::NONE, "drain_timeout"))
@@ -159,6 +169,21 @@ async fn negotiate(
     };
     up.closed(end, None);
     Err(outcome)
+}
+
+/// A side that could not turn to TLS.
+fn insecure(side: Side, reason: Cow<'static, str>) -> Outcome {
+    let reason = Some(reason.into_owned()).filter(|reason| !reason.is_empty());
+    match side {
+        Side::Upstream => Outcome {
+            upstream_failure: reason,
+            ..Outcome::new(side, Flags::UF, "upstream_transport_failure")
+        },
+        Side::Downstream | Side::Internal => Outcome {
+            downstream_failure: reason,
+            ..Outcome::new(side, Flags::NONE, "downstream_transport_failure")
+        },
+    }
 }
 
 /// What is buffered is held by the kernel or for a moment only; Envoy's gauges are there, at nought, once a
@@ -176,6 +201,9 @@ async fn carry(
     leftover: Option<Box<Leftover>>,
     deadline: Option<Instant>,
 ) -> Outcome {
+    // STARTTLS may have turned to TLS since.
+    conn.follow_expiry();
+    up.follow_expiry(conn);
     let cluster = &up.cluster;
     let model = &cluster.model;
     let buffers =
@@ -228,6 +256,7 @@ struct Upstream {
     cluster: Arc<Cluster>,
     host: Arc<Host>,
     inner: cluster::Upstream,
+    lease: Option<Box<Lease>>,
     attempts: u32,
     connection_id: u64,
     since: Instant,
@@ -235,6 +264,12 @@ struct Upstream {
 }
 
 impl Upstream {
+    fn follow_expiry(&mut self, conn: &Conn<'_>) {
+        if let (Some(lease), Some(expiry)) = (&mut self.lease, &conn.shared.expiry) {
+            lease.follow(expiry, conn.record.entry.upstream.tls.as_deref(), conn.guard);
+        }
+    }
+
     fn local(&self) -> Option<std::net::SocketAddr> {
         match &self.inner.connected.io {
             Io::Tcp(stream) => stream.local_addr().ok().map(canonical),
@@ -417,10 +452,21 @@ async fn connect_once(
     let connection_id = conn.shared.next_connection();
     let source = source(conn);
     let client = Client { source: &source, facts: Some(&conn.record.entry.facts), connection_id };
+    let (expiry, factory) = (conn.shared.expiry.as_ref(), cluster.transport(&host));
+    let lease = expiry.zip(factory).map(|(expiry, factory)| Box::new(expiry.lease(factory.as_ref())));
     match cluster.connect(&host, conn.dial(), &client).await {
         Ok(inner) => {
             let (cluster, took) = (cluster.clone(), clock::now() - since);
-            Ok(Box::new(Upstream { cluster, host, inner, attempts, connection_id, since: start, took }))
+            Ok(Box::new(Upstream {
+                cluster,
+                host,
+                inner,
+                lease,
+                attempts,
+                connection_id,
+                since: start,
+                took,
+            }))
         }
         Err(error) => {
             log::debug!("{}: {}: {error}", cluster.model.name, address_text(&host.address()));

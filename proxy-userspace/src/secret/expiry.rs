@@ -30,12 +30,14 @@ pub struct Expiry {
     pub stats: Arc<OwnStats>,
 }
 
-/// What peers are judged by, at one moment. Taken before a transport is made.
-pub struct Mark(Vec<watch::Receiver<u64>>);
+/// One side of a connection, followed until this is dropped.
+pub struct Lease {
+    /// What its peer is judged by, since before its transport was made.
+    judged_by: Vec<watch::Receiver<u64>>,
+    watched: Option<Watched>,
+}
 
-/// Follows a connection until dropped.
-#[must_use = "the connection is not followed any longer when this is dropped"]
-pub struct Watched(AbortHandle);
+struct Watched(AbortHandle);
 
 impl Drop for Watched {
     fn drop(&mut self) {
@@ -43,21 +45,19 @@ impl Drop for Watched {
     }
 }
 
-impl Mark {
-    pub fn of(factory: &dyn Factory) -> Self {
+impl Expiry {
+    /// For a side whose transport is about to be made.
+    pub fn lease(&self, factory: &dyn Factory) -> Lease {
         let mut slots = Vec::new();
         factory.secrets(&mut slots);
-        Self(slots.iter().map(|slot| slot.replaced()).collect())
+        Lease { judged_by: slots.iter().map(|slot| slot.replaced()).collect(), watched: None }
     }
-}
 
-impl Expiry {
-    /// Of a connection whose handshake is done, and who holds `guard`.
-    pub fn watch(&self, mark: Mark, tls: &TlsInfo, guard: &Guard) -> Watched {
+    fn watch(&self, judged_by: Vec<watch::Receiver<u64>>, tls: &TlsInfo, guard: &Guard) -> Watched {
         let (cutter, drain_time, stats) = (guard.cutter(), self.drain_time, self.stats.clone());
         let expires = expires(tls);
         // Whose peer has shown nothing was not judged.
-        let judged = if tls.peer.is_some() { mark.0 } else { Vec::new() };
+        let judged = if tls.peer.is_some() { judged_by } else { Vec::new() };
         let task = async move {
             let why = tokio::select! {
                 () = past(expires) => "a certificate has expired",
@@ -69,6 +69,16 @@ impl Expiry {
             cutter.cut();
         };
         Watched(self.tasks.spawn("expiry", task).abort_handle())
+    }
+}
+
+impl Lease {
+    /// Follows the connection that `guard` is held for, from when this side is under TLS; asked again where it was
+    /// not yet.
+    pub fn follow(&mut self, expiry: &Expiry, tls: Option<&TlsInfo>, guard: &Guard) {
+        if let (Some(tls), None) = (tls, &self.watched) {
+            self.watched = Some(expiry.watch(std::mem::take(&mut self.judged_by), tls, guard));
+        }
     }
 }
 

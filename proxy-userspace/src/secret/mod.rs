@@ -16,7 +16,7 @@ mod slot;
 #[cfg(test)]
 mod tests;
 
-pub use self::expiry::{Expiry, Mark, Watched};
+pub use self::expiry::{Expiry, Lease};
 pub use self::feed::{Answer, Feed, SecretResponse, SecretSource};
 pub use self::hub::{Secrets, StaticError};
 pub use self::material::{Loaded, Material};

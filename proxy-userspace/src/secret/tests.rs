@@ -1,7 +1,7 @@
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use proxy_config::model::bootstrap::Resource;
@@ -355,7 +355,10 @@ fn static_secrets_are_there_from_the_start_or_the_start_fails_and_says_why() {
     assert_eq!(error, "static secret mine: the name is given twice");
     let error = made(&[secret("mine:nowhere", dir.path())]).map(|_| ()).unwrap_err().to_string();
     let path = dir.path().join("nowhere").display().to_string();
-    assert!(error.starts_with(&format!("static secret mine: keys: {path}: cannot be read: No such")), "{error}");
+    assert!(
+        error.starts_with(&format!("static secret mine: keys: {path}: cannot be read: No such")),
+        "{error}"
+    );
 }
 
 mod expiry {
@@ -410,8 +413,10 @@ mod expiry {
         /// Whether one with these certificates is cut soon.
         async fn is_cut(&self, tls: TlsInfo, meanwhile: impl FnOnce()) -> bool {
             let guard = self.drain.watch().guard();
-            let mark = Mark::of(&Judging(self.slot.clone()));
-            let _watched = self.expiry.watch(mark, &tls, &guard);
+            let mut lease = self.expiry.lease(&Judging(self.slot.clone()));
+            // Not under TLS yet.
+            lease.follow(&self.expiry, None, &guard);
+            lease.follow(&self.expiry, Some(&tls), &guard);
             meanwhile();
             timeout(Duration::from_millis(3_500), guard.cut()).await.is_ok()
         }
@@ -431,6 +436,17 @@ mod expiry {
         assert_eq!((own, peers, neither), (true, true, false));
         assert!(!before, "one that was accepted although it had expired is not drained for that");
         assert_eq!(connection.stats.cert_expiry_drained.value(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_replaced_during_the_handshake_counts() {
+        let connection = Connection::new();
+        let guard = connection.drain.watch().guard();
+        let mut lease = connection.expiry.lease(&Judging(connection.slot.clone()));
+        connection.slot.supply(context(2)).unwrap();
+        let tls = TlsInfo { peer: certificate(1_000), ..TlsInfo::default() };
+        lease.follow(&connection.expiry, Some(&tls), &guard);
+        timeout(LONG, guard.cut()).await.unwrap();
     }
 
     #[tokio::test]

@@ -255,6 +255,12 @@ impl Entry {
                 .upstream_failure
                 .as_ref()
                 .map(|why| why.replace(' ', "_")),
+            downstream_transport_failure_reason: outcome
+                .downstream_failure
+                .as_ref()
+                .map(|why| why.replace(' ', "_")),
+            downstream_tls_version: self.facts.tls.as_deref().map(|tls| tls.version),
+            downstream_peer_uri_san: self.facts.tls.as_deref().and_then(peer_uri_san),
             termination_source: outcome.side,
         })
     }
@@ -279,5 +285,16 @@ struct Line<'a> {
     response_flags: String,
     connection_termination_details: &'a str,
     upstream_transport_failure_reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    downstream_transport_failure_reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    downstream_tls_version: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    downstream_peer_uri_san: Option<String>,
     termination_source: Side,
+}
+
+fn peer_uri_san(tls: &TlsInfo) -> Option<String> {
+    let names = &tls.peer.as_deref()?.uri_sans;
+    (!names.is_empty()).then(|| names.join(","))
 }

@@ -9,6 +9,8 @@ pub struct TlsInfo {
     pub version: &'static str,
     /// As Envoy names it: `TLS_AES_128_GCM_SHA256`, `ECDHE-ECDSA-AES128-GCM-SHA256`.
     pub cipher: &'static str,
+    /// Of the key exchange, as Envoy names it: `X25519`. Empty where there was none.
+    pub group: &'static str,
     /// The agreed ALPN protocol.
     pub alpn: Option<Arc<str>>,
     /// What the client asked for.
@@ -41,6 +43,8 @@ pub struct Certificate {
     pub dns_sans: Vec<String>,
     pub ip_sans: Vec<String>,
     pub email_sans: Vec<String>,
+    /// The values of `otherName`.
+    pub othername_sans: Vec<String>,
     /// Seconds since 1970.
     pub not_before: i64,
     pub not_after: i64,

@@ -10,7 +10,6 @@ use tokio::time::timeout;
 use super::{Leftover, Stop};
 use crate::net::wire::Wire;
 use crate::telemetry::{Bytes, Side};
-use crate::transport::Transport;
 
 /// Read at once.
 const CHUNK: usize = 4096;
@@ -82,8 +81,7 @@ impl<'a> Dialogue<'a> {
 }
 
 fn borrowed<'a>(wire: &'a mut Wire<'_>) -> Wire<'a> {
-    let transport = wire.transport.as_mut().map(|transport| &mut **transport as &mut dyn Transport);
-    Wire::new(wire.socket, transport)
+    Wire::new(wire.socket, wire.transport.as_deref_mut())
 }
 
 impl Half<'_> {

@@ -10,7 +10,7 @@ mod dialogue;
 pub mod postgres;
 pub mod smtp;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::borrow::Cow;
 use std::future::Future;
@@ -54,7 +54,8 @@ impl Stop {
             response_code_details: None,
             termination_details: None,
             delay: None,
-            drain: false,
+            // A client that has said more than was read sees why, and no reset.
+            drain: true,
         })
     }
 }

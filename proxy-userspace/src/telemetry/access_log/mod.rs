@@ -10,6 +10,7 @@ mod filter;
 mod format;
 mod operator;
 mod time;
+mod tls;
 mod value;
 
 pub use builtin::{AccessLog, Sink, open};

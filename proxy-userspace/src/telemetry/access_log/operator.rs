@@ -1,6 +1,6 @@
 //! Command operators: each reads one value off an entry.
 //!
-//! What belongs to HTTP, TLS or tracing yields nothing on a TCP connection, as in Envoy.
+//! What belongs to HTTP or tracing yields nothing on a TCP connection, as in Envoy.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use proxy_config::model::address::Cidr;
 use xxhash_rust::xxh64::xxh64;
 
 use super::time::Format as TimeFormat;
+use super::tls;
 use super::value::{Value, metadata};
 use crate::clock;
 use crate::telemetry::{Entry, Flags};
@@ -33,6 +34,7 @@ pub(super) enum Operator {
         of: Owner,
         path: Vec<String>,
     },
+    Tls(tls::Operator),
     Constant(String),
 }
 
@@ -94,7 +96,9 @@ impl Operator {
             "ENVIRONMENT" => Self::Constant(std::env::var(text).unwrap_or_else(|_| "-".to_owned())),
             _ if EMPTY.contains(&name) => Self::Constant(String::new()),
             _ if ZERO.contains(&name) => Self::Field(|_| Value::Number(0)),
-            _ if is_known(name) => Self::Field(|_| Value::Missing),
+            _ if is_known(name) => {
+                tls::Operator::new(name, argument).map_or(Self::Field(|_| Value::Missing), Self::Tls)
+            }
             _ => return Err(format!("unknown operator {name}")),
         })
     }
@@ -112,6 +116,7 @@ impl Operator {
                 (None | Some(_), _) => Value::Missing,
             },
             Self::Metadata { of, path } => of.metadata(entry, path),
+            Self::Tls(operator) => operator.value(entry),
             Self::Constant(text) => Value::text(text.as_str()),
         }
     }
@@ -264,9 +269,8 @@ const FIELDS: &[(&str, Read)] = &[
     ("RESPONSE_FLAGS_LONG", |e| Value::text(e.outcome.flags.long())),
     ("RESPONSE_CODE_DETAILS", |e| Value::option(e.outcome.response_code_details.as_deref())),
     ("CONNECTION_TERMINATION_DETAILS", |e| Value::option(e.outcome.termination_details.as_deref())),
-    ("UPSTREAM_TRANSPORT_FAILURE_REASON", |e| {
-        Value::option(e.outcome.upstream_failure.as_ref().map(|why| why.replace(' ', "_")))
-    }),
+    ("UPSTREAM_TRANSPORT_FAILURE_REASON", |e| failure(e.outcome.upstream_failure.as_deref())),
+    ("DOWNSTREAM_TRANSPORT_FAILURE_REASON", |e| failure(e.outcome.downstream_failure.as_deref())),
     ("DOWNSTREAM_LOCAL_CLOSE_REASON", local_close),
     ("DOWNSTREAM_DETECTED_CLOSE_TYPE", |_| Value::text("Normal")),
     ("UPSTREAM_DETECTED_CLOSE_TYPE", |_| Value::text("Normal")),
@@ -301,6 +305,11 @@ const FIELDS: &[(&str, Read)] = &[
     ("STREAM_ID", |e| Value::text(stream_id(e))),
     ("UNIQUE_ID", |_| Value::text(uuid(rand::random(), rand::random()))),
 ];
+
+/// There is no space in it, and none at all where the peer was merely gone.
+fn failure<'a>(why: Option<&str>) -> Value<'a> {
+    Value::option(why.filter(|why| !why.is_empty()).map(|why| why.replace(' ', "_")))
+}
 
 /// The host that a connection reached: one that refused has no remote address.
 fn connected_host(entry: &Entry) -> Option<SocketAddr> {

@@ -6,8 +6,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 use rustls::pki_types::UnixTime;
+use x509_parser::asn1_rs::{Any, FromDer as _, Tag};
 use x509_parser::extensions::{GeneralName, ParsedExtension};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::X509Certificate;
 
 use crate::transport::info::Certificate;
 
@@ -21,15 +22,31 @@ pub fn facts(der: &[u8]) -> Result<Certificate, String> {
         subject: name::rfc2253(certificate.subject())?,
         issuer: name::rfc2253(certificate.issuer())?,
         serial: serial(certificate.raw_serial()),
-        fingerprint_256: hex(digest(&SHA256, der).as_ref()),
-        fingerprint_1: hex(digest(&SHA1_FOR_LEGACY_USE_ONLY, der).as_ref()),
+        fingerprint_256: fingerprint_256(der),
+        fingerprint_1: fingerprint_1(der),
         uri_sans: names.uri,
         dns_sans: names.dns,
         ip_sans: names.ip,
         email_sans: names.email,
+        othername_sans: names.other,
         not_before: certificate.validity().not_before.timestamp(),
         not_after: certificate.validity().not_after.timestamp(),
     })
+}
+
+/// SHA-256, lower-case hexadecimal.
+pub fn fingerprint_256(der: &[u8]) -> String {
+    hex(digest(&SHA256, der).as_ref())
+}
+
+/// SHA-1, lower-case hexadecimal: for logs, never for trust.
+pub fn fingerprint_1(der: &[u8]) -> String {
+    hex(digest(&SHA1_FOR_LEGACY_USE_ONLY, der).as_ref())
+}
+
+/// Empty where that is no certificate.
+pub fn serial_number(der: &[u8]) -> String {
+    parse(der).map(|certificate| serial(certificate.raw_serial())).unwrap_or_default()
 }
 
 /// Whole days until it expires; 0 where it has, as `/certs` says it.
@@ -55,6 +72,20 @@ pub(super) struct Names {
     pub(super) dns: Vec<String>,
     pub(super) ip: Vec<String>,
     pub(super) email: Vec<String>,
+    /// Never matched.
+    pub(super) other: Vec<String>,
+}
+
+impl From<&Certificate> for Names {
+    fn from(facts: &Certificate) -> Self {
+        Self {
+            uri: facts.uri_sans.clone(),
+            dns: facts.dns_sans.clone(),
+            ip: facts.ip_sans.clone(),
+            email: facts.email_sans.clone(),
+            other: facts.othername_sans.clone(),
+        }
+    }
 }
 
 impl Names {
@@ -83,14 +114,38 @@ pub(super) fn subject_alt_names(certificate: &X509Certificate<'_>) -> Result<Nam
             GeneralName::RFC822Name(name) => names.email.push((*name).to_owned()),
             GeneralName::IPAddress(bytes) => names.ip.push(address(bytes)),
             GeneralName::Invalid(tag, _) => return Err(format!("subjectAltName: a name of {tag} is broken")),
-            GeneralName::OtherName(..)
-            | GeneralName::X400Address(_)
+            GeneralName::OtherName(_, value) => names.other.push(other_name(value)),
+            GeneralName::X400Address(_)
             | GeneralName::DirectoryName(_)
             | GeneralName::EDIPartyName(_)
             | GeneralName::RegisteredID(_) => {}
         }
     }
     Ok(names)
+}
+
+/// The value of an `otherName`: strings and numbers; empty for what has no text.
+fn other_name(value: &[u8]) -> String {
+    let Ok((_, tagged)) = Any::from_der(value) else {
+        return String::new();
+    };
+    let Ok((_, value)) = Any::from_der(tagged.data) else {
+        return String::new();
+    };
+    match value.tag() {
+        Tag::Boolean => if value.data.iter().any(|byte| *byte != 0) { "true" } else { "false" }.to_owned(),
+        Tag::Integer | Tag::Enumerated => number(value.data).map(|n| n.to_string()).unwrap_or_default(),
+        Tag::Oid => value.oid().map(|oid| oid.to_id_string()).unwrap_or_default(),
+        Tag::Null => String::new(),
+        _ => String::from_utf8_lossy(value.data).into_owned(),
+    }
+}
+
+/// In two's complement; none where it is longer than any that is used.
+fn number(bytes: &[u8]) -> Option<i128> {
+    let first = bytes.first().filter(|_| bytes.len() <= 16)?;
+    let sign = if first & 0x80 == 0 { 0 } else { -1 };
+    Some(bytes.iter().fold(sign, |number, byte| number << 8 | i128::from(*byte)))
 }
 
 /// The bits of `keyUsage`, lowest first as RFC 5280 numbers them; `None`: every use.

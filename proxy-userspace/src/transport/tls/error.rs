@@ -12,11 +12,11 @@ use rustls::{AlertDescription, Error, PeerIncompatible};
 type Reason = (u32, &'static str);
 
 const CERTIFICATE_VERIFY_FAILED: Reason = (125, "CERTIFICATE_VERIFY_FAILED");
+const CONNECTION_REJECTED: Reason = (133, "CONNECTION_REJECTED");
 const DECODE_ERROR: Reason = (137, "DECODE_ERROR");
 const DECRYPTION_FAILED: Reason = (139, "DECRYPTION_FAILED_OR_BAD_RECORD_MAC");
 const HTTPS_PROXY_REQUEST: Reason = (155, "HTTPS_PROXY_REQUEST");
 const HTTP_REQUEST: Reason = (156, "HTTP_REQUEST");
-const NO_CERTIFICATE_SET: Reason = (174, "NO_CERTIFICATE_SET");
 const NO_SHARED_CIPHER: Reason = (184, "NO_SHARED_CIPHER");
 const PEER_DID_NOT_RETURN_A_CERTIFICATE: Reason = (192, "PEER_DID_NOT_RETURN_A_CERTIFICATE");
 const SSL_HANDSHAKE_FAILURE: Reason = (215, "SSL_HANDSHAKE_FAILURE");
@@ -33,10 +33,15 @@ pub(super) fn refused_certificate(detail: &str) -> String {
     text(CERTIFICATE_VERIFY_FAILED, detail)
 }
 
-/// The server has no certificate that the client can use.
-pub(super) fn no_certificate() -> String {
-    text(NO_CERTIFICATE_SET, "")
+/// No certificate is for this client.
+pub(super) fn rejected() -> String {
+    text(CONNECTION_REJECTED, "")
 }
+
+/// What it is told, in plaintext: handshake_failure.
+pub(super) const REJECTED: &[u8] = &[21, 3, 3, 0, 2, 2, 40];
+/// The same, for who speaks another protocol or version.
+pub(super) const PROTOCOL_VERSION: &[u8] = &[21, 3, 1, 0, 2, 2, 70];
 
 /// `first` is what the peer began with.
 #[expect(clippy::wildcard_enum_match_arm, reason = "rustls knows many more than are told apart here")]
@@ -44,6 +49,7 @@ pub(super) fn reason(error: &Error, first: &[u8]) -> String {
     let detail = error.to_string();
     match error {
         Error::InvalidMessage(_) if !is_record(first) => text(not_tls(first), ""),
+        _ if is_old(first) => text(UNSUPPORTED_PROTOCOL, ""),
         Error::InvalidMessage(_) => text(DECODE_ERROR, &detail),
         Error::InvalidCertificate(_) | Error::InvalidCertRevocationList(_) => refused_certificate(&detail),
         Error::NoCertificatesPresented => {
@@ -87,6 +93,16 @@ fn is_record(first: &[u8]) -> bool {
         [kind, major, ..] => (20..=24).contains(kind) && *major == 3,
         _ => true,
     }
+}
+
+/// A ClientHello of a version before TLS 1.2.
+fn is_old(first: &[u8]) -> bool {
+    matches!(first, [22, 3, _, _, _, 1, _, _, _, 3, minor, ..] if *minor < 3)
+}
+
+/// What a client has begun with is a TLS that is spoken here.
+pub(super) fn speaks_tls(first: &[u8]) -> bool {
+    is_record(first) && !is_old(first)
 }
 
 /// As BoringSSL tells what a server's peer speaks instead.

@@ -9,6 +9,7 @@ use rustls::{Connection, Error, HandshakeKind};
 use super::certificate::facts;
 use super::client::ClientContext;
 use super::context::Common;
+use super::hello::asks_for_status;
 use super::peer::{PeerVerifier, Seen};
 use super::provider::now;
 use super::server::ServerContext;
@@ -56,11 +57,15 @@ impl Party {
         }
     }
 
-    /// What a client gets; the error is the reason for the log.
-    pub(super) fn choose(&mut self, hello: &ClientHello<'_>) -> Result<Arc<ServerConfig>, String> {
-        let End::Server { context, addresses } = &self.end else { return Err(error::no_certificate()) };
+    /// What a client with this ClientHello gets, of which `bytes` are the records; the error is the reason for the log.
+    pub(super) fn choose(
+        &mut self,
+        hello: &ClientHello<'_>,
+        bytes: &[u8],
+    ) -> Result<Arc<ServerConfig>, String> {
+        let End::Server { context, addresses } = &self.end else { return Err(error::rejected()) };
         self.server_name = hello.server_name().map(Arc::from);
-        let choice = context.choose(hello, *addresses)?;
+        let choice = context.choose(hello, asks_for_status(bytes), *addresses)?;
         self.local = Some(choice.facts);
         Ok(choice.config)
     }
@@ -88,7 +93,7 @@ impl Party {
             checked?;
         }
         let info = self.info(connection, resumed);
-        self.count(connection, &info);
+        self.count(&info);
         Ok(Arc::new(info))
     }
 
@@ -101,6 +106,7 @@ impl Party {
             cipher: connection
                 .negotiated_cipher_suite()
                 .map_or("unknown_ssl_cipher", |suite| names::cipher(suite.suite())),
+            group: connection.negotiated_key_exchange_group().map_or("", |group| names::curve(group.name())),
             alpn,
             server_name: self.server_name.clone(),
             resumed,
@@ -112,7 +118,7 @@ impl Party {
         }
     }
 
-    fn count(&self, connection: &Connection, info: &TlsInfo) {
+    fn count(&self, info: &TlsInfo) {
         let common = self.common();
         common.stats.handshake.inc();
         if info.resumed {
@@ -123,8 +129,8 @@ impl Party {
         }
         common.count("ciphers", info.cipher);
         common.count("versions", info.version);
-        if let Some(group) = connection.negotiated_key_exchange_group() {
-            common.count("curves", names::curve(group.name()));
+        if !info.group.is_empty() {
+            common.count("curves", info.group);
         }
         if let Some(scheme) = self.seen.scheme {
             common.count("sigalgs", names::signature(scheme));

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 
+use proxy_config::model::matcher::{StringMatcher, StringPattern};
 use proxy_config::model::tls::{
     CertificateKey, CommonTls, DataSource, DownstreamTls, OcspStaplePolicy, SessionTickets, TlsCertificate,
     TrustedCa, UpstreamTls, ValidationContext, ValidationSource,
@@ -31,6 +32,16 @@ impl Ca {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    /// An authority that it has signed.
+    pub(crate) fn middle(&self, name: &str) -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.signed_by(&key, &self.issuer).unwrap().pem();
         Self { issuer: Issuer::new(params, key), pem }
     }
 
@@ -218,4 +229,13 @@ impl End {
             }
         }
     }
+}
+
+/// What is said where it cannot be built.
+pub(crate) fn build(server: DownstreamTls) -> Result<Arc<dyn Factory>, String> {
+    super::super::downstream(&Arc::new(server), &"l".into(), &env()).map_err(|e| e.to_string())
+}
+
+pub(crate) fn exact(text: &str) -> StringMatcher {
+    StringMatcher { pattern: StringPattern::Exact(text.to_owned()), ignore_case: false }
 }
