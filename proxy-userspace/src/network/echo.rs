@@ -9,24 +9,31 @@ use crate::telemetry::Bytes;
 
 const CHUNK: usize = 16 * 1024;
 
-/// Until the client has said FIN and has all of its bytes back. Nothing is read while the client takes nothing.
-/// The buffer is held only while there are bytes.
-pub async fn run(wire: &mut Wire<'_>, bytes: &mut Bytes) -> io::Result<()> {
+/// Until the client has said FIN and has all of its bytes back; those of `first` were read, and counted, before.
+/// Nothing is read while the client takes nothing.
+pub async fn run(wire: &mut Wire<'_>, first: Vec<u8>, bytes: &mut Bytes) -> io::Result<()> {
+    direct_response::write_all(wire, &first, bytes).await?;
+    drop(first);
     loop {
-        let chunk = poll_fn(|cx| {
-            let mut chunk = vec![0; CHUNK];
-            wire.poll_read(cx, &mut chunk).map_ok(|n| {
-                chunk.truncate(n);
-                chunk
-            })
-        });
-        let chunk = chunk.await?;
+        let chunk = read(wire).await?;
         if chunk.is_empty() {
             return Ok(());
         }
         bytes.downstream_rx += chunk.len() as u64;
         direct_response::write_all(wire, &chunk, bytes).await?;
     }
+}
+
+/// What the client has sent; empty at its end. The buffer is held only while there are bytes.
+pub(super) async fn read(wire: &mut Wire<'_>) -> io::Result<Vec<u8>> {
+    poll_fn(|cx| {
+        let mut chunk = vec![0; CHUNK];
+        wire.poll_read(cx, &mut chunk).map_ok(|n| {
+            chunk.truncate(n);
+            chunk
+        })
+    })
+    .await
 }
 
 #[cfg(test)]
@@ -45,7 +52,7 @@ mod tests {
         let (server, _) = listener.accept().await.unwrap();
         let serve = async move {
             let mut bytes = Bytes::default();
-            run(&mut Wire::new(Socket::Tcp(&server), None), &mut bytes).await.unwrap();
+            run(&mut Wire::new(Socket::Tcp(&server), None), Vec::new(), &mut bytes).await.unwrap();
             bytes
         };
         let (mut from, mut to) = client.into_split();

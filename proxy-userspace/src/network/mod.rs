@@ -132,12 +132,13 @@ async fn respond(conn: &mut Conn<'_>, body: &[u8]) -> Outcome {
 }
 
 async fn echo(conn: &mut Conn<'_>) -> Outcome {
-    if let Some(close) = conn.first_byte().await {
-        return refuse(conn, close).await;
-    }
+    let first = match conn.first_bytes().await {
+        Ok(first) => first,
+        Err(close) => return refuse(conn, close).await,
+    };
     let guard = conn.guard;
     let (mut wire, entry) = conn.wire();
-    let echoed = until_cut(guard, echo::run(&mut wire, &mut entry.bytes)).await;
+    let echoed = until_cut(guard, echo::run(&mut wire, first, &mut entry.bytes)).await;
     ended(conn.stream, echoed, "downstream_closed")
 }
 
@@ -193,14 +194,22 @@ impl Conn<'_> {
         self.place.is_admin(to)
     }
 
-    /// Waits for the client's first byte and asks the gatekeepers. `None`: go on.
-    async fn first_byte(&mut self) -> Option<Close> {
-        let gates = self.gates.take()?;
+    /// Waits for the client's first bytes and asks the gatekeepers. What had to be read to know is returned, and is
+    /// counted: bytes that a transport has decrypted are not on the socket any longer.
+    async fn first_bytes(&mut self) -> Result<Vec<u8>, Close> {
+        let Some(gates) = self.gates.take() else { return Ok(Vec::new()) };
+        let (mut wire, entry) = self.wire();
+        let mut first = Vec::new();
         // A failure shows again where the bytes are read.
-        let _ = self.stream.ready(Interest::READABLE | Interest::ERROR).await;
+        if wire.is_raw() {
+            let _ = self.stream.ready(Interest::READABLE | Interest::ERROR).await;
+        } else {
+            first = echo::read(&mut wire).await.unwrap_or_default();
+            entry.bytes.downstream_rx += first.len() as u64;
+        }
         match gates.on_first_byte(&mut self.record.entry.facts) {
-            Verdict::Continue => None,
-            Verdict::Close(close) => Some(close),
+            Verdict::Continue => Ok(first),
+            Verdict::Close(close) => Err(close),
         }
     }
 }
