@@ -1,18 +1,21 @@
 //! `envoy.filters.network.rbac` and `config.rbac.v3`. It decides about security: what cannot be honoured is refused,
 //! and one refused rule refuses the whole.
 
+use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
 use envoy_types::pb::envoy::config::rbac::v3 as pb;
 use envoy_types::pb::envoy::extensions::filters::network::rbac::v3 as ext;
+use envoy_types::pb::envoy::extensions::rbac::principals::mtls_authenticated::v3 as mtls;
 
-use super::Cx;
+use super::extension::Extension;
 use super::listener_filter::all;
 use super::registry::registry;
+use super::{Cx, Lower};
 use crate::model::matcher::MetadataMatcher;
 use crate::model::network_filter::{Permission, Principal, Rbac, RbacAction, RbacPolicy, RbacRules};
 
 registry! {
     ext::Rbac, pb::Rbac, pb::Policy, pb::Permission, pb::permission::Set, pb::Principal, pb::principal::Set,
-    pb::principal::Authenticated, pb::SourcedMetadata,
+    pb::principal::Authenticated, pb::SourcedMetadata, mtls::Config,
 }
 
 const NEVER: &str = "never matches a connection: it has no request";
@@ -75,7 +78,7 @@ lower! { "envoy.config.rbac.v3.Policy" pb::Policy => RbacPolicy, cx;
     }
 }
 
-fn some_of<M: super::Lower>(cx: &mut Cx, field: &'static str, messages: Vec<M>) -> Option<Vec<M::Model>> {
+fn some_of<M: Lower>(cx: &mut Cx, field: &'static str, messages: Vec<M>) -> Option<Vec<M::Model>> {
     if messages.is_empty() {
         cx.reject(field, "must have at least one");
         return None;
@@ -196,9 +199,39 @@ lower! { "envoy.config.rbac.v3.Principal" pb::Principal => Principal, cx;
                 cx.reject("filter_state", "principals of the filter state are not implemented");
                 None
             }
-            Some(Identifier::Custom(extension)) => refuse(cx, "custom", &extension.name),
+            Some(Identifier::Custom(extension)) => cx.field("custom", |cx| custom(cx, extension)),
             None => {
                 cx.reject("identifier", "is required");
+                None
+            }
+        }
+    }
+}
+
+fn custom(cx: &mut Cx, extension: TypedExtensionConfig) -> Option<Principal> {
+    let Some(any) = &extension.typed_config else {
+        cx.reject("typed_config", "is required");
+        return None;
+    };
+    let unpacked = Extension::unpack(cx, any)?;
+    if unpacked.type_name != mtls::Config::NAME {
+        cx.reject_here(format!("\"{}\": this RBAC extension is not implemented", extension.name));
+        return None;
+    }
+    unpacked.lower::<mtls::Config>(cx)
+}
+
+lower! { "envoy.extensions.rbac.principals.mtls_authenticated.v3.Config" mtls::Config => Principal, cx;
+    read { san_matcher, any_validated_client_certificate }
+    {
+        if san_matcher.is_some() && any_validated_client_certificate {
+            cx.warn("any_validated_client_certificate", "has no effect beside san_matcher");
+        }
+        match san_matcher {
+            Some(matcher) => cx.lower("san_matcher", matcher).map(|m| Principal::MtlsAuthenticated(Some(m))),
+            None if any_validated_client_certificate => Some(Principal::MtlsAuthenticated(None)),
+            None => {
+                cx.reject_here("needs san_matcher or any_validated_client_certificate");
                 None
             }
         }

@@ -9,6 +9,7 @@ use super::address::Cidr;
 use super::listener_filter::LocalRateLimit;
 use super::matcher::{MetadataMatcher, StringMatcher};
 use super::metadata::Metadata;
+use super::tls::SanMatcher;
 
 /// A filter with its name in the configuration, which Envoy accepts freely.
 #[derive(Clone, Debug, PartialEq)]
@@ -215,8 +216,10 @@ pub enum Principal {
     Not(Box<Principal>),
     Any,
     Http,
-    /// The peer's certificate; `None`: any verified one.
+    /// A name of the peer's certificate; `None`: TLS is enough.
     Authenticated(Option<StringMatcher>),
+    /// `envoy.rbac.principals.mtls_authenticated`: a client whose certificate was found good, of any such name.
+    MtlsAuthenticated(Option<SanMatcher>),
     /// `source_ip` (deprecated) and `direct_remote_ip`.
     DirectRemoteIp(Cidr),
     RemoteIp(Cidr),

@@ -166,3 +166,77 @@ fn shadow_rules_only_tell() {
     assert_eq!(stats.value("pre.rbac.shadow_denied"), Some(1));
     assert_eq!(stats.value("pre.rbac.denied"), Some(1));
 }
+
+/// What Envoy 1.40 lets pass, of the same names.
+#[test]
+fn authenticated_is_a_name_of_the_peers_certificate() {
+    use crate::transport::{Certificate, TlsInfo};
+    let peer = Certificate {
+        subject: "CN=web,C=US".to_owned(),
+        uri_sans: vec!["spiffe://td/a".to_owned(), "https://x/".to_owned()],
+        dns_sans: vec!["a.example.com".to_owned(), "*.b.example.com".to_owned()],
+        ip_sans: vec!["10.0.0.1".to_owned()],
+        email_sans: vec!["a@b.c".to_owned()],
+        ..Certificate::default()
+    };
+    let with = |peer: Option<&Certificate>| {
+        let tls = TlsInfo { peer: peer.cloned().map(Arc::new), ..TlsInfo::default() };
+        Facts { tls: Some(Arc::new(tls)), ..facts() }
+    };
+    let (plain, anonymous, known) = (facts(), with(None), with(Some(&peer)));
+    let named = |pattern| Principal::Authenticated(Some(StringMatcher { pattern, ignore_case: false }));
+    let whole = |name: &str| named(StringPattern::Exact(name.to_owned()));
+    let prefix = |name: &str| named(StringPattern::Prefix(name.to_owned()));
+    for (principal, is_anonymous, is_known) in [
+        (Principal::Authenticated(None), true, true),
+        (prefix(""), true, true),
+        (whole(""), true, false),
+        (whole("spiffe://td/a"), false, true),
+        (whole("https://x/"), false, true),
+        (whole("a.example.com"), false, true),
+        (whole("*.b.example.com"), false, true),
+        // No wildcard is looked into.
+        (whole("c.b.example.com"), false, false),
+        (whole("CN=web,C=US"), false, true),
+        (prefix("CN=web"), false, true),
+        (whole("CN=web"), false, false),
+        (whole("10.0.0.1"), false, false),
+        (whole("a@b.c"), false, false),
+        (whole("spiffe://td"), false, false),
+    ] {
+        assert!(!is(&principal, &plain), "{principal:?}");
+        assert_eq!(is(&principal, &anonymous), is_anonymous, "{principal:?}");
+        assert_eq!(is(&principal, &known), is_known, "{principal:?}");
+    }
+}
+
+#[test]
+fn mtls_authenticated_asks_for_a_certificate_that_was_found_good() {
+    use proxy_config::model::tls::SanKind;
+
+    use crate::transport::{Certificate, TlsInfo};
+    let with = |dns: &str, peer_validated| {
+        let peer = Certificate { dns_sans: vec![dns.to_owned()], ..Certificate::default() };
+        let tls = TlsInfo { peer: Some(Arc::new(peer)), peer_validated, ..TlsInfo::default() };
+        Facts { tls: Some(Arc::new(tls)), ..facts() }
+    };
+    let anonymous = Facts { tls: Some(Arc::default()), ..facts() };
+    let any = Principal::MtlsAuthenticated(None);
+    let named =
+        |kind| Principal::MtlsAuthenticated(Some(SanMatcher { kind, matcher: exact("c.b.example.com") }));
+    for (principal, facts, expected) in [
+        (&any, with("x", true), true),
+        (&any, with("x", false), false),
+        (&any, anonymous.clone(), false),
+        (&any, facts(), false),
+        (&named(SanKind::Dns), with("c.b.example.com", true), true),
+        // Unlike `authenticated`, it knows wildcards.
+        (&named(SanKind::Dns), with("*.b.example.com", true), true),
+        (&named(SanKind::Dns), with("*.b.example.com", false), false),
+        (&named(SanKind::Uri), with("c.b.example.com", true), false),
+        (&named(SanKind::Dns), with("d.b.example.com", true), false),
+        (&named(SanKind::Dns), anonymous, false),
+    ] {
+        assert_eq!(is(principal, &facts), expected, "{principal:?} {:?}", facts.tls);
+    }
+}

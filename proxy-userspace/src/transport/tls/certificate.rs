@@ -76,6 +76,18 @@ pub(super) struct Names {
     pub(super) other: Vec<String>,
 }
 
+impl From<&Certificate> for Names {
+    fn from(facts: &Certificate) -> Self {
+        Self {
+            uri: facts.uri_sans.clone(),
+            dns: facts.dns_sans.clone(),
+            ip: facts.ip_sans.clone(),
+            email: facts.email_sans.clone(),
+            other: facts.othername_sans.clone(),
+        }
+    }
+}
+
 impl Names {
     /// A NUL ends a name for some programs and not for others, so a name with one means two things.
     pub(super) fn any_has_nul(&self) -> bool {

@@ -3,17 +3,21 @@
 use std::fmt;
 use std::sync::Arc;
 
+use pkcs8::{EncryptedPrivateKeyInfoRef, SecretDocument};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 use rustls::{Error, InconsistentKeys, SignatureAlgorithm};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
-use super::certificate::facts;
+use super::certificate::{self, facts};
+use super::inputs::Named;
+use super::ocsp::Staple;
+use super::provider::Schemes;
 use crate::secret::Material;
-use crate::secret::material::{CertificateMaterial, KeyMaterial};
+use crate::secret::material::KeyMaterial;
 use crate::transport::Certificate;
 
 /// A certificate chain with the key of its leaf.
@@ -25,6 +29,11 @@ pub(super) struct Identity {
     /// What a client may call it by: its DNS names, or else its common name, in lower case.
     pub(super) names: Vec<String>,
     pub(super) is_ecdsa: bool,
+    /// Its secret's name.
+    pub(super) secret: Option<Arc<str>>,
+    pub(super) staple: Option<Staple>,
+    /// It promises a staple.
+    pub(super) must_staple: bool,
 }
 
 /// It holds a key.
@@ -35,7 +44,11 @@ impl fmt::Debug for Identity {
 }
 
 impl Identity {
-    pub(super) fn load(material: &CertificateMaterial, provider: &CryptoProvider) -> Result<Self, String> {
+    pub(super) fn load(
+        Named { name, material }: &Named,
+        provider: &CryptoProvider,
+        schemes: &Schemes,
+    ) -> Result<Self, String> {
         let (chain, key) = match &material.key {
             KeyMaterial::Pem { chain, key } => (chain, key),
             KeyMaterial::Pkcs12(material) => {
@@ -47,8 +60,9 @@ impl Identity {
         let facts = facts(leaf).map_err(|why| format!("certificate_chain: {}: {why}", chain.origin))?;
         let names = names(leaf).map_err(|why| format!("certificate_chain: {}: {why}", chain.origin))?;
         strong_enough(leaf).map_err(|why| format!("certificate_chain: {}: {why}", chain.origin))?;
+        let must_staple = promises_staple(leaf);
         let signing = private_key(key, material.password.as_ref())?;
-        let certified = CertifiedKey::from_der(certificates, signing, provider).map_err(|e| {
+        let mut certified = CertifiedKey::from_der(certificates, signing, provider).map_err(|e| {
             let why = if e == Error::InconsistentKeys(InconsistentKeys::KeyMismatch) {
                 format!("it is not the key of the certificate of {}", chain.origin)
             } else {
@@ -56,7 +70,15 @@ impl Identity {
             };
             format!("private_key: {}: {why}", key.origin)
         })?;
+        certified.key = schemes.restrict(certified.key);
+        let staple = match (&material.ocsp_staple, certified.cert.first()) {
+            (Some(staple), Some(leaf)) => Some(self::staple(staple, leaf)?),
+            (_, _) => None,
+        };
         Ok(Self {
+            must_staple,
+            secret: name.clone(),
+            staple,
             is_ecdsa: certified.key.algorithm() == SignatureAlgorithm::ECDSA,
             certified: Arc::new(certified),
             facts: Arc::new(facts),
@@ -82,21 +104,41 @@ fn no_certificate(chain: &Material) -> String {
 }
 
 fn private_key(key: &Material, password: Option<&Material>) -> Result<PrivateKeyDer<'static>, String> {
+    let failed = |why: String| format!("private_key: {}: {why}", key.origin);
     let text = String::from_utf8_lossy(&key.bytes);
-    if text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") || text.contains("Proc-Type: 4,ENCRYPTED") {
-        return Err(match password {
-            None => format!("private_key: {}: it is encrypted, and no password is given", key.origin),
-            Some(_) => format!("private_key: {}: encrypted keys are not supported", key.origin),
-        });
+    if let Some(encrypted) = encrypted(&text) {
+        let password =
+            password.ok_or_else(|| failed("it is encrypted, and no password is given".to_owned()))?;
+        return decrypted(encrypted, password).map_err(failed);
+    }
+    if text.contains("Proc-Type: 4,ENCRYPTED") {
+        let why = "it is encrypted in OpenSSL's old way; `openssl pkcs8 -topk8` makes it PKCS #8";
+        return Err(failed(why.to_owned()));
     }
     PrivateKeyDer::from_pem_slice(&key.bytes).map_err(|e| {
-        let why = if matches!(e, pem::Error::NoItemsFound) {
+        failed(if matches!(e, pem::Error::NoItemsFound) {
             "there is no private key in it".to_owned()
         } else {
             e.to_string()
-        };
-        format!("private_key: {}: {why}", key.origin)
+        })
     })
+}
+
+/// The PEM section of an encrypted PKCS #8 key.
+fn encrypted(text: &str) -> Option<&str> {
+    const END: &str = "-----END ENCRYPTED PRIVATE KEY-----";
+    let begin = text.find("-----BEGIN ENCRYPTED PRIVATE KEY-----")?;
+    let section = text.get(begin..)?;
+    section.get(..section.find(END)? + END.len())
+}
+
+fn decrypted(section: &str, password: &Material) -> Result<PrivateKeyDer<'static>, String> {
+    let broken = |e: &dyn fmt::Display| format!("it cannot be read: {e}");
+    let (_, document) = SecretDocument::from_pem(section).map_err(|e| broken(&e))?;
+    let key = EncryptedPrivateKeyInfoRef::try_from(document.as_bytes()).map_err(|e| broken(&e))?;
+    let wrong = format!("the password of {} does not open it", password.origin);
+    let key = key.decrypt(password.bytes.trim_ascii_end()).map_err(|e| format!("{wrong}: {e}"))?;
+    Ok(PrivatePkcs8KeyDer::from(key.as_bytes().to_vec()).into())
 }
 
 /// Envoy refuses short RSA keys and other curves than P-256, because BoringSSL does. rustls has P-384, which is
@@ -109,6 +151,21 @@ fn strong_enough(leaf: &CertificateDer<'_>) -> Result<(), String> {
         return Err("only RSA certificates with 2048-bit or larger keys are supported".to_owned());
     }
     Ok(())
+}
+
+/// RFC 7633: a TLS feature extension of `status_request`. Envoy compares the same bytes.
+fn promises_staple(leaf: &CertificateDer<'_>) -> bool {
+    certificate::parse(leaf).is_ok_and(|leaf| {
+        let mut extensions = leaf.extensions().iter();
+        extensions
+            .any(|one| one.oid.to_id_string() == "1.3.6.1.5.5.7.1.24" && one.value == [0x30, 3, 2, 1, 5])
+    })
+}
+
+fn staple(material: &Material, leaf: &CertificateDer<'_>) -> Result<Staple, String> {
+    let failed = |why: String| format!("ocsp_staple: {}: {why}", material.origin);
+    let leaf = certificate::parse(leaf).map_err(failed)?;
+    Staple::parse(&material.bytes, leaf.raw_serial()).map_err(failed)
 }
 
 fn names(leaf: &CertificateDer<'_>) -> Result<Vec<String>, String> {

@@ -12,10 +12,12 @@ mod client;
 mod context;
 mod error;
 mod handshake;
+mod hello;
 mod inputs;
 mod key_log;
 mod keys;
 mod names;
+mod ocsp;
 mod peer;
 mod provider;
 mod server;
@@ -54,4 +56,4 @@ pub fn upstream(
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

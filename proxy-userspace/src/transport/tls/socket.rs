@@ -19,7 +19,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use rustls::server::{AcceptedAlert, Acceptor, ServerConnection};
+use rustls::server::{AcceptedAlert, Acceptor};
 use rustls::{ClientConnection, Connection, Error};
 
 use super::client::ClientContext;
@@ -41,7 +41,6 @@ thread_local! {
 pub(super) struct TlsSocket {
     stage: Stage,
     party: Party,
-    /// What the peer began with: plaintext is told from broken TLS by it.
     first: First,
     /// Ciphertext that was read and not processed so far.
     held: Held,
@@ -101,7 +100,9 @@ enum Stop {
 impl TlsSocket {
     pub(super) fn server(context: Arc<ServerContext>, addresses: Option<(IpAddr, IpAddr)>) -> Self {
         let party = Party::server(context, addresses);
-        Self::new(Stage::Hello(Box::default()), party)
+        let mut socket = Self::new(Stage::Hello(Box::default()), party);
+        socket.first.whole = true;
+        socket
     }
 
     pub(super) fn client(
@@ -147,22 +148,32 @@ impl TlsSocket {
         }
         match acceptor.accept() {
             Ok(None) => {}
-            Ok(Some(accepted)) => {
-                let chosen = self.party.choose(&accepted.client_hello());
-                match chosen {
-                    Ok(config) => match accepted.into_connection(config) {
-                        Ok(connection) => self.stage = shaking(connection),
-                        Err((e, alert)) => self.refuse(&e, Telling::Alert(alert)),
-                    },
-                    Err(reason) => {
-                        self.party.count_error();
-                        self.stage = Stage::Telling(Telling::Bytes(error::REJECTED), reason);
+            Ok(Some(accepted)) => match self.party.choose(&accepted.client_hello(), &self.first.bytes) {
+                Ok(config) => match accepted.into_connection(config) {
+                    Ok(connection) => {
+                        self.first.understood();
+                        self.stage = Stage::Shaking(Box::new(Connection::Server(connection)));
                     }
+                    Err((e, alert)) => self.refuse_hello(&e, alert),
+                },
+                Err(reason) => {
+                    self.party.count_error();
+                    self.stage = Stage::Telling(Telling::Bytes(error::REJECTED), reason);
                 }
-            }
-            Err((e, alert)) => self.refuse(&e, Telling::Alert(alert)),
+            },
+            Err((e, alert)) => self.refuse_hello(&e, alert),
         }
         Poll::Ready(())
+    }
+
+    /// Other protocols and versions are told so, as BoringSSL does; rustls finds other faults with them first.
+    fn refuse_hello(&mut self, why: &Error, alert: AcceptedAlert) {
+        let telling = if error::speaks_tls(&self.first.bytes) {
+            Telling::Alert(alert)
+        } else {
+            Telling::Bytes(error::PROTOCOL_VERSION)
+        };
+        self.refuse(why, telling);
     }
 
     fn poll_shake(&mut self, cx: &mut Context<'_>, socket: Socket<'_>) -> Poll<()> {
@@ -210,7 +221,7 @@ impl TlsSocket {
 
     /// rustls has refused; the alert that says why is queued.
     fn refuse(&mut self, why: &Error, telling: Telling) {
-        let reason = self.party.failed(why, self.first.bytes());
+        let reason = self.party.failed(why, &self.first.bytes);
         self.stage = Stage::Telling(telling, reason);
     }
 
@@ -218,14 +229,10 @@ impl TlsSocket {
         let failed = match stop {
             Stop::Gone => Failed::gone(),
             Stop::Socket(e) => Failed { reason: error::system(&e), remote: true },
-            Stop::Tls(e) => Failed { reason: self.party.failed(&e, self.first.bytes()), remote: false },
+            Stop::Tls(e) => Failed { reason: self.party.failed(&e, &self.first.bytes), remote: false },
         };
         self.stage = Stage::Failed(failed);
     }
-}
-
-fn shaking(connection: ServerConnection) -> Stage {
-    Stage::Shaking(Box::new(Connection::Server(connection)))
 }
 
 impl Transport for TlsSocket {
@@ -510,23 +517,31 @@ impl Write for Outgoing<'_> {
     }
 }
 
-/// The first bytes that the peer has sent.
+/// What the peer began with.
 #[derive(Default)]
 struct First {
-    bytes: [u8; 5],
-    len: usize,
+    bytes: Vec<u8>,
+    /// A ClientHello is kept whole, until it is understood.
+    whole: bool,
 }
 
 impl First {
+    /// As many bytes as tell plaintext from TLS.
+    const HEADER: usize = 5;
+
     fn see(&mut self, data: &[u8]) {
-        for (to, byte) in self.bytes.iter_mut().skip(self.len).zip(data) {
-            *to = *byte;
-            self.len += 1;
-        }
+        let room = Self::HEADER.saturating_sub(self.bytes.len());
+        let most = if self.whole { data.len() } else { room.min(data.len()) };
+        self.bytes.extend_from_slice(data.get(..most).unwrap_or_default());
     }
 
-    fn bytes(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or_default()
+    fn header(&self) -> &[u8] {
+        self.bytes.get(..Self::HEADER).unwrap_or(&self.bytes)
+    }
+
+    fn understood(&mut self) {
+        self.whole = false;
+        self.bytes = self.header().to_vec();
     }
 }
 

@@ -66,6 +66,11 @@ impl From<VerifyError> for rustls::Error {
     }
 }
 
+/// Whether a certificate has a name that matches, by the rules of `match_typed_subject_alt_names`.
+pub fn has_name(certificate: &Certificate, matcher: &SanMatcher) -> bool {
+    san::any_matches(std::slice::from_ref(matcher), &Names::from(certificate))
+}
+
 /// A validation context, ready to judge.
 pub struct Verifier {
     trusted: Trusted,
