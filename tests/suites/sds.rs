@@ -373,7 +373,11 @@ fn what_is_bad_changes_nothing_and_is_counted_as_envoy_counts() -> Result<()> {
             let fields = format!("tls_certificate: {{ certificate_chain: {chain}, private_key: {key} }}");
             say(&sds, "6", &[secret("server", &fields)])
         });
-        bad("what was there before", &|| say(&sds, "7", &[server.secret("server")]));
+        // What is known already is no news to shunt's contexts; Envoy builds them again.
+        let but_contexts = names.get(..5).unwrap_or_default();
+        counted(&pair, &mut cases, "sds: what was there before", but_contexts, || {
+            say(&sds, "7", &[server.secret("server")])
+        });
         // How often Envoy counts depends on how many moves there are.
         let rotation = "sds.server.key_rotation_failed";
         for (id, chain, key) in [
