@@ -46,6 +46,12 @@ resources:
         let read = endpoints(text).unwrap();
         assert_eq!((read.version.as_str(), read.assignments.len()), ("7", 1));
         assert_eq!(read.assignments[0].localities[0].endpoints.len(), 1);
+        let of_locality = text.replace(
+            "  - lb_endpoints:",
+            "  - metadata: {filter_metadata: {envoy.transport_socket_match: {tlsMode: istio}}}\n    lb_endpoints:",
+        );
+        let found = endpoints(&of_locality).unwrap_err();
+        assert!(found[0].to_string().contains("envoy.transport_socket_match"), "{found:?}");
         let wrong = text.replace("port_value: 80", "port_value: 80000");
         let found = endpoints(&wrong).unwrap_err();
         assert!(found[0].to_string().contains("port_value"), "{found:?}");

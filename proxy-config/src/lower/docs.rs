@@ -20,6 +20,35 @@ refused by its name.
 
 ";
 
+/// Fields that are read, and do not do all of what they do in Envoy, or more: message, field, what is different.
+#[rustfmt::skip]
+const NOTES: &[(&str, &str, &str)] = &[
+    ("envoy.config.listener.v3.FilterChain", "transport_socket_connect_timeout",
+        "15s where it is not given (0s: none); in Envoy a client may take for ever then"),
+    ("envoy.extensions.transport_sockets.tls.v3.TlsParameters", "tls_minimum_protocol_version",
+        "TLSv1_0 and TLSv1_1 become TLSv1_2 with a warning; above the maximum it is refused"),
+    ("envoy.extensions.transport_sockets.tls.v3.TlsParameters", "tls_maximum_protocol_version",
+        "as in Envoy, TLSv1_2 upstream where it is not given; TLSv1_0 and TLSv1_1 are refused"),
+    ("envoy.extensions.transport_sockets.tls.v3.TlsParameters", "cipher_suites",
+        "by name, and in brackets; those that rustls lacks (static RSA, CBC, PSK) are left out with a warning"),
+    ("envoy.extensions.transport_sockets.tls.v3.TlsParameters", "ecdh_curves",
+        "X25519, P-256 and P-384; the others that Envoy has are left out with a warning"),
+    ("envoy.extensions.transport_sockets.tls.v3.TlsParameters", "signature_algorithms",
+        "those with SHA-1 or P-521 are left out with a warning"),
+    ("envoy.extensions.transport_sockets.tls.v3.TlsCertificate", "private_key_provider",
+        "refused unless it falls back to private_key"),
+    ("envoy.extensions.transport_sockets.tls.v3.TlsCertificate", "tls_params",
+        "refused, and without effect in an upstream context"),
+    ("envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher", "san_type",
+        "OTHER_NAME is refused"),
+    ("envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext", "system_root_certs",
+        "those of the machine; Envoy ignores it"),
+    ("envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext", "require_signed_certificate_timestamp",
+        "true is refused; Envoy ignores it"),
+    ("envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext", "custom_validator_config",
+        "envoy.tls.cert_validator.spiffe and envoy.tls.cert_validator.default"),
+];
+
 /// The whole page.
 pub fn markdown() -> String {
     let mut all: Vec<Message> = messages().collect();
@@ -73,7 +102,12 @@ fn section(page: &mut String, message: &Message) {
     page.push_str("| field | |\n|---|---|\n");
     for (field, status) in message.fields {
         match status {
-            Status::Read => line(page, format_args!("| `{field}` | read |")),
+            Status::Read => {
+                match NOTES.iter().find(|(name, noted, _)| *name == message.name && noted == field) {
+                    Some((_, _, note)) => line(page, format_args!("| `{field}` | read: {} |", cell(note))),
+                    None => line(page, format_args!("| `{field}` | read |")),
+                }
+            }
             Status::Reject(why) => line(page, format_args!("| `{field}` | refused: {} |", cell(why))),
             Status::Warn(why) => line(page, format_args!("| `{field}` | no effect: {} |", cell(why))),
         }
@@ -87,4 +121,17 @@ fn cell(text: &str) -> String {
 /// Writing to a string cannot fail.
 fn line(page: &mut String, text: std::fmt::Arguments<'_>) {
     let _ = writeln!(page, "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_note_is_about_a_field_that_is_read() {
+        for (name, field, _) in NOTES {
+            let found = messages().find(|message| message.name == *name).expect(name);
+            assert!(found.fields.contains(&(field, Status::Read)), "{name}.{field}");
+        }
+    }
 }

@@ -231,6 +231,10 @@ lower! { "envoy.config.endpoint.v3.LocalityLbEndpoints" pb::LocalityLbEndpoints 
     }
     {
         use pb::locality_lb_endpoints::LbConfig;
+        // Envoy looks there where an endpoint's own metadata fits none: a warning would leave it without its TLS.
+        if metadata.is_some_and(|metadata| metadata.filter_metadata.contains_key("envoy.transport_socket_match")) {
+            cx.reject("metadata", "envoy.transport_socket_match of a locality is not implemented: give it to its endpoints");
+        }
         match lb_config {
             Some(LbConfig::LoadBalancerEndpoints(_)) => {
                 cx.warn("load_balancer_endpoints", "is not read, as in Envoy: use lb_endpoints");
