@@ -39,6 +39,8 @@ pub fn find(name: &str) -> Result<PathBuf> {
     // Debian's own Python: the shims of version managers do not work for every user.
     let mut dirs = match name {
         "python3" => vec![PathBuf::from("/usr/bin")],
+        // With what set-up has installed for it.
+        "python" => vec![target()?.join("../setup/venv/bin")],
         // Both of one version.
         "postgres" | "initdb" => postgres_dirs(),
         _ => Vec::new(),

@@ -82,6 +82,13 @@ impl Proxy {
     }
 
     pub fn start_as(lab: &Lab, start: &Start<'_>) -> Result<Self> {
+        let mut proxy = Self::start_unready(lab, start)?;
+        proxy.wait_ready()?;
+        Ok(proxy)
+    }
+
+    /// As [`Proxy::start_as`], for one that is not ready soon: its admin answers, and its sockets are bound.
+    pub fn start_unready(lab: &Lab, start: &Start<'_>) -> Result<Self> {
         let Start { kind, config, args, place } = start;
         let dir = directory(lab, *kind)?;
         let file = write(&dir, config)?;
@@ -103,11 +110,11 @@ impl Proxy {
         })?;
         let mut proxy =
             Self { kind: *kind, process, dir, admin: Admin::at(admin), listeners: BTreeMap::new() };
-        proxy.wait_ready()?;
+        proxy.read_listeners()?;
         Ok(proxy)
     }
 
-    fn wait_ready(&mut self) -> Result<()> {
+    pub fn wait_ready(&mut self) -> Result<()> {
         let name = self.kind.name();
         until(&format!("readiness of {name}"), READY, || {
             if let Some(status) = self.process.exited()? {

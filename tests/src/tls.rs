@@ -24,6 +24,13 @@ use crate::wire::reset;
 /// How long a client waits for what must come.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// What clients offer unless told otherwise.
+const SUITES: [SupportedCipherSuite; 3] = [
+    ring::cipher_suite::TLS13_AES_128_GCM_SHA256,
+    ring::cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    ring::cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+];
+
 /// How a client greets; connections of one [`TlsClient::ready`] share its sessions.
 #[derive(Clone, Debug)]
 pub struct TlsClient {
@@ -89,13 +96,14 @@ impl Default for TlsClient {
 }
 
 impl TlsClient {
-    /// Says no name, takes any certificate, keeps no session.
+    /// Says no name, takes any certificate, keeps no session. It has one cipher of each version and key: where both
+    /// sides have several, either may choose.
     pub fn new() -> Self {
         Self {
             name: None,
             alpn: Vec::new(),
             versions: rustls::ALL_VERSIONS.to_vec(),
-            suites: Vec::new(),
+            suites: SUITES.to_vec(),
             groups: Vec::new(),
             identity: None,
             ca: None,
@@ -123,8 +131,9 @@ impl TlsClient {
         self
     }
 
-    pub fn suite(mut self, suite: SupportedCipherSuite) -> Self {
-        self.suites.push(suite);
+    /// Instead of the usual ones.
+    pub fn suites(mut self, suites: &[SupportedCipherSuite]) -> Self {
+        self.suites = suites.to_vec();
         self
     }
 
@@ -152,9 +161,7 @@ impl TlsClient {
 
     pub fn ready(&self) -> Result<ReadyClient> {
         let mut provider = ring::default_provider();
-        if !self.suites.is_empty() {
-            provider.cipher_suites.clone_from(&self.suites);
-        }
+        provider.cipher_suites.clone_from(&self.suites);
         if !self.groups.is_empty() {
             provider.kx_groups.clone_from(&self.groups);
         }

@@ -93,12 +93,33 @@ impl TlsContext {
         self.socket("UpstreamTlsContext")
     }
 
+    /// As [`Self::downstream`], in a `starttls`.
+    pub fn downstream_starttls(&self) -> String {
+        self.starttls("StartTlsConfig")
+    }
+
+    /// As [`Self::upstream`], in a `starttls`.
+    pub fn upstream_starttls(&self) -> String {
+        self.starttls("UpstreamStartTlsConfig")
+    }
+
+    fn starttls(&self, message: &str) -> String {
+        let of_type = format!("envoy.extensions.transport_sockets.starttls.v3.{message}");
+        let fields = format!("tls_socket_config: {{ {} }}", self.fields());
+        extension("envoy.transport_sockets.starttls", &of_type, &fields)
+    }
+
     /// A cluster's field.
     pub fn cluster(&self) -> String {
         format!("transport_socket: {}", self.upstream())
     }
 
     fn socket(&self, message: &str) -> String {
+        let of_type = format!("envoy.extensions.transport_sockets.tls.v3.{message}");
+        extension("envoy.transport_sockets.tls", &of_type, &self.fields())
+    }
+
+    fn fields(&self) -> String {
         let mut common = Vec::new();
         if !self.certificates.is_empty() {
             common.push(format!("tls_certificates: [ {} ]", self.certificates.join(", ")));
@@ -117,10 +138,7 @@ impl TlsContext {
             common.push(format!("tls_params: {{ {} }}", self.params.join(", ")));
         }
         common.extend(self.common.iter().cloned());
-        let own: Vec<String> = self.own.clone();
-        let fields = format!("common_tls_context: {{ {} }}, {}", common.join(", "), own.join(", "));
-        let of_type = format!("envoy.extensions.transport_sockets.tls.v3.{message}");
-        extension("envoy.transport_sockets.tls", &of_type, &fields)
+        format!("common_tls_context: {{ {} }}, {}", common.join(", "), self.own.join(", "))
     }
 }
 

@@ -11,6 +11,19 @@ use shunt_tests::{Bootstrap, Cases, Client, Kind, Lab, Leaf, Pair, Pki, Proxy, T
 
 use crate::tls_common::{CLIENT, Mesh, SERVER, secure};
 
+/// Where both sides have several ciphers, either may choose: see [`whose_order_of_ciphers_counts`].
+const CIPHERS: [&str; 4] = [
+    "-ciphersuites",
+    "TLS_AES_128_GCM_SHA256",
+    "-cipher",
+    "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256",
+];
+
+/// The arguments of all, and those of the case, which come later and so count.
+fn with<'a>(args: &[&'a str]) -> Vec<&'a str> {
+    ["-showcerts"].iter().chain(&CIPHERS).chain(args).copied().collect()
+}
+
 /// What is the same for the same handshake.
 fn agreed(said: &Said) -> Value {
     json!({
@@ -28,7 +41,7 @@ fn agreed(said: &Said) -> Value {
 
 /// A handshake that both proxies must do in the same way, and whose line must be answered.
 fn same(lab: &Lab, pair: &Pair, cases: &mut Cases, id: &str, listener: &str, args: &[&str]) {
-    let args: Vec<&str> = ["-showcerts"].iter().chain(args).copied().collect();
+    let args = with(args);
     pair.same(cases, format_args!("s_client, {id}"), |proxy| {
         openssl::hello(lab, proxy.at(listener)?, &args).map(|said| agreed(&said))
     });
@@ -36,7 +49,7 @@ fn same(lab: &Lab, pair: &Pair, cases: &mut Cases, id: &str, listener: &str, arg
 
 /// As [`same`], where a refusal is as good an outcome, if it is one of both.
 fn alike(lab: &Lab, pair: &Pair, cases: &mut Cases, id: &str, listener: &str, args: &[&str]) {
-    let args: Vec<&str> = ["-showcerts"].iter().chain(args).copied().collect();
+    let args = with(args);
     pair.same(cases, format_args!("s_client, {id}"), |proxy| {
         let said = openssl::ask(lab, proxy.at(listener)?, &args, "hello", " hello")?;
         Ok(if said.text.contains(" hello") { agreed(&said) } else { json!("refused") })
@@ -119,7 +132,8 @@ fn openssl_s_client_and_what_it_offers() -> Result<()> {
             "rsa",
             &["-tls1_2", "-sigalgs", "rsa_pkcs1_sha256"],
         );
-        same(lab, &pair, &mut cases, "at most TLS 1.2", "only 1.2", &[]);
+        let cipher = ["-cipher", "ECDHE-RSA-AES256-GCM-SHA384"];
+        same(lab, &pair, &mut cases, "at most TLS 1.2", "only 1.2", &cipher);
         same(
             lab,
             &pair,
@@ -141,6 +155,46 @@ fn openssl_s_client_and_what_it_offers() -> Result<()> {
             ("ECDSA alone of an RSA key", "rsa", &["-sigalgs", "ecdsa_secp256r1_sha256"]),
         ] {
             refused(lab, &pair, &mut cases, id, listener, args);
+        }
+        cases.finish()
+    })
+}
+
+#[test]
+fn whose_order_of_ciphers_counts() -> Result<()> {
+    lab(|lab| {
+        let mesh = Mesh::new(lab)?;
+        let backend = Upstream::echo("up")?;
+        let context = TlsContext::new().certificate(&mesh.server);
+        let ordered = "cipher_suites: [ ECDHE-ECDSA-AES256-GCM-SHA384, ECDHE-ECDSA-AES128-GCM-SHA256 ]";
+        let config = Bootstrap::new().static_cluster("up", &[backend.address], "");
+        let config = secure(config, "default", &context, "up");
+        let config = secure(config, "ordered", &context.clone().params(ordered), "up");
+        let context = context.params(ordered).field("prefer_client_ciphers: true");
+        let config = secure(config, "client's", &context, "up");
+        let pair = Pair::start(lab, &config.yaml())?;
+        let mut cases = Cases::new();
+        let (aes128, aes256) = ("ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384");
+        for (id, version, flag, ciphers) in [
+            (
+                "TLS 1.3, AES-256 first",
+                "-tls1_3",
+                "-ciphersuites",
+                "TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256",
+            ),
+            (
+                "TLS 1.3, AES-128 first",
+                "-tls1_3",
+                "-ciphersuites",
+                "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384",
+            ),
+            ("TLS 1.2, AES-256 first", "-tls1_2", "-cipher", &format!("{aes256}:{aes128}")),
+            ("TLS 1.2, AES-128 first", "-tls1_2", "-cipher", &format!("{aes128}:{aes256}")),
+        ] {
+            for listener in ["default", "ordered", "client's"] {
+                let args = [version, flag, ciphers];
+                same(lab, &pair, &mut cases, &format!("whose ciphers: {id}, {listener}"), listener, &args);
+            }
         }
         cases.finish()
     })

@@ -85,7 +85,7 @@ pub struct Tap {
     pub inner: TransportSocket,
     /// Each event of a streamed trace names its connection.
     pub set_connection_per_event: bool,
-    /// Of `<prefix>.` statistics; empty: none are kept.
+    /// Of `transport.tap.<prefix>.`; empty: `transport.tap.`.
     pub stats_prefix: Arc<str>,
 }
 
@@ -134,7 +134,7 @@ pub struct TapOutput {
     pub max_buffered_tx_bytes: u32,
     /// Events are written as they come.
     pub streaming: bool,
-    /// A streamed event gathers this many bytes first.
+    /// Streamed events are gathered until they have this many bytes; 0: they are not.
     pub min_streamed_sent_bytes: u32,
 }
 

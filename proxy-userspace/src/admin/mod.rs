@@ -8,6 +8,7 @@
 //! Envoy's takes; workloads are no business of it.
 
 mod body;
+mod certs;
 mod client;
 mod clusters;
 mod config_dump;

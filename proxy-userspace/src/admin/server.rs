@@ -141,7 +141,7 @@ pub(super) fn small(path: &str, params: &Params, view: &dyn View, stats: &Stats)
     let refused =
         |what: &str| text(StatusCode::NOT_IMPLEMENTED, format!("The current build does not support {what}"));
     Some(match path {
-        "/certs" => pretty(&json!({"certificates": []})),
+        "/certs" => super::certs::answer(view),
         "/contention" => text(StatusCode::OK, "Mutex contention is not traced.\n"),
         "/hot_restart_version" => text(StatusCode::OK, "disabled"),
         "/init_dump" => pretty(&unready(params, view)),

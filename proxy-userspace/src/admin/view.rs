@@ -7,6 +7,8 @@ use std::time::{Duration, SystemTime};
 use hyper::body::Bytes;
 use proxy_config::model;
 
+use crate::transport::tls::CertificateSet;
+
 use crate::secret::Loaded;
 
 /// `envoy.admin.v3.ServerInfo.State`.
@@ -172,6 +174,10 @@ pub trait View: Send + Sync {
     }
     /// Listeners that wait for something.
     fn unready(&self) -> Vec<UnreadyView> {
+        Vec::new()
+    }
+    /// Of each TLS context: of the listeners' chains, then of the clusters.
+    fn certificates(&self) -> Vec<CertificateSet> {
         Vec::new()
     }
     fn node(&self) -> model::bootstrap::Node;

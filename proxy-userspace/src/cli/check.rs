@@ -1,15 +1,16 @@
 //! `shunt check`: what is wrong with a configuration, all of it, without running it.
 
+use std::fmt::Display;
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use proxy_config::diagnostic::Diagnostic;
 use proxy_config::load::{self, Loaded, Options};
 
 use super::envoy::EnvoyArgs;
 use super::say;
+use crate::world::check;
 
 #[derive(Args)]
 pub(super) struct CheckArgs {
@@ -34,6 +35,10 @@ pub(super) fn run(args: &CheckArgs) -> Result<ExitCode> {
 pub(super) fn verdict(args: &EnvoyArgs, loaded: Option<&Loaded>) -> Result<ExitCode> {
     let Some(loaded) = loaded else { bail!("nothing to validate: give -c FILE or --config-yaml TEXT") };
     let name = args.config_path.as_deref().unwrap_or(Path::new("")).display();
+    let problems = check::transports(&loaded.bootstrap);
+    if !problems.is_empty() {
+        bail!("{name}: {}", summary(&problems));
+    }
     say(format_args!("configuration '{name}' OK"))?;
     let (listeners, clusters) = (loaded.bootstrap.listeners.len(), loaded.bootstrap.clusters.len());
     let warnings = loaded.warnings.len();
@@ -89,7 +94,7 @@ fn read(path: &Path) -> Result<String> {
     })
 }
 
-fn summary(problems: &[Diagnostic]) -> String {
+fn summary(problems: &[impl Display]) -> String {
     let lines: Vec<_> = problems.iter().map(|problem| format!("  {problem}")).collect();
     let count = problems.len();
     format!("{count} problem{}\n{}", if count == 1 { "" } else { "s" }, lines.join("\n"))

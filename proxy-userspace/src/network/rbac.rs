@@ -4,12 +4,12 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use proxy_config::model::Cidr;
 use proxy_config::model::matcher::MetadataMatcher;
 use proxy_config::model::metadata::{Struct, Value};
 use proxy_config::model::network_filter::{
     Permission, Principal, Rbac as Config, RbacAction, RbacPolicy, RbacRules,
 };
+use proxy_config::model::{Cidr, StringMatcher};
 
 use super::gates::{Close, Verdict};
 use crate::net::facts::Facts;
@@ -160,12 +160,24 @@ fn is(principal: &Principal, facts: &Facts) -> bool {
         Principal::Not(inner) => !is(inner, facts),
         Principal::Any => true,
         Principal::Http => false,
-        // No transport socket verifies a peer yet: nobody is authenticated.
-        Principal::Authenticated(_) => false,
+        Principal::Authenticated(name) => is_authenticated(name.as_ref(), facts),
         Principal::DirectRemoteIp(range) => within(range, facts.direct_remote.ip()),
         Principal::RemoteIp(range) => within(range, facts.remote.ip()),
         Principal::Metadata(matcher) => has(matcher, facts),
     }
+}
+
+/// As Envoy: TLS is enough where no name is asked for, even without a certificate; else one of the peer's URI or DNS
+/// names or its subject must match, which is empty without a certificate.
+fn is_authenticated(name: Option<&StringMatcher>, facts: &Facts) -> bool {
+    let (Some(tls), Some(name)) = (&facts.tls, name) else {
+        return facts.tls.is_some();
+    };
+    let Some(peer) = &tls.peer else {
+        return name.is_match("");
+    };
+    let names = peer.uri_sans.iter().chain(&peer.dns_sans).chain([&peer.subject]);
+    names.into_iter().any(|one| name.is_match(one))
 }
 
 fn within(range: &Cidr, ip: IpAddr) -> bool {

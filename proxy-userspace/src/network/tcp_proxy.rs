@@ -173,13 +173,17 @@ async fn negotiate(
 
 /// A side that could not turn to TLS.
 fn insecure(side: Side, reason: Cow<'static, str>) -> Outcome {
-    let reason = Some(reason.into_owned());
-    if side == Side::Upstream {
-        let outcome = Outcome::new(side, Flags::UF, "upstream_transport_failure");
-        return Outcome { upstream_failure: reason, ..outcome };
+    let reason = Some(reason.into_owned()).filter(|reason| !reason.is_empty());
+    match side {
+        Side::Upstream => Outcome {
+            upstream_failure: reason,
+            ..Outcome::new(side, Flags::UF, "upstream_transport_failure")
+        },
+        Side::Downstream | Side::Internal => Outcome {
+            downstream_failure: reason,
+            ..Outcome::new(side, Flags::NONE, "downstream_transport_failure")
+        },
     }
-    let outcome = Outcome::new(Side::Internal, Flags::NONE, "downstream_transport_failure");
-    Outcome { downstream_failure: reason, ..outcome }
 }
 
 /// What is buffered is held by the kernel or for a moment only; Envoy's gauges are there, at nought, once a

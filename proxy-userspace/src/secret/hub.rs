@@ -19,7 +19,7 @@ use crate::watch::{Changes, Directories, Files};
 pub struct Secrets {
     statics: HashMap<Arc<str>, Arc<Slot>>,
     slots: Mutex<HashMap<SecretRef, Weak<Slot>>>,
-    /// None in tests that supply the slots themselves.
+    /// None where a configuration is only checked, and in tests that supply the slots themselves.
     sources: Option<Sources>,
 }
 
@@ -42,13 +42,25 @@ pub enum StaticError {
 }
 
 impl Secrets {
-    /// Reads the static secrets.
+    /// Reads the static secrets; follows those of SDS.
     pub fn new(
         statics: &[Resource<Secret>],
         (stats, tasks): (&Arc<Stats>, &Tasks),
         directories: &Arc<Directories>,
         parse: SecretSource,
     ) -> Result<Self, StaticError> {
+        let sources = Sources {
+            stats: stats.clone(),
+            tasks: tasks.clone(),
+            directories: directories.clone(),
+            files: Files::new(directories),
+            parse,
+        };
+        Ok(Self { sources: Some(sources), ..Self::fixed(statics)? })
+    }
+
+    /// The static secrets alone: those of SDS stay without content.
+    pub fn fixed(statics: &[Resource<Secret>]) -> Result<Self, StaticError> {
         let mut known: HashMap<_, Arc<Slot>> = HashMap::new();
         for secret in statics {
             let name = secret.model.name.clone();
@@ -61,14 +73,7 @@ impl Secrets {
                 return Err(StaticError::Twice(name));
             }
         }
-        let sources = Sources {
-            stats: stats.clone(),
-            tasks: tasks.clone(),
-            directories: directories.clone(),
-            files: Files::new(directories),
-            parse,
-        };
-        Ok(Self { statics: known, slots: Mutex::default(), sources: Some(sources) })
+        Ok(Self { statics: known, ..Self::default() })
     }
 
     /// The slot of a secret, followed from now on while somebody holds it.

@@ -79,10 +79,14 @@ impl Listener {
         found.or(self.default.as_ref())
     }
 
+    /// What makes the transports of its chains.
+    pub fn transports(&self) -> impl Iterator<Item = &Arc<dyn Factory>> {
+        self.chains.iter().chain(&self.default).filter_map(|chain| chain.transport.as_ref())
+    }
+
     /// The secrets of its chains that are still to come: it does not accept before.
     pub fn waits_for(&self) -> Vec<Arc<Slot>> {
-        let chains = self.chains.iter().chain(&self.default);
-        let mut slots = transport::secrets(chains.filter_map(|chain| chain.transport.as_ref()));
+        let mut slots = transport::secrets(self.transports());
         slots.retain(|slot| !slot.is_settled());
         slots
     }

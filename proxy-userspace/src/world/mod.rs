@@ -5,6 +5,7 @@
 
 pub mod bind;
 pub mod builtin;
+pub mod check;
 mod listener;
 mod status;
 

@@ -26,6 +26,7 @@ use crate::secret::Slot;
 use crate::task::Tasks;
 use crate::telemetry::access_log::Sinks;
 use crate::telemetry::stats::{ClusterManagerStats, ListenerManagerStats, RuntimeStats, ServerStats, Stats};
+use crate::transport::tls::CertificateSet;
 
 /// The stats of the server as a whole, under Envoy's names.
 struct Blocks {
@@ -290,6 +291,17 @@ impl View for Status {
             secrets: listener.waits_for().iter().map(|slot| slot.name.clone()).collect(),
         });
         unready.filter(|listener| !listener.secrets.is_empty()).collect()
+    }
+
+    fn certificates(&self) -> Vec<CertificateSet> {
+        let Some(snapshot) = self.world.as_ref().map(|world| world.snapshot()) else { return Vec::new() };
+        let downstream = snapshot.listeners().iter().flat_map(|listener| listener.transports());
+        let mut clusters: Vec<_> = snapshot.clusters().collect();
+        clusters.sort_by_key(|cluster| &cluster.model.name);
+        let upstream = clusters.into_iter().flat_map(|cluster| cluster.transports());
+        let mut found = Vec::new();
+        downstream.chain(upstream).for_each(|transport| transport.certificates(&mut found));
+        found
     }
 
     fn node(&self) -> Node {

@@ -21,9 +21,16 @@ pub(super) struct Wheel {
 const TLSLITE: &[Wheel] =
     &[Wheel { name: "ecdsa", version: "0.19.2" }, Wheel { name: "tlslite-ng", version: "0.8.2" }];
 
+/// An SMTP server with STARTTLS, for the tests of the filter that stands before one.
+const AIOSMTPD: &[Wheel] = &[
+    Wheel { name: "attrs", version: "26.1.0" },
+    Wheel { name: "atpublic", version: "9.0.0" },
+    Wheel { name: "aiosmtpd", version: "1.4.6" },
+];
+
 /// Installs what the tests' Python scripts import.
 pub(crate) fn install(ws: &Workspace, voice: Voice) -> Result<()> {
-    for wheel in TLSLITE {
+    for wheel in TLSLITE.iter().chain(AIOSMTPD) {
         if wheel.is_installed(ws) {
             say(voice, wheel.name, &format!("present ({})", wheel.version), true);
         } else {

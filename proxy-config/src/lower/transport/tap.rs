@@ -26,6 +26,8 @@ registry! {
 
 /// Of a trace that is kept until its end.
 const MOST_BUFFERED: u32 = 1024;
+/// Where events are gathered at all, Envoy gathers so many bytes.
+const LEAST_STREAMED: u32 = 9;
 
 lower! { "envoy.extensions.transport_sockets.tap.v3.Tap" ext::Tap => Tap, cx;
     read { common_config, transport_socket, socket_tap_config }
@@ -232,7 +234,7 @@ lower! { "envoy.config.tap.v3.OutputConfig" pb::OutputConfig => TapOutput, cx;
             max_buffered_rx_bytes: number(max_buffered_rx_bytes).unwrap_or(MOST_BUFFERED),
             max_buffered_tx_bytes: number(max_buffered_tx_bytes).unwrap_or(MOST_BUFFERED),
             streaming,
-            min_streamed_sent_bytes: number(min_streamed_sent_bytes).unwrap_or(0),
+            min_streamed_sent_bytes: number(min_streamed_sent_bytes).map_or(0, |bytes| bytes.max(LEAST_STREAMED)),
         })
     }
 }

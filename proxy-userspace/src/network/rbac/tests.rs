@@ -166,3 +166,46 @@ fn shadow_rules_only_tell() {
     assert_eq!(stats.value("pre.rbac.shadow_denied"), Some(1));
     assert_eq!(stats.value("pre.rbac.denied"), Some(1));
 }
+
+/// What Envoy 1.40 lets pass, of the same names.
+#[test]
+fn authenticated_is_a_name_of_the_peers_certificate() {
+    use crate::transport::{Certificate, TlsInfo};
+    let peer = Certificate {
+        subject: "CN=web,C=US".to_owned(),
+        uri_sans: vec!["spiffe://td/a".to_owned(), "https://x/".to_owned()],
+        dns_sans: vec!["a.example.com".to_owned(), "*.b.example.com".to_owned()],
+        ip_sans: vec!["10.0.0.1".to_owned()],
+        email_sans: vec!["a@b.c".to_owned()],
+        ..Certificate::default()
+    };
+    let with = |peer: Option<&Certificate>| {
+        let tls = TlsInfo { peer: peer.cloned().map(Arc::new), ..TlsInfo::default() };
+        Facts { tls: Some(Arc::new(tls)), ..facts() }
+    };
+    let (plain, anonymous, known) = (facts(), with(None), with(Some(&peer)));
+    let named = |pattern| Principal::Authenticated(Some(StringMatcher { pattern, ignore_case: false }));
+    let whole = |name: &str| named(StringPattern::Exact(name.to_owned()));
+    let prefix = |name: &str| named(StringPattern::Prefix(name.to_owned()));
+    for (principal, is_anonymous, is_known) in [
+        (Principal::Authenticated(None), true, true),
+        (prefix(""), true, true),
+        (whole(""), true, false),
+        (whole("spiffe://td/a"), false, true),
+        (whole("https://x/"), false, true),
+        (whole("a.example.com"), false, true),
+        (whole("*.b.example.com"), false, true),
+        // No wildcard is looked into.
+        (whole("c.b.example.com"), false, false),
+        (whole("CN=web,C=US"), false, true),
+        (prefix("CN=web"), false, true),
+        (whole("CN=web"), false, false),
+        (whole("10.0.0.1"), false, false),
+        (whole("a@b.c"), false, false),
+        (whole("spiffe://td"), false, false),
+    ] {
+        assert!(!is(&principal, &plain), "{principal:?}");
+        assert_eq!(is(&principal, &anonymous), is_anonymous, "{principal:?}");
+        assert_eq!(is(&principal, &known), is_known, "{principal:?}");
+    }
+}

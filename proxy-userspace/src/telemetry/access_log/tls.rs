@@ -237,7 +237,7 @@ mod tests {
             let expected = (operator.name == "DOWNSTREAM_TLS_VERSION").then(|| "TLSv1.2".to_owned());
             assert_eq!(value(&anonymous, operator.name, None), expected, "{}", operator.name);
         }
-        assert_eq!(count, 41, "all that Envoy has are here");
+        assert_eq!(count, 42, "all that Envoy has are here");
     }
 
     #[test]

@@ -30,9 +30,6 @@ pub(super) enum Mode {
     Gathered { bytes: usize },
 }
 
-/// Envoy's `DefaultMinBufferedBytes`: less is not waited for.
-const LEAST_GATHERED: u32 = 9;
-
 enum Sink {
     Files { path_prefix: Arc<str>, format: TapFormat, files: Files },
     Admin(Arc<Session>),
@@ -102,7 +99,7 @@ impl Mode {
             TapOutput { streaming: false, .. } => Self::Buffered { rx, tx },
             TapOutput { min_streamed_sent_bytes: 0, .. } => Self::Streamed { rx, tx },
             TapOutput { min_streamed_sent_bytes, .. } => {
-                Self::Gathered { bytes: (*min_streamed_sent_bytes).max(LEAST_GATHERED) as usize }
+                Self::Gathered { bytes: *min_streamed_sent_bytes as usize }
             }
         }
     }

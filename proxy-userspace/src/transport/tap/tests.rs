@@ -295,8 +295,7 @@ async fn gathered_events_wait_for_enough_bytes_or_the_end() {
     let rig = Rig::new();
     let mut config = rig.to_file();
     config.output.streaming = true;
-    // Envoy waits for nine at least.
-    config.output.min_streamed_sent_bytes = 1;
+    config.output.min_streamed_sent_bytes = 9;
     config.output.max_buffered_rx_bytes = 2;
     let tap = rig.statically(config);
     let mut link = Wired::new(&tap, 4).await;

@@ -13,7 +13,7 @@ use super::context::{Build, Common, Live};
 use super::inputs::Resolved;
 use super::keys::Identity;
 use super::peer::PeerVerifier;
-use super::provider::{Wall, provider, versions};
+use super::provider::{Schemes, Wall, provider, versions};
 use super::session::ClientSessions;
 use super::socket::TlsSocket;
 use super::verify::Verifier;
@@ -78,11 +78,12 @@ impl Build for ClientBuild {
     fn build(&self, resolved: Resolved, common: &Arc<Common>) -> Result<ClientContext, String> {
         let params = &self.model.common.params;
         let provider = provider(params);
+        let schemes = Schemes::new(params, &provider);
         if resolved.certificates.len() > 1 {
             return Err("Client TLS context supports only a single certificate".to_owned());
         }
         let first = resolved.certificates.first();
-        let identity = first.map(|material| Identity::load(material, &provider)).transpose()?;
+        let identity = first.map(|material| Identity::load(material, &provider, &schemes)).transpose()?;
         let validation = resolved.validation.as_ref();
         if self.model.auto_sni_san_validation && !validation.is_some_and(trusts_somebody) {
             return Err(
@@ -92,8 +93,8 @@ impl Build for ClientBuild {
         let verifier =
             validation.map(|material| Verifier::new(material, common.stats.clone())).transpose()?;
         let algorithms = provider.signature_verification_algorithms;
-        let peer =
-            Arc::new(PeerVerifier::of_servers(verifier, algorithms, self.model.auto_sni_san_validation));
+        let auto = self.model.auto_sni_san_validation;
+        let peer = Arc::new(PeerVerifier::of_servers(verifier, (algorithms, schemes), auto));
         let builder = ClientConfig::builder_with_details(provider, Arc::new(Wall))
             .with_protocol_versions(&versions(params))
             .map_err(|e| e.to_string())?

@@ -75,9 +75,9 @@ impl<B: Build> Live<B> {
 
 impl<B: Build> Subscriber for Live<B> {
     fn changed(&self) -> Result<(), String> {
-        if self.rebuild()? {
-            self.common.factory_stats.ssl_context_update_by_sds.inc();
-        }
+        self.rebuild()?;
+        // Envoy's: also while another secret is missing.
+        self.common.factory_stats.ssl_context_update_by_sds.inc();
         Ok(())
     }
 }

@@ -9,6 +9,7 @@ use rustls::{Connection, Error, HandshakeKind};
 use super::certificate::facts;
 use super::client::ClientContext;
 use super::context::Common;
+use super::hello::asks_for_status;
 use super::peer::{PeerVerifier, Seen};
 use super::provider::now;
 use super::server::ServerContext;
@@ -56,11 +57,15 @@ impl Party {
         }
     }
 
-    /// What a client gets; the error is the reason for the log.
-    pub(super) fn choose(&mut self, hello: &ClientHello<'_>) -> Result<Arc<ServerConfig>, String> {
+    /// What a client with this ClientHello gets, of which `bytes` are the records; the error is the reason for the log.
+    pub(super) fn choose(
+        &mut self,
+        hello: &ClientHello<'_>,
+        bytes: &[u8],
+    ) -> Result<Arc<ServerConfig>, String> {
         let End::Server { context, addresses } = &self.end else { return Err(error::rejected()) };
         self.server_name = hello.server_name().map(Arc::from);
-        let choice = context.choose(hello, *addresses)?;
+        let choice = context.choose(hello, asks_for_status(bytes), *addresses)?;
         self.local = Some(choice.facts);
         Ok(choice.config)
     }

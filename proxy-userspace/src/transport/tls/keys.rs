@@ -11,7 +11,9 @@ use rustls::{Error, InconsistentKeys, SignatureAlgorithm};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
-use super::certificate::facts;
+use super::certificate::{self, facts};
+use super::ocsp::Staple;
+use super::provider::Schemes;
 use crate::secret::Material;
 use crate::secret::material::{CertificateMaterial, KeyMaterial};
 use crate::transport::Certificate;
@@ -25,6 +27,9 @@ pub(super) struct Identity {
     /// What a client may call it by: its DNS names, or else its common name, in lower case.
     pub(super) names: Vec<String>,
     pub(super) is_ecdsa: bool,
+    pub(super) staple: Option<Staple>,
+    /// It promises a staple.
+    pub(super) must_staple: bool,
 }
 
 /// It holds a key.
@@ -35,7 +40,11 @@ impl fmt::Debug for Identity {
 }
 
 impl Identity {
-    pub(super) fn load(material: &CertificateMaterial, provider: &CryptoProvider) -> Result<Self, String> {
+    pub(super) fn load(
+        material: &CertificateMaterial,
+        provider: &CryptoProvider,
+        schemes: &Schemes,
+    ) -> Result<Self, String> {
         let (chain, key) = match &material.key {
             KeyMaterial::Pem { chain, key } => (chain, key),
             KeyMaterial::Pkcs12(material) => {
@@ -47,8 +56,9 @@ impl Identity {
         let facts = facts(leaf).map_err(|why| format!("certificate_chain: {}: {why}", chain.origin))?;
         let names = names(leaf).map_err(|why| format!("certificate_chain: {}: {why}", chain.origin))?;
         strong_enough(leaf).map_err(|why| format!("certificate_chain: {}: {why}", chain.origin))?;
+        let must_staple = promises_staple(leaf);
         let signing = private_key(key, material.password.as_ref())?;
-        let certified = CertifiedKey::from_der(certificates, signing, provider).map_err(|e| {
+        let mut certified = CertifiedKey::from_der(certificates, signing, provider).map_err(|e| {
             let why = if e == Error::InconsistentKeys(InconsistentKeys::KeyMismatch) {
                 format!("it is not the key of the certificate of {}", chain.origin)
             } else {
@@ -56,7 +66,14 @@ impl Identity {
             };
             format!("private_key: {}: {why}", key.origin)
         })?;
+        certified.key = schemes.restrict(certified.key);
+        let staple = match (&material.ocsp_staple, certified.cert.first()) {
+            (Some(staple), Some(leaf)) => Some(self::staple(staple, leaf)?),
+            (_, _) => None,
+        };
         Ok(Self {
+            must_staple,
+            staple,
             is_ecdsa: certified.key.algorithm() == SignatureAlgorithm::ECDSA,
             certified: Arc::new(certified),
             facts: Arc::new(facts),
@@ -109,6 +126,21 @@ fn strong_enough(leaf: &CertificateDer<'_>) -> Result<(), String> {
         return Err("only RSA certificates with 2048-bit or larger keys are supported".to_owned());
     }
     Ok(())
+}
+
+/// RFC 7633: a TLS feature extension of `status_request`. Envoy compares the same bytes.
+fn promises_staple(leaf: &CertificateDer<'_>) -> bool {
+    certificate::parse(leaf).is_ok_and(|leaf| {
+        let mut extensions = leaf.extensions().iter();
+        extensions
+            .any(|one| one.oid.to_id_string() == "1.3.6.1.5.5.7.1.24" && one.value == [0x30, 3, 2, 1, 5])
+    })
+}
+
+fn staple(material: &Material, leaf: &CertificateDer<'_>) -> Result<Staple, String> {
+    let failed = |why: String| format!("ocsp_staple: {}: {why}", material.origin);
+    let leaf = certificate::parse(leaf).map_err(failed)?;
+    Staple::parse(&material.bytes, leaf.raw_serial()).map_err(failed)
 }
 
 fn names(leaf: &CertificateDer<'_>) -> Result<Vec<String>, String> {

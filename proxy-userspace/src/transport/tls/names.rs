@@ -56,3 +56,20 @@ pub(super) fn signature(scheme: SignatureScheme) -> &'static str {
         _ => "unknown_ssl_algorithm",
     }
 }
+
+/// The scheme of that name, where rustls has it.
+pub(super) fn scheme(name: &str) -> Option<SignatureScheme> {
+    const KNOWN: [SignatureScheme; 10] = [
+        SignatureScheme::ECDSA_NISTP256_SHA256,
+        SignatureScheme::ECDSA_NISTP384_SHA384,
+        SignatureScheme::ECDSA_NISTP521_SHA512,
+        SignatureScheme::ED25519,
+        SignatureScheme::RSA_PSS_SHA256,
+        SignatureScheme::RSA_PSS_SHA384,
+        SignatureScheme::RSA_PSS_SHA512,
+        SignatureScheme::RSA_PKCS1_SHA256,
+        SignatureScheme::RSA_PKCS1_SHA384,
+        SignatureScheme::RSA_PKCS1_SHA512,
+    ];
+    KNOWN.into_iter().find(|known| signature(*known) == name)
+}

@@ -14,9 +14,10 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use rustls::{DigitallySignedStruct, DistinguishedName, Error, PeerMisbehaved, SignatureScheme};
 
 use super::client::NAMELESS;
+use super::provider::Schemes;
 use super::verify::{ClientCertificate, Role, Validation, Verifier};
 use crate::transport::Certificate;
 
@@ -46,6 +47,7 @@ pub(super) struct PeerVerifier {
     /// `None`: any certificate will do.
     verifier: Option<Verifier>,
     algorithms: WebPkiSupportedAlgorithms,
+    schemes: Schemes,
     /// The names of the trusted CAs, for clients.
     subjects: Vec<DistinguishedName>,
     /// A client must have a certificate.
@@ -65,7 +67,7 @@ impl PeerVerifier {
     /// they must have one. Without anything to judge it by, any will do.
     pub(super) fn of_clients(
         verifier: Option<Verifier>,
-        algorithms: WebPkiSupportedAlgorithms,
+        (algorithms, schemes): (WebPkiSupportedAlgorithms, Schemes),
         require: bool,
     ) -> Option<Self> {
         let asked = verifier.as_ref().map_or(ClientCertificate::NotAsked, Verifier::client_certificate);
@@ -77,16 +79,17 @@ impl PeerVerifier {
             mandatory: require || asked == ClientCertificate::Required,
             verifier,
             algorithms,
+            schemes,
             auto_sni_san: false,
         })
     }
 
     pub(super) fn of_servers(
         verifier: Option<Verifier>,
-        algorithms: WebPkiSupportedAlgorithms,
+        (algorithms, schemes): (WebPkiSupportedAlgorithms, Schemes),
         auto_sni_san: bool,
     ) -> Self {
-        Self { verifier, algorithms, subjects: Vec::new(), mandatory: true, auto_sni_san }
+        Self { verifier, algorithms, schemes, subjects: Vec::new(), mandatory: true, auto_sni_san }
     }
 
     /// What is trusted, for `/certs`.
@@ -114,8 +117,16 @@ impl PeerVerifier {
     }
 }
 
-fn signed_with(scheme: SignatureScheme) {
-    SEEN.with_borrow_mut(|seen| seen.scheme = Some(scheme));
+impl PeerVerifier {
+    /// rustls leaves it to its verifier that a peer signs with what it was offered.
+    fn signed_with(&self, scheme: SignatureScheme) -> Result<(), Error> {
+        SEEN.with_borrow_mut(|seen| seen.scheme = Some(scheme));
+        if self.schemes.contains(scheme) {
+            Ok(())
+        } else {
+            Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into())
+        }
+    }
 }
 
 impl ClientCertVerifier for PeerVerifier {
@@ -143,7 +154,7 @@ impl ClientCertVerifier for PeerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        signed_with(dss.scheme);
+        self.signed_with(dss.scheme)?;
         verify_tls12_signature(message, cert, dss, &self.algorithms)
     }
 
@@ -153,12 +164,12 @@ impl ClientCertVerifier for PeerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        signed_with(dss.scheme);
+        self.signed_with(dss.scheme)?;
         verify_tls13_signature(message, cert, dss, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        self.schemes.list()
     }
 }
 
@@ -196,6 +207,6 @@ impl ServerCertVerifier for PeerVerifier {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        self.schemes.list()
     }
 }

@@ -1,15 +1,17 @@
-//! Which versions, cipher suites and groups a context speaks.
+//! Which versions, cipher suites, groups and signatures a context speaks.
 
 use std::sync::Arc;
 
 use proxy_config::model::tls::{CipherSuite, Curve, TlsParams, TlsVersion};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::{cipher_suite as suites, default_provider, kx_group as groups};
-use rustls::pki_types::UnixTime;
+use rustls::pki_types::{SubjectPublicKeyInfoDer, UnixTime};
+use rustls::sign::{Signer, SigningKey};
 use rustls::time_provider::TimeProvider;
 use rustls::version::{TLS12, TLS13};
-use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
+use rustls::{SignatureAlgorithm, SignatureScheme, SupportedCipherSuite, SupportedProtocolVersion};
 
+use super::names;
 use crate::clock;
 
 /// TLS 1.3 suites are not chosen by configuration, as in Envoy. AES-128 goes first there too.
@@ -60,6 +62,55 @@ pub(super) fn versions(params: &TlsParams) -> Vec<&'static SupportedProtocolVers
         versions.push(&TLS12);
     }
     versions
+}
+
+/// What is signed with, and accepted as a peer's signature, in order of preference.
+#[derive(Clone, Debug)]
+pub(super) struct Schemes(Arc<[SignatureScheme]>);
+
+impl Schemes {
+    pub(super) fn new(params: &TlsParams, provider: &CryptoProvider) -> Self {
+        let supported = provider.signature_verification_algorithms.supported_schemes();
+        if params.signature_algorithms.is_empty() {
+            return Self(supported.into());
+        }
+        let chosen = params.signature_algorithms.iter().filter_map(|name| names::scheme(name));
+        Self(chosen.filter(|scheme| supported.contains(scheme)).collect())
+    }
+
+    pub(super) fn contains(&self, scheme: SignatureScheme) -> bool {
+        self.0.contains(&scheme)
+    }
+
+    pub(super) fn list(&self) -> Vec<SignatureScheme> {
+        self.0.to_vec()
+    }
+
+    /// A key that signs with these only.
+    pub(super) fn restrict(&self, key: Arc<dyn SigningKey>) -> Arc<dyn SigningKey> {
+        Arc::new(Restricted { key, schemes: self.clone() })
+    }
+}
+
+#[derive(Debug)]
+struct Restricted {
+    key: Arc<dyn SigningKey>,
+    schemes: Schemes,
+}
+
+impl SigningKey for Restricted {
+    fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+        let offered: Vec<_> = offered.iter().copied().filter(|one| self.schemes.contains(*one)).collect();
+        self.key.choose_scheme(&offered)
+    }
+
+    fn public_key(&self) -> Option<SubjectPublicKeyInfoDer<'_>> {
+        self.key.public_key()
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        self.key.algorithm()
+    }
 }
 
 fn tls12_suite(suite: CipherSuite) -> SupportedCipherSuite {

@@ -8,14 +8,13 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use proxy_config::model::tls::{DownstreamTls, SessionTickets};
+use proxy_config::model::tls::{DownstreamTls, OcspStaplePolicy, SessionTickets};
 use ring::digest::{Context as Digest, SHA256};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::Ticketer;
 use rustls::server::{
     ClientHello, NoServerSessionStorage, ProducesTickets, ServerConfig, StoresServerSessions,
 };
-use rustls::sign::SingleCertAndKey;
 use rustls::{CipherSuite, SignatureAlgorithm};
 
 use super::context::{Build, Common, Live};
@@ -23,8 +22,9 @@ use super::error;
 use super::inputs::{Resolved, TicketMaterial};
 use super::key_log::KeyLogFile;
 use super::keys::Identity;
+use super::ocsp::{Stapled, Stapling, stapling};
 use super::peer::PeerVerifier;
-use super::provider::{Wall, provider, versions};
+use super::provider::{Schemes, Wall, provider, versions};
 use super::session::{Binding, ServerSessions, SharedKeys, Tickets};
 use super::socket::TlsSocket;
 use super::verify::Verifier;
@@ -88,12 +88,14 @@ impl Build for ServerBuild {
     fn build(&self, resolved: Resolved, common: &Arc<Common>) -> Result<ServerContext, String> {
         let params = &self.model.common.params;
         let provider = provider(params);
-        let load = |material| Identity::load(material, &provider);
+        let schemes = Schemes::new(params, &provider);
+        let load = |material| Identity::load(material, &provider, &schemes);
         let identities = resolved.certificates.iter().map(load).collect::<Result<Vec<_>, _>>()?;
         if identities.is_empty() {
             return Err("Server TlsCertificates must have a certificate specified".to_owned());
         }
-        let peer = self.peer(resolved.validation.as_ref(), &provider, common)?;
+        self.check_staples(&identities)?;
+        let peer = self.peer(resolved.validation.as_ref(), (&provider, schemes), common)?;
         let binding = self.binding(&identities, resolved.validation.as_ref());
         let sessions = self.sessions(&resolved.tickets, binding)?;
         let names = by_name(&identities);
@@ -107,6 +109,7 @@ impl Build for ServerBuild {
             peer,
             require_sni: self.model.require_sni,
             full_scan: self.model.full_scan_certs_on_sni_mismatch,
+            staple_policy: self.model.ocsp_staple_policy,
             common: common.clone(),
         })
     }
@@ -122,14 +125,26 @@ impl ServerBuild {
     fn peer(
         &self,
         validation: Option<&ValidationMaterial>,
-        provider: &CryptoProvider,
+        (provider, schemes): (&CryptoProvider, Schemes),
         common: &Common,
     ) -> Result<Option<Arc<PeerVerifier>>, String> {
         let verifier =
             validation.map(|material| Verifier::new(material, common.stats.clone())).transpose()?;
         let algorithms = provider.signature_verification_algorithms;
         let require = self.model.require_client_certificate;
-        Ok(PeerVerifier::of_clients(verifier, algorithms, require).map(Arc::new))
+        Ok(PeerVerifier::of_clients(verifier, (algorithms, schemes), require).map(Arc::new))
+    }
+
+    fn check_staples(&self, identities: &[Identity]) -> Result<(), String> {
+        for identity in identities.iter().filter(|one| one.staple.is_none()) {
+            if identity.must_staple {
+                return Err("OCSP response is required for must-staple certificate".to_owned());
+            }
+            if self.model.ocsp_staple_policy == OcspStaplePolicy::Must {
+                return Err("Required OCSP response is missing from TLS context".to_owned());
+            }
+        }
+        Ok(())
     }
 
     fn sessions(&self, tickets: &TicketMaterial, binding: Binding) -> Result<Sessions, String> {
@@ -163,7 +178,7 @@ impl ServerBuild {
             Some(peer) => builder.with_client_cert_verifier(peer.clone()),
             None => builder.with_no_client_auth(),
         };
-        let resolver = SingleCertAndKey::from(identity.certified.clone());
+        let resolver = Stapled::new(identity.certified.clone(), identity.staple.as_ref());
         let mut config = builder.with_cert_resolver(Arc::new(resolver));
         config.ignore_client_order = !self.model.prefer_client_ciphers;
         let alpn = self.model.common.alpn_protocols.iter();
@@ -215,6 +230,7 @@ pub(super) struct ServerContext {
     pub(super) peer: Option<Arc<PeerVerifier>>,
     require_sni: bool,
     full_scan: bool,
+    staple_policy: OcspStaplePolicy,
     pub(super) common: Arc<Common>,
 }
 
@@ -260,17 +276,21 @@ pub(super) struct Choice {
 }
 
 impl ServerContext {
-    /// The error is the reason for the log.
+    /// `status` says whether the client takes an OCSP response. The error is the reason for the log.
     pub(super) fn choose(
         &self,
         hello: &ClientHello<'_>,
+        status: bool,
         addresses: Option<(IpAddr, IpAddr)>,
     ) -> Result<Choice, String> {
         let name = hello.server_name().map(str::to_ascii_lowercase);
         if self.require_sni && name.is_none() {
             return Err(error::rejected());
         }
-        let served = self.certificate(name.as_deref(), hello).ok_or_else(error::rejected)?;
+        let served = self.certificate(name.as_deref(), hello, status).ok_or_else(error::rejected)?;
+        if !self.count_staple(self.stapling(served, status)) {
+            return Err(error::rejected());
+        }
         let ours = &self.common.alpn;
         let alpn = hello
             .alpn()
@@ -279,27 +299,50 @@ impl ServerContext {
         Ok(Choice { config: served.configs.of(alpn, logged).clone(), facts: served.identity.facts.clone() })
     }
 
+    fn stapling(&self, served: &Served, status: bool) -> Stapling {
+        let identity = &served.identity;
+        stapling(identity.staple.as_ref(), self.staple_policy, identity.must_staple, status)
+    }
+
+    /// Whether the client may go on.
+    fn count_staple(&self, stapling: Stapling) -> bool {
+        let stats = &self.common.stats;
+        if stapling != Stapling::NotAsked {
+            stats.ocsp_staple_requests.inc();
+        }
+        match stapling {
+            Stapling::NotAsked => {}
+            Stapling::Respond => stats.ocsp_staple_responses.inc(),
+            Stapling::Omit => stats.ocsp_staple_omitted.inc(),
+            Stapling::Fail => stats.ocsp_staple_failed.inc(),
+        }
+        stapling != Stapling::Fail
+    }
+
     /// By the client's name for us, exactly or by a wildcard, then by what it can verify; else the first.
-    fn certificate(&self, name: Option<&str>, hello: &ClientHello<'_>) -> Option<&Served> {
+    fn certificate(&self, name: Option<&str>, hello: &ClientHello<'_>, status: bool) -> Option<&Served> {
+        let fits = |served: &&Served| {
+            suits(&served.identity, hello) && self.stapling(served, status) != Stapling::Fail
+        };
         if let Some(name) = name {
             let wildcard = name.find('.').and_then(|dot| name.get(dot..)).unwrap_or_default();
             for known in [name, wildcard] {
                 let named = self.names.get(known).into_iter().flatten();
-                let found = best(named.filter_map(|at| self.identities.get(*at)), hello);
+                let found = best(named.filter_map(|at| self.identities.get(*at)).filter(fits));
                 if found.is_some() {
                     return found;
                 }
             }
         }
-        let scanned = (name.is_none() || self.full_scan).then(|| best(self.identities.iter(), hello));
+        let scanned = (name.is_none() || self.full_scan).then(|| best(self.identities.iter().filter(fits)));
         scanned.flatten().or_else(|| self.identities.first())
     }
 }
 
-/// The first that the client can verify; ECDSA goes before RSA.
-fn best<'a>(among: impl Iterator<Item = &'a Served>, hello: &ClientHello<'_>) -> Option<&'a Served> {
+/// ECDSA goes before RSA, else the first.
+fn best<'a>(among: impl Iterator<Item = &'a Served>) -> Option<&'a Served> {
     let mut found: Option<&Served> = None;
-    for served in among.filter(|served| suits(&served.identity, hello)) {
+    for served in among {
         if served.identity.is_ecdsa {
             return Some(served);
         }

@@ -41,7 +41,6 @@ thread_local! {
 pub(super) struct TlsSocket {
     stage: Stage,
     party: Party,
-    /// What the peer began with: plaintext is told from broken TLS by it.
     first: First,
     /// Ciphertext that was read and not processed so far.
     held: Held,
@@ -101,7 +100,9 @@ enum Stop {
 impl TlsSocket {
     pub(super) fn server(context: Arc<ServerContext>, addresses: Option<(IpAddr, IpAddr)>) -> Self {
         let party = Party::server(context, addresses);
-        Self::new(Stage::Hello(Box::default()), party)
+        let mut socket = Self::new(Stage::Hello(Box::default()), party);
+        socket.first.whole = true;
+        socket
     }
 
     pub(super) fn client(
@@ -148,7 +149,8 @@ impl TlsSocket {
         match acceptor.accept() {
             Ok(None) => {}
             Ok(Some(accepted)) => {
-                let chosen = self.party.choose(&accepted.client_hello());
+                let chosen = self.party.choose(&accepted.client_hello(), &self.first.bytes);
+                self.first.understood();
                 match chosen {
                     Ok(config) => match accepted.into_connection(config) {
                         Ok(connection) => self.stage = shaking(connection),
@@ -210,7 +212,7 @@ impl TlsSocket {
 
     /// rustls has refused; the alert that says why is queued.
     fn refuse(&mut self, why: &Error, telling: Telling) {
-        let reason = self.party.failed(why, self.first.bytes());
+        let reason = self.party.failed(why, self.first.header());
         self.stage = Stage::Telling(telling, reason);
     }
 
@@ -218,7 +220,7 @@ impl TlsSocket {
         let failed = match stop {
             Stop::Gone => Failed::gone(),
             Stop::Socket(e) => Failed { reason: error::system(&e), remote: true },
-            Stop::Tls(e) => Failed { reason: self.party.failed(&e, self.first.bytes()), remote: false },
+            Stop::Tls(e) => Failed { reason: self.party.failed(&e, self.first.header()), remote: false },
         };
         self.stage = Stage::Failed(failed);
     }
@@ -510,23 +512,31 @@ impl Write for Outgoing<'_> {
     }
 }
 
-/// The first bytes that the peer has sent.
+/// What the peer began with.
 #[derive(Default)]
 struct First {
-    bytes: [u8; 5],
-    len: usize,
+    bytes: Vec<u8>,
+    /// A ClientHello is kept whole, until it is understood.
+    whole: bool,
 }
 
 impl First {
+    /// As many bytes as tell plaintext from TLS.
+    const HEADER: usize = 5;
+
     fn see(&mut self, data: &[u8]) {
-        for (to, byte) in self.bytes.iter_mut().skip(self.len).zip(data) {
-            *to = *byte;
-            self.len += 1;
-        }
+        let room = Self::HEADER.saturating_sub(self.bytes.len());
+        let most = if self.whole { data.len() } else { room.min(data.len()) };
+        self.bytes.extend_from_slice(data.get(..most).unwrap_or_default());
     }
 
-    fn bytes(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or_default()
+    fn header(&self) -> &[u8] {
+        self.bytes.get(..Self::HEADER).unwrap_or(&self.bytes)
+    }
+
+    fn understood(&mut self) {
+        self.whole = false;
+        self.bytes = self.header().to_vec();
     }
 }
 

@@ -1,4 +1,5 @@
 mod choice;
+mod ocsp;
 pub(in crate::transport) mod rig;
 mod secrets;
 mod session;

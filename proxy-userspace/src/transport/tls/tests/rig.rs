@@ -35,6 +35,16 @@ impl Ca {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
+    /// An authority that it has signed.
+    pub(crate) fn middle(&self, name: &str) -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.signed_by(&key, &self.issuer).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
     pub(crate) fn issue(&self, name: &str, sans: &[&str]) -> Leaf {
         self.issue_with(name, sans, KeyPair::generate().unwrap())
     }
