@@ -224,6 +224,9 @@ fn layer(
         TransportSocket::UpstreamStartTls(model) => {
             Arc::new(starttls::StartTls::new(tls::upstream(model, prefix, env)?))
         }
+        TransportSocket::UpstreamProxyProtocol(_) if side == Side::Downstream => {
+            return Err(BuildError("a filter chain sends no PROXY header".to_owned()));
+        }
         TransportSocket::UpstreamProxyProtocol(model) => {
             let inner = layer(&model.inner, side, prefix, env)?;
             Arc::new(proxy_protocol::ProxyProtocol::new(model, inner, prefix, env))

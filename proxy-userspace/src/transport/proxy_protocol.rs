@@ -53,7 +53,7 @@ impl Factory for ProxyProtocol {
                 Header::Bytes(self.rules.of_client(facts, &self.stats))
             }
             Link::Upstream { client: None, .. } => self.rules.of_health_check(),
-            // No configuration has one on this side: the lowering refuses it, as Envoy does.
+            // Refused when factories are built.
             Link::Downstream { .. } => Header::Bytes(Vec::new()),
         };
         Ok(Box::new(Announced::new(header, inner)))
