@@ -96,9 +96,9 @@ impl Build for ClientBuild {
         let verifier =
             validation.map(|material| Verifier::new(material, common.stats.clone())).transpose()?;
         let algorithms = provider.signature_verification_algorithms;
-        let auto = self.model.auto_sni_san_validation;
-        let peer = Arc::new(PeerVerifier::of_servers(verifier, (algorithms, schemes), auto));
-        let own = identity.as_ref().map(std::slice::from_ref).unwrap_or_default();
+        let checks = (self.model.auto_sni_san_validation, self.model.enforce_rsa_key_usage);
+        let peer = Arc::new(PeerVerifier::of_servers(verifier, (algorithms, schemes), checks));
+        let own = identity.as_slice();
         common.show_expirations(own, Some(&peer), resolved.validation_name.as_ref());
         let builder = ClientConfig::builder_with_details(provider, Arc::new(Wall))
             .with_protocol_versions(&versions(params))

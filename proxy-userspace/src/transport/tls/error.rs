@@ -6,7 +6,7 @@
 
 use std::io;
 
-use rustls::{AlertDescription, Error, PeerIncompatible};
+use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 
 /// A reason of BoringSSL's: its number and its name.
 type Reason = (u32, &'static str);
@@ -25,6 +25,7 @@ const UNSUPPORTED_PROTOCOL: Reason = (240, "UNSUPPORTED_PROTOCOL");
 const WRONG_VERSION_NUMBER: Reason = (247, "WRONG_VERSION_NUMBER");
 const NO_COMMON_SIGNATURE_ALGORITHMS: Reason = (253, "NO_COMMON_SIGNATURE_ALGORITHMS");
 const NO_SHARED_GROUP: Reason = (266, "NO_SHARED_GROUP");
+const KEY_USAGE_BIT_INCORRECT: Reason = (302, "KEY_USAGE_BIT_INCORRECT");
 const NO_APPLICATION_PROTOCOL: Reason = (307, "NO_APPLICATION_PROTOCOL");
 const ENCRYPTED_LENGTH_TOO_LONG: Reason = (146, "ENCRYPTED_LENGTH_TOO_LONG");
 
@@ -51,6 +52,7 @@ pub(super) fn reason(error: &Error, first: &[u8]) -> String {
         Error::InvalidMessage(_) if !is_record(first) => text(not_tls(first), ""),
         _ if is_old(first) => text(UNSUPPORTED_PROTOCOL, ""),
         Error::InvalidMessage(_) => text(DECODE_ERROR, &detail),
+        Error::InvalidCertificate(CertificateError::InvalidPurpose) => text(KEY_USAGE_BIT_INCORRECT, ""),
         Error::InvalidCertificate(_) | Error::InvalidCertRevocationList(_) => refused_certificate(&detail),
         Error::NoCertificatesPresented => {
             text(PEER_DID_NOT_RETURN_A_CERTIFICATE, "peer did not provide required client certificate")

@@ -137,7 +137,10 @@ fn decrypted(section: &str, password: &Material) -> Result<PrivateKeyDer<'static
     let (_, document) = SecretDocument::from_pem(section).map_err(|e| broken(&e))?;
     let key = EncryptedPrivateKeyInfoRef::try_from(document.as_bytes()).map_err(|e| broken(&e))?;
     let wrong = format!("the password of {} does not open it", password.origin);
-    let key = key.decrypt(password.bytes.trim_ascii_end()).map_err(|e| format!("{wrong}: {e}"))?;
+    // Files end with a line feed, which is not of the password.
+    let secret = password.bytes.strip_suffix(b"\n").unwrap_or(&password.bytes);
+    let key =
+        key.decrypt(secret.strip_suffix(b"\r").unwrap_or(secret)).map_err(|e| format!("{wrong}: {e}"))?;
     Ok(PrivatePkcs8KeyDer::from(key.as_bytes().to_vec()).into())
 }
 

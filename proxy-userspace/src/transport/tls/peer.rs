@@ -14,8 +14,13 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{DigitallySignedStruct, DistinguishedName, Error, PeerMisbehaved, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerMisbehaved, SignatureScheme,
+};
 
+use x509_parser::public_key::PublicKey;
+
+use super::certificate;
 use super::client::NAMELESS;
 use super::provider::Schemes;
 use super::verify::{ClientCertificate, Role, Validation, Verifier};
@@ -54,6 +59,8 @@ pub(super) struct PeerVerifier {
     mandatory: bool,
     /// What was sent as the server's name must be a name of its certificate.
     auto_sni_san: bool,
+    /// An RSA key must be for signatures, where its certificate says what it is for.
+    rsa_key_usage: bool,
 }
 
 impl fmt::Debug for PeerVerifier {
@@ -81,15 +88,24 @@ impl PeerVerifier {
             algorithms,
             schemes,
             auto_sni_san: false,
+            rsa_key_usage: false,
         })
     }
 
     pub(super) fn of_servers(
         verifier: Option<Verifier>,
         (algorithms, schemes): (WebPkiSupportedAlgorithms, Schemes),
-        auto_sni_san: bool,
+        (auto_sni_san, rsa_key_usage): (bool, bool),
     ) -> Self {
-        Self { verifier, algorithms, schemes, subjects: Vec::new(), mandatory: true, auto_sni_san }
+        Self {
+            verifier,
+            algorithms,
+            schemes,
+            subjects: Vec::new(),
+            mandatory: true,
+            auto_sni_san,
+            rsa_key_usage,
+        }
     }
 
     /// What is trusted, for `/certs`.
@@ -173,6 +189,18 @@ impl ClientCertVerifier for PeerVerifier {
     }
 }
 
+/// In all that rustls speaks a server signs. Other keys than RSA's can do nothing else.
+fn may_sign(leaf: &CertificateDer<'_>) -> bool {
+    let Ok(leaf) = certificate::parse(leaf) else { return false };
+    if !matches!(leaf.public_key().parsed(), Ok(PublicKey::RSA(_))) {
+        return true;
+    }
+    match leaf.key_usage() {
+        Ok(usage) => usage.is_none_or(|usage| usage.value.digital_signature()),
+        Err(_) => false,
+    }
+}
+
 impl ServerCertVerifier for PeerVerifier {
     fn verify_server_cert(
         &self,
@@ -184,6 +212,9 @@ impl ServerCertVerifier for PeerVerifier {
     ) -> Result<ServerCertVerified, Error> {
         let server_name = server_name.to_str();
         let sent = Some(server_name.as_ref()).filter(|name| *name != NAMELESS);
+        if self.rsa_key_usage && !may_sign(end_entity) {
+            return Err(Error::InvalidCertificate(CertificateError::InvalidPurpose));
+        }
         self.check(end_entity, intermediates, now, Role::Server, sent)?;
         Ok(ServerCertVerified::assertion())
     }

@@ -180,3 +180,25 @@ async fn an_encrypted_key_is_opened_by_its_password() {
     let refused = build(with(None)).err().unwrap();
     assert_eq!(refused, "private_key: <inline>: it is encrypted, and no password is given");
 }
+
+#[tokio::test]
+async fn an_rsa_key_that_is_not_for_signatures_is_refused_where_that_is_asked_for() {
+    use rcgen::KeyUsagePurpose::{DigitalSignature, KeyEncipherment};
+    let ca = Ca::new("ca");
+    for (usages, enforced, good) in [
+        (vec![], true, true),
+        (vec![DigitalSignature, KeyEncipherment], true, true),
+        (vec![KeyEncipherment], true, false),
+        (vec![KeyEncipherment], false, true),
+    ] {
+        let leaf = ca.issue_for(usages, rsa());
+        let mut client = upstream(common(&[], Some(ca.trusted())));
+        client.enforce_rsa_key_usage = enforced;
+        let rig = Rig::new(downstream(common(&[&leaf], None)), client);
+        let (_, client) = rig.connect().await.shake().await;
+        assert_eq!(client.is_ok(), good);
+        if let Err(refused) = client {
+            assert!(refused.reason.ends_with(":KEY_USAGE_BIT_INCORRECT:TLS_error_end"), "{refused}");
+        }
+    }
+}

@@ -8,7 +8,10 @@ use proxy_config::model::tls::{
     CertificateKey, CommonTls, DataSource, DownstreamTls, OcspStaplePolicy, SessionTickets, TlsCertificate,
     TrustedCa, UpstreamTls, ValidationContext, ValidationSource,
 };
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::net::facts::Facts;
@@ -55,6 +58,14 @@ impl Ca {
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Leaf { chain: certificate.pem(), key: key.serialize_pem() }
+    }
+
+    /// With a key that may be used so.
+    pub(crate) fn issue_for(&self, usages: Vec<KeyUsagePurpose>, key: KeyPair) -> Leaf {
+        let mut params = CertificateParams::new(["a.test".to_owned()]).unwrap();
+        params.key_usages = usages;
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Leaf { chain: certificate.pem(), key: key.serialize_pem() }
     }
