@@ -29,7 +29,8 @@ fn convert(message: &'static Message, bytes: &[u8], secret: bool, depth: u32) ->
         return Err(format!("nested deeper than {MAX_DEPTH} levels"));
     }
     match message.special {
-        Special::No | Special::TypedStruct => fields(message, bytes, secret, depth).map(Json::Object),
+        Special::No => fields(message, bytes, secret, depth).map(Json::Object),
+        Special::TypedStruct => typed_struct(message, bytes, secret, depth),
         Special::Any => any(bytes, secret, depth),
         Special::Struct => structure_of(message, bytes, secret, depth),
         Special::Value => value(message, bytes, secret, depth),
@@ -245,6 +246,18 @@ fn any(bytes: &[u8], secret: bool, depth: u32) -> Result<Json, String> {
         inner.as_object().cloned().unwrap_or_default()
     };
     object.insert("@type".to_owned(), json!(url));
+    Ok(Json::Object(object))
+}
+
+/// Shown by its inner type where that is known: which of its fields are secret is said there only.
+fn typed_struct(message: &'static Message, bytes: &[u8], secret: bool, depth: u32) -> Result<Json, String> {
+    let mut object = fields(message, bytes, secret, depth)?;
+    let (name, inner) = crate::decode::any::unpack(message.name, bytes)?;
+    if name != message.name
+        && let Some(known) = schema::message(&name)
+    {
+        object.insert("value".to_owned(), convert(known, &inner, secret, depth + 1)?);
+    }
     Ok(Json::Object(object))
 }
 

@@ -34,3 +34,42 @@ impl SecretUpdate {
         discovery::problems(found)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::tls::SecretKind;
+
+    #[test]
+    fn a_response_is_read_or_refused_with_the_place() {
+        let text = r#"
+version_info: "7"
+resources:
+- "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret
+  name: server
+  tls_certificate: {certificate_chain: {filename: /c}, private_key: {filename: /k}}
+- "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret
+  name: ca
+  validation_context: {trusted_ca: {filename: /ca}, no_such_field: 1}
+"#;
+        let read = secrets(text).unwrap();
+        assert_eq!(read.version, "7");
+        assert!(
+            matches!(
+                read.secrets.as_slice(),
+                [
+                    Secret { kind: SecretKind::Certificate(_), .. },
+                    Secret { kind: SecretKind::Validation(_), .. },
+                ]
+            ),
+            "{read:?}"
+        );
+        assert_eq!(read.warnings.len(), 1, "an unknown field: {:?}", read.warnings);
+        let found = secrets(&text.replace("{filename: /k}", "{inline_bytes: \"\"}")).unwrap_err();
+        let place = "resources[0]<Secret>.tls_certificate.private_key: must not be empty";
+        assert!(SecretUpdate::problems(&found).contains(place), "{found:?}");
+        assert!(secrets(&text.replace("tls.v3.Secret", "tls.v3.TlsCertificate")).is_err());
+        // One secret by itself is not what Envoy reads either.
+        assert!(secrets("name: server\ntls_certificate: {}\n").unwrap().secrets.is_empty());
+    }
+}

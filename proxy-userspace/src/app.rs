@@ -208,7 +208,7 @@ async fn warmed(snapshot: &Snapshot) {
     let mut patience = Duration::from_secs(1);
     while tokio::time::timeout(patience, warmed.as_mut()).await.is_err() {
         for line in snapshot.waits_for() {
-            log::info!("{line}: no connection is accepted yet");
+            log::warn!("{line}: no connection is accepted yet");
         }
         patience = (patience * 2).min(Duration::from_secs(60));
     }

@@ -7,6 +7,7 @@ mod bpftool;
 mod clusters;
 mod common;
 mod config;
+mod config_tables;
 mod dns;
 mod examples;
 mod exec;

@@ -117,6 +117,11 @@ fn trust_from(context: TlsContext, path: &Path, name: &str) -> TlsContext {
     context.common(&format!("validation_context_sds_secret_config: {}", from(path, name, "")))
 }
 
+/// Envoy asks nobody for secrets without a name of its own.
+fn bootstrap() -> Bootstrap {
+    Bootstrap::new().top("node: { id: node-1, cluster: test }")
+}
+
 fn shunt(config: &str) -> Start<'_> {
     Start { kind: Kind::Shunt, config, args: &[], place: Place::default() }
 }
@@ -153,7 +158,7 @@ fn a_rotation_is_seen_by_the_next_handshake_and_drops_no_connection() -> Result<
         let options = TlsOptions::new(&mesh.server).clients(mesh.root.file());
         let backend = TlsServer::echo("up", &options)?;
         let upstream = trust_from(certificate_from(&client_sds, "client", ""), &root, "ROOTCA");
-        let config = Bootstrap::new().static_cluster("up", &[backend.address], &upstream.cluster());
+        let config = bootstrap().static_cluster("up", &[backend.address], &upstream.cluster());
         let config = secure(config, "in", &certificate_from(&sds, "server", ""), "up");
         let pair = Pair::start(lab, &config.yaml())?;
         let addresses = [pair.envoy.at("in")?, pair.shunt.at("in")?];
@@ -215,13 +220,13 @@ fn a_listener_whose_secret_is_missing_serves_nothing_until_it_comes() -> Result<
         let server = Mount::of(lab, "server", &mesh.server)?;
         let sds = lab.dir().join("sds.yaml");
         let backend = Upstream::echo("up")?;
-        let config = Bootstrap::new().static_cluster("up", &[backend.address], "");
+        let config = bootstrap().static_cluster("up", &[backend.address], "");
         let config = config.relay("plain", "up");
         let config =
             secure(config, "in", &certificate_from(&sds, "server", "initial_fetch_timeout: 0s"), "up");
         // Envoy does not start without the file.
-        let (config, args) = (config.yaml(), ["-l", "info"]);
-        let mut proxy = Proxy::start_unready(lab, &Start { args: &args, ..shunt(&config) })?;
+        let config = config.yaml();
+        let mut proxy = Proxy::start_unready(lab, &shunt(&config))?;
         let (at, plain) = (proxy.at("in")?, proxy.at("plain")?);
         let mut early = TlsClient::new().ready()?.begin(at)?;
         early.greet()?;
@@ -264,7 +269,7 @@ fn what_is_not_waited_for_any_longer_is_refused_and_works_when_it_comes() -> Res
         let options = TlsOptions::new(&mesh.server).clients(mesh.root.file());
         let secured = TlsServer::echo("secured", &options)?;
         let upstream = certificate_from(&client_sds, "client", "initial_fetch_timeout: 1s");
-        let config = Bootstrap::new()
+        let config = bootstrap()
             .static_cluster("up", &[backend.address], "")
             .static_cluster("secured", &[secured.address], &upstream.cluster())
             .relay("out", "secured");
@@ -327,7 +332,7 @@ fn what_is_bad_changes_nothing_and_is_counted_as_envoy_counts() -> Result<()> {
         let sds = lab.dir().join("sds.yaml");
         say(&sds, "1", &[server.secret("server")])?;
         let backend = Upstream::echo("up")?;
-        let config = Bootstrap::new().static_cluster("up", &[backend.address], "");
+        let config = bootstrap().static_cluster("up", &[backend.address], "");
         let config = secure(config, "in", &certificate_from(&sds, "server", ""), "up");
         let pair = Pair::start(lab, &config.yaml())?;
         let mut cases = Cases::new();
@@ -368,7 +373,11 @@ fn what_is_bad_changes_nothing_and_is_counted_as_envoy_counts() -> Result<()> {
             let fields = format!("tls_certificate: {{ certificate_chain: {chain}, private_key: {key} }}");
             say(&sds, "6", &[secret("server", &fields)])
         });
-        bad("what was there before", &|| say(&sds, "7", &[server.secret("server")]));
+        // What is known already is no news to shunt's contexts; Envoy builds them again.
+        let but_contexts = names.get(..5).unwrap_or_default();
+        counted(&pair, &mut cases, "sds: what was there before", but_contexts, || {
+            say(&sds, "7", &[server.secret("server")])
+        });
         // How often Envoy counts depends on how many moves there are.
         let rotation = "sds.server.key_rotation_failed";
         for (id, chain, key) in [
@@ -415,7 +424,7 @@ fn secrets_are_shown_as_envoy_shows_them_and_no_key_is() -> Result<()> {
         let fixed = format!(
             "static_resources_secrets: &secrets [ {{ name: fixed, tls_certificate: {{ certificate_chain: {chain}, private_key: {{ inline_string: {key:?} }} }} }} ]"
         );
-        let config = Bootstrap::new().static_cluster("up", &[backend.address], "");
+        let config = bootstrap().static_cluster("up", &[backend.address], "");
         let context = trust_from(certificate_from(&sds, "server", ""), &root, "ROOTCA");
         let config = secure(config, "in", &context, "up");
         let fixed_context =
@@ -457,7 +466,7 @@ fn secrets_are_shown_as_envoy_shows_them_and_no_key_is() -> Result<()> {
 fn a_missing_static_secret_stops_the_start() -> Result<()> {
     lab(|lab| {
         let backend = Upstream::echo("up")?;
-        let config = Bootstrap::new().static_cluster("up", &[backend.address], "");
+        let config = bootstrap().static_cluster("up", &[backend.address], "");
         let context = TlsContext::new().common("tls_certificate_sds_secret_configs: [ { name: nobody } ]");
         let config = secure(config, "in", &context, "up").yaml();
         for kind in Kind::BOTH {
@@ -481,7 +490,7 @@ fn with_the_flag_connections_do_not_outlive_what_they_were_judged_by() -> Result
         say(&sds, "1", &[server.secret("server")])?;
         say(&root, "1", &[trust("ROOTCA", &trusted.at("ca.crt"))])?;
         let backend = Upstream::echo("up")?;
-        let config = Bootstrap::new().static_cluster("up", &[backend.address], "");
+        let config = bootstrap().static_cluster("up", &[backend.address], "");
         let context = trust_from(certificate_from(&sds, "server", ""), &root, "ROOTCA").require_client();
         let config = secure(config, "in", &context, "up").yaml();
         let args = ["--drain-on-cert-expiry", "--drain-time-s", "1"];

@@ -417,7 +417,7 @@ impl Attached {
         Ok(all)
     }
 
-    fn to_end(&mut self) -> Result<Vec<u8>> {
+    fn rest(&mut self) -> Result<Vec<u8>> {
         let mut all = Vec::new();
         loop {
             match self.chunk()? {
@@ -472,7 +472,7 @@ fn who_posts_to_tap_sees_connections_until_it_leaves() -> Result<()> {
             for _ in 0..3 {
                 talk(proxy.at("watched")?)?;
             }
-            reader.read(&attached.to_end()?, "PROTO_BINARY_LENGTH_DELIMITED", &known(proxy)?)
+            reader.read(&attached.rest()?, "PROTO_BINARY_LENGTH_DELIMITED", &known(proxy)?)
         });
         pair.same(&mut table, "/tap, time is over", |proxy| {
             let output = "sinks: [ { buffered_admin: { max_traces: 2, timeout: 0.5s } } ]";
@@ -480,7 +480,7 @@ fn who_posts_to_tap_sees_connections_until_it_leaves() -> Result<()> {
                 Ok(Attached::open(proxy, &tap_request("watched", output)).ok())
             })?;
             talk(proxy.at("watched")?)?;
-            reader.read(&attached.to_end()?, "JSON_BODY_AS_BYTES", &known(proxy)?)
+            reader.read(&attached.rest()?, "JSON_BODY_AS_BYTES", &known(proxy)?)
         });
         let gone = |proxy: &Proxy| -> Result<()> {
             until("place at /tap", Duration::from_secs(5), || {

@@ -304,3 +304,6 @@ lower! { "envoy.extensions.transport_sockets.tls.v3.TlsKeyLog" pb::TlsKeyLog => 
         Some(KeyLog { path, local_address_range, remote_address_range })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -204,3 +204,6 @@ lower! { "envoy.extensions.transport_sockets.alts.v3.Alts" ext::alts::v3::Alts =
         Some(Alts { handshaker_service: cx.name("handshaker_service", handshaker_service)?, peer_service_accounts })
     }
 }
+
+#[cfg(test)]
+mod tests;

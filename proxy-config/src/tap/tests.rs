@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::model::HostPort;
+use crate::model::transport::TapSink;
 
 const FORMATS: [TapFormat; 5] = [
     TapFormat::JsonBodyAsBytes,
@@ -289,4 +290,43 @@ fn any_bytes_make_a_json_string() {
     }
     let every: Vec<u8> = (0..=255).chain((0..=255).rev()).collect();
     assert!(!json(&every).is_empty());
+}
+
+#[test]
+fn a_request_is_read_or_refused_with_the_place() {
+    let text = r"
+config_id: watched
+tap_config:
+  match: {any_match: true}
+  output_config:
+    streaming: true
+    min_streamed_sent_bytes: 0
+    sinks: [{format: PROTO_BINARY_LENGTH_DELIMITED, streaming_admin: {}}]
+";
+    let read = request(text).unwrap();
+    assert_eq!(&*read.config_id, "watched");
+    assert_eq!(read.config.output.format, TapFormat::ProtoBinaryLengthDelimited);
+    assert_eq!(
+        (read.config.output.min_streamed_sent_bytes, read.config.output.max_buffered_rx_bytes),
+        (9, 1_024)
+    );
+    let json = r#"{"config_id": "a", "tap_config": {"match_config": {"any_match": true}, "output_config":
+        {"sinks": [{"buffered_admin": {"max_traces": 2, "timeout": "1.5s"}}]}}}"#;
+    let sink = TapSink::BufferedAdmin { max_traces: 2, timeout: Some(Duration::from_millis(1_500)) };
+    assert_eq!(request(json).unwrap().config.output.sink, sink);
+    for (from, to, place) in [
+        ("config_id: watched", "config_id: ''", "config_id"),
+        ("config_id: watched", "nosuch: 1", "nosuch"),
+        ("match: {any_match: true}", "enabled: 1", "tap_config: unknown field"),
+        ("any_match: true", "any_match: false", "tap_config.match.any_match"),
+        ("streaming_admin: {}", "streaming_grpc: {}", "tap_config.output_config.sinks[0].streaming_grpc"),
+        ("streaming_admin: {}", "buffered_admin: {}", "tap_config.output_config.sinks[0].buffered_admin"),
+        (", streaming_admin: {}", "", "tap_config.output_config.sinks[0]"),
+        ("PROTO_BINARY_LENGTH_DELIMITED", "XML", "tap_config.output_config.sinks[0].format"),
+    ] {
+        let found = request(&text.replace(from, to)).unwrap_err();
+        let told = found.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        assert!(told.contains(place), "{to}: {told}");
+    }
+    assert!(request("config_id: [").is_err());
 }

@@ -158,6 +158,20 @@ common_tls_context:
 }
 
 #[test]
+fn a_secret_inside_of_a_typed_struct_is_not_dumped() {
+    use proxy_config::proto::pb::udpa::r#type::v1::TypedStruct;
+    let of_struct = "{tls_certificate: {private_key: {inline_string: KEY}}}";
+    let inner = decode::message("google.protobuf.Struct", of_struct, Options::default()).unwrap();
+    let secret = TypedStruct {
+        type_url: "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret".into(),
+        value: Some(envoy_types::pb::google::protobuf::Struct::decode(inner.bytes).unwrap()),
+    };
+    let dumped = proxy_config::dump::json("udpa.type.v1.TypedStruct", &secret.encode_to_vec()).unwrap();
+    let key = &dumped["value"]["tls_certificate"]["private_key"];
+    assert_eq!(*key, json!({"inline_string": "[redacted]"}), "{dumped}");
+}
+
+#[test]
 fn a_binary_typed_struct_is_opened() {
     let text = "{'@type': x.io/udpa.type.v1.TypedStruct, type_url: x.io/some.Thing, value: {id: a, metadata: {b: 1}}}";
     let any = decode::message("google.protobuf.Any", text, Options::default()).unwrap();

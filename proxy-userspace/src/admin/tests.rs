@@ -174,6 +174,8 @@ async fn answers_as_envoy() {
             "envoy.admin.v3.ClustersConfigDump.StaticCluster",
         ),
         ("GET", "/config_dump?resource=static_clusters&name_regex=b.*", 200, "{\n \"configs\": ["),
+        ("GET", "/tap", 405, "Method GET not allowed, POST required."),
+        ("POST", "/tap", 400, "/tap requires a JSON/YAML body"),
         ("GET", "/workloads", 200, "[]"),
         ("POST", "/workloads", 403, "unix socket only"),
         ("POST", "/healthcheck/fail", 200, "OK\n"),
@@ -223,7 +225,9 @@ async fn json_is_json() {
 #[tokio::test]
 async fn changes_are_refused_where_only_reading_is_allowed() {
     let (_admin, address) = start(0, Access::ReadOnly);
-    assert_eq!(ask(address, "POST", "/healthcheck/fail").await.0, 403);
+    for path in ["/healthcheck/fail", "/tap"] {
+        assert_eq!(ask(address, "POST", path).await.0, 403);
+    }
     assert_eq!(ask(address, "GET", "/ready").await.0, 200);
 }
 

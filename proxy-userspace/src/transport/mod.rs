@@ -238,3 +238,6 @@ fn layer(
         }
     })
 }
+
+#[cfg(test)]
+mod nesting;

@@ -223,5 +223,11 @@ impl Transport for Announced {
     }
 }
 
+/// A transport behind a header, for tests of layers in each other.
+#[cfg(test)]
+pub(super) fn announced(header: &[u8], inner: Box<dyn Transport>) -> Box<dyn Transport> {
+    Box::new(Announced::new(Header::Bytes(header.to_vec()), inner))
+}
+
 #[cfg(test)]
 mod tests;

@@ -1,13 +1,13 @@
 """An SMTP server (aiosmtpd) and a client (smtplib); each prints what it sees."""
 
+import asyncio
 import smtplib
 import ssl
 import sys
-import time
 
 
 def server(chain, key):
-    from aiosmtpd.controller import Controller
+    from aiosmtpd.smtp import SMTP
 
     class Handler:
         async def handle_DATA(self, server, session, envelope):
@@ -20,19 +20,24 @@ def server(chain, key):
     if chain:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(chain, key)
-    controller = Controller(Handler(), hostname="127.0.0.1", port=0, tls_context=context,
-                            require_starttls=context is not None)
-    # It asks itself at the port that it was given, which is not one.
-    controller._trigger_server = lambda: None
-    controller.start()
-    print("PORT", controller.server.sockets[0].getsockname()[1], flush=True)
-    while True:
-        time.sleep(60)
+    async def serve():
+        def session():
+            return SMTP(Handler(), hostname="mx.example.com", tls_context=context,
+                        require_starttls=context is not None)
+
+        server = await asyncio.get_running_loop().create_server(session, "127.0.0.1", 0)
+        print("PORT", server.sockets[0].getsockname()[1], flush=True)
+        await server.serve_forever()
+
+    asyncio.run(serve())
 
 
 def client(port, ca, size):
     with smtplib.SMTP("127.0.0.1", int(port), timeout=20) as smtp:
-        smtp.ehlo("client.example.com")
+        code, answer = smtp.ehlo("client.example.com")
+        if code != 250:
+            print("REFUSED", code, answer, flush=True)
+            return
         print("BEFORE", *sorted(smtp.esmtp_features), flush=True)
         if ca:
             context = ssl.create_default_context(cafile=ca)

@@ -177,7 +177,7 @@ fn upstream(lab: &Lab, proxy: &Proxy, cases: &mut Cases, server: &Server, root: 
     for name in ["without", "stranger"] {
         cases.case(format_args!("no TLS to be had of the server: {name}"), || {
             let said = send(lab, proxy.at(name)?, None, 1)?;
-            ensure!(said.contains("No TLS connection to the server"), "{said}");
+            ensure!(said.contains("REFUSED 421 b'4.7.0 No TLS connection to the server'"), "{said}");
             ensure!(!said.contains("SENT"), "{said}");
             proxy.expect_stat(&format!("smtp.{name}.upstream_tls_error"), 1)
         });

@@ -78,8 +78,15 @@ fn key(cx: &mut Cx, parts: Parts) -> Option<Option<CertificateKey>> {
         cx.warn_here("is empty: it is left out");
         return Some(None);
     }
-    let chain = certificate_chain.and_then(|chain| non_empty(cx, "certificate_chain", chain));
-    let key = private_key.and_then(|key| non_empty(cx, "private_key", key));
+    let mut required = |field, source: Option<core::DataSource>| match source {
+        Some(source) => non_empty(cx, field, source),
+        None => {
+            cx.reject(field, "is required");
+            None
+        }
+    };
+    let chain = required("certificate_chain", certificate_chain);
+    let key = required("private_key", private_key);
     Some(Some(CertificateKey::Pem { chain: chain?, key: key? }))
 }
 

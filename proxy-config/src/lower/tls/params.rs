@@ -88,8 +88,14 @@ fn chosen<T: PartialEq>(
 ) -> Vec<T> {
     let mut kept: Vec<T> = Vec::new();
     let mut unknown = false;
+    // Suites of equal preference stand in brackets. rustls has no such groups: the first in them is preferred.
+    let separators: &[char] = if field == SUITES { &[':', '[', ']', '|'] } else { &[':'] };
     for (index, text) in given.iter().enumerate() {
-        for name in text.split([':', '[', ']', '|']).filter(|name| !name.is_empty()) {
+        if field == SUITES && !has_whole_groups(text) {
+            unknown = true;
+            cx.field(field, |cx| cx.index(index, |cx| cx.reject_here("its brackets do not fit together")));
+        }
+        for name in text.split(separators).filter(|name| !name.is_empty()) {
             match parse(name) {
                 Known::Here(value) if kept.contains(&value) => {
                     if field != SUITES {
@@ -120,6 +126,27 @@ fn chosen<T: PartialEq>(
         cx.reject(field, "has nothing that is implemented");
     }
     kept
+}
+
+fn has_whole_groups(text: &str) -> bool {
+    let mut within = false;
+    for character in text.chars() {
+        let fits = match character {
+            '[' => !within,
+            ']' | '|' => within,
+            ':' => !within,
+            _ => true,
+        };
+        if !fits {
+            return false;
+        }
+        within = match character {
+            '[' => true,
+            ']' => false,
+            _ => within,
+        };
+    }
+    !within
 }
 
 /// By OpenSSL's name and by that of the standard.

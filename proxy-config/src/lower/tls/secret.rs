@@ -96,7 +96,8 @@ lower! { "envoy.extensions.transport_sockets.tls.v3.GenericSecret" pb::GenericSe
         secrets: "nothing here reads a generic secret",
     }
     {
-        let _ = cx;
+        secret.and_then(|secret| cx.lower("secret", secret));
+        cx.map("secrets", secrets);
         Some(())
     }
 }

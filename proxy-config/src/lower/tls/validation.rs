@@ -24,6 +24,8 @@ registry! {
 const DEFAULT_VALIDATOR: &str = "envoy.tls.cert_validator.default";
 const SPIFFE_VALIDATOR: &str = "envoy.tls.cert_validator.spiffe";
 const DEEPEST: u32 = 100;
+/// A SHA-256 in pairs of digits.
+const WITH_COLONS: usize = 95;
 
 lower! { "envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext"
     pb::CertificateValidationContext => Arc<ValidationContext>, cx;
@@ -140,26 +142,20 @@ fn spki(text: &str) -> Result<[u8; 32], &'static str> {
 
 /// `df6ff7…` or `DF:6F:F7:…`.
 fn fingerprint(text: &str) -> Result<[u8; 32], &'static str> {
-    const WHY: &str = "must be a SHA-256 in hexadecimal: 64 digits, or 32 pairs with colons between them";
-    let digits = if text.contains(':') {
-        let pairs: Vec<&str> = text.split(':').collect();
-        if pairs.iter().any(|pair| pair.len() != 2) {
-            return Err(WHY);
-        }
-        pairs.concat()
-    } else {
-        text.to_owned()
-    };
-    let nibbles: Option<Vec<u32>> = digits.chars().map(|digit| digit.to_digit(16)).collect();
-    let bytes = nibbles
-        .ok_or(WHY)?
-        .chunks(2)
-        .map(|pair| match pair {
-            [high, low] => u8::try_from(high * 16 + low).ok(),
-            [..] => None,
-        })
-        .collect::<Option<Vec<u8>>>();
-    bytes.and_then(|bytes| bytes.try_into().ok()).ok_or(WHY)
+    let plain = if text.len() == WITH_COLONS { text.replace(':', "") } else { text.to_owned() };
+    let mut bytes = [0; 32];
+    let pairs = plain.as_bytes().chunks(2);
+    let right = plain.len() == 64
+        && bytes.iter_mut().zip(pairs).all(|(byte, pair)| {
+            let digits: Option<Vec<u32>> = pair.iter().map(|digit| char::from(*digit).to_digit(16)).collect();
+            match digits.as_deref() {
+                Some([high, low]) => u8::try_from(high * 16 + low).map(|value| *byte = value).is_ok(),
+                Some(_) | None => false,
+            }
+        });
+    right
+        .then_some(bytes)
+        .ok_or("must be a SHA-256 in hexadecimal: 64 digits, or 32 pairs with colons between them")
 }
 
 lower! { "envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher" pb::SubjectAltNameMatcher => SanMatcher, cx;
@@ -188,10 +184,7 @@ lower! { "envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher" pb::S
 
 /// The validator that is named: its trust domains, or none for the default one.
 fn custom_validator(cx: &mut Cx, config: core::TypedExtensionConfig) -> Option<Option<Vec<TrustDomain>>> {
-    if config.name == DEFAULT_VALIDATOR {
-        return Some(None);
-    }
-    if config.name != SPIFFE_VALIDATOR {
+    if config.name != DEFAULT_VALIDATOR && config.name != SPIFFE_VALIDATOR {
         cx.reject_here(format!("\"{}\": this certificate validator is not implemented", config.name));
         return None;
     }
@@ -199,6 +192,9 @@ fn custom_validator(cx: &mut Cx, config: core::TypedExtensionConfig) -> Option<O
         cx.reject("typed_config", "is required");
         return None;
     };
+    if config.name == DEFAULT_VALIDATOR {
+        return Some(None);
+    }
     let extension = Extension::unpack(cx, &any)?;
     if extension.type_name != pb::SpiffeCertValidatorConfig::NAME {
         return extension.refuse(cx);

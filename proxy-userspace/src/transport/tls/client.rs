@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use proxy_config::model::address::Address;
-use proxy_config::model::tls::{SessionTickets, UpstreamTls};
+use proxy_config::model::tls::{SessionTickets, UpstreamTls, ValidationSource};
 use rustls::client::{ClientConfig, Resumption};
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
@@ -31,6 +31,9 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(model: &Arc<UpstreamTls>, prefix: &Arc<str>, env: &Env) -> Result<Self, BuildError> {
+        if model.common.validation == ValidationSource::None {
+            log::warn!("{prefix}: TLS without a validation context: whoever answers is taken for the server");
+        }
         let build = ClientBuild { model: model.clone() };
         let live = Live::new(build, &model.common, &SessionTickets::Disabled, (prefix, Side::Upstream), env)?;
         Ok(Self { live })
@@ -95,6 +98,8 @@ impl Build for ClientBuild {
         let algorithms = provider.signature_verification_algorithms;
         let auto = self.model.auto_sni_san_validation;
         let peer = Arc::new(PeerVerifier::of_servers(verifier, (algorithms, schemes), auto));
+        let own = identity.as_ref().map(std::slice::from_ref).unwrap_or_default();
+        common.show_expirations(own, Some(&peer), resolved.validation_name.as_ref());
         let builder = ClientConfig::builder_with_details(provider, Arc::new(Wall))
             .with_protocol_versions(&versions(params))
             .map_err(|e| e.to_string())?
@@ -193,5 +198,37 @@ impl ClientContext {
     /// Our certificate, whether or not the server has asked for it.
     pub(super) fn facts(&self) -> Option<Arc<Certificate>> {
         self.identity.as_ref().map(|identity| identity.facts.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::rig::*;
+    use super::*;
+
+    #[test]
+    fn the_endpoints_own_name_is_sent_where_it_has_one() {
+        let mut model = upstream(common(&[], None));
+        let opened = |model: &UpstreamTls, hostname: &str| {
+            let client = Client::new(&Arc::new(model.clone()), &"c".into(), &env()).unwrap();
+            let context = client.live.context().unwrap();
+            context.open(&hostname.into(), None).map(|opening| (opening.config.enable_sni, opening.sni))
+        };
+        assert_eq!(opened(&model, "b.test"), Ok((true, Some("a.test".into()))));
+        model.auto_host_sni = true;
+        assert_eq!(opened(&model, "b.test"), Ok((true, Some("b.test".into()))));
+        assert_eq!(opened(&model, ""), Ok((true, Some("a.test".into()))));
+        model.sni = "".into();
+        assert_eq!(opened(&model, ""), Ok((false, None)));
+        let refused = opened(&model, "not a name").unwrap_err();
+        assert_eq!(refused, "TLS error: \"not a name\" cannot be sent as a server name");
+    }
+
+    #[test]
+    fn a_name_cannot_be_validated_where_nobody_is_trusted() {
+        let mut model = upstream(common(&[], None));
+        model.auto_sni_san_validation = true;
+        let refused = Client::new(&Arc::new(model), &"c".into(), &env()).err().unwrap();
+        assert!(refused.to_string().contains("without configuring a trusted CA"), "{refused}");
     }
 }

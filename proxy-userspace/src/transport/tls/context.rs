@@ -11,6 +11,8 @@ use proxy_config::model::tls::{CommonTls, KeyLog, SessionTickets};
 
 use super::inputs::{Inputs, Resolved};
 use super::key_log::KeyLogFile;
+use super::keys::Identity;
+use super::peer::PeerVerifier;
 use super::stats::{SslStats, TlsFactoryStats};
 use crate::secret::{Slot, Subscriber};
 use crate::telemetry::stats::{Counter, Stats};
@@ -113,6 +115,30 @@ impl Common {
             ranges.is_empty() || address.is_some_and(|address| ranges.iter().any(|one| one.contains(address)))
         };
         within(&log.local_address_range, local) && within(&log.remote_address_range, remote)
+    }
+
+    /// `ssl.certificate.<name>.expiration_unix_time_seconds`. Who has no name is named as in Envoy: by the start of
+    /// the SHA-256 of that name.
+    fn expires(&self, name: Option<&Arc<str>>, unnamed: &str, at: i64) {
+        let name = name.map_or_else(|| format!("{unnamed}_e3b0c442"), ToString::to_string);
+        let Named { stats, prefix, .. } = &self.named;
+        let gauge = stats.gauge(format!("{prefix}.ssl.certificate.{name}.expiration_unix_time_seconds"));
+        gauge.set(u64::try_from(at).unwrap_or(0));
+    }
+
+    /// When the certificates of a context expire, and the first of what it trusts.
+    pub(super) fn show_expirations(
+        &self,
+        own: &[Identity],
+        peer: Option<&PeerVerifier>,
+        ca: Option<&Arc<str>>,
+    ) {
+        for identity in own {
+            self.expires(identity.secret.as_ref(), "unnamed_cert", identity.facts.not_after);
+        }
+        if let Some((_, first)) = peer.and_then(PeerVerifier::ca) {
+            self.expires(ca, "unnamed_ca_cert", first.not_after);
+        }
     }
 
     /// `ssl.<kind>.<name>`, which is there once it has been counted.

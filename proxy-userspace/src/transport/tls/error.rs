@@ -38,8 +38,10 @@ pub(super) fn rejected() -> String {
     text(CONNECTION_REJECTED, "")
 }
 
-/// What it is told: handshake_failure, in plaintext.
+/// What it is told, in plaintext: handshake_failure.
 pub(super) const REJECTED: &[u8] = &[21, 3, 3, 0, 2, 2, 40];
+/// The same, for who speaks another protocol or version.
+pub(super) const PROTOCOL_VERSION: &[u8] = &[21, 3, 1, 0, 2, 2, 70];
 
 /// `first` is what the peer began with.
 #[expect(clippy::wildcard_enum_match_arm, reason = "rustls knows many more than are told apart here")]
@@ -47,6 +49,7 @@ pub(super) fn reason(error: &Error, first: &[u8]) -> String {
     let detail = error.to_string();
     match error {
         Error::InvalidMessage(_) if !is_record(first) => text(not_tls(first), ""),
+        _ if is_old(first) => text(UNSUPPORTED_PROTOCOL, ""),
         Error::InvalidMessage(_) => text(DECODE_ERROR, &detail),
         Error::InvalidCertificate(_) | Error::InvalidCertRevocationList(_) => refused_certificate(&detail),
         Error::NoCertificatesPresented => {
@@ -90,6 +93,16 @@ fn is_record(first: &[u8]) -> bool {
         [kind, major, ..] => (20..=24).contains(kind) && *major == 3,
         _ => true,
     }
+}
+
+/// A ClientHello of a version before TLS 1.2.
+fn is_old(first: &[u8]) -> bool {
+    matches!(first, [22, 3, _, _, _, 1, _, _, _, 3, minor, ..] if *minor < 3)
+}
+
+/// What a client has begun with is a TLS that is spoken here.
+pub(super) fn speaks_tls(first: &[u8]) -> bool {
+    is_record(first) && !is_old(first)
 }
 
 /// As BoringSSL tells what a server's peer speaks instead.

@@ -35,9 +35,17 @@ enum Tickets {
 
 /// All of it, at one moment.
 pub(super) struct Resolved {
-    pub(super) certificates: Vec<CertificateMaterial>,
+    pub(super) certificates: Vec<Named>,
     pub(super) validation: Option<ValidationMaterial>,
+    /// The secret's.
+    pub(super) validation_name: Option<Arc<str>>,
     pub(super) tickets: TicketMaterial,
+}
+
+/// A certificate, by its secret's name where it is one.
+pub(super) struct Named {
+    pub(super) name: Option<Arc<str>>,
+    pub(super) material: CertificateMaterial,
 }
 
 pub(super) enum TicketMaterial {
@@ -78,7 +86,8 @@ impl Inputs {
         let mut certificates = Vec::new();
         for input in &self.certificates {
             let Some(material) = input.resolve(as_certificate)? else { return Ok(None) };
-            certificates.push(material);
+            let name = input.slot().map(|slot| slot.name.clone());
+            certificates.push(Named { name, material });
         }
         let validation = match &self.validation {
             Validation::None => None,
@@ -100,15 +109,13 @@ impl Inputs {
                 None => return Ok(None),
             },
         };
-        Ok(Some(Resolved { certificates, validation, tickets }))
+        let validation_name = self.validation.slot().map(|slot| slot.name.clone());
+        Ok(Some(Resolved { certificates, validation, validation_name, tickets }))
     }
 
     pub(super) fn slots(&self) -> impl Iterator<Item = &Arc<Slot>> {
         let certificates = self.certificates.iter().filter_map(|input| input.slot());
-        let validation = match &self.validation {
-            Validation::Secret(slot) | Validation::Combined { slot, .. } => Some(slot),
-            Validation::None | Validation::Here(_) => None,
-        };
+        let validation = self.validation.slot();
         let tickets = match &self.tickets {
             Tickets::Keys(input) => input.slot(),
             Tickets::Own | Tickets::Disabled => None,
@@ -119,6 +126,15 @@ impl Inputs {
     pub(super) fn subscribe(&self, subscriber: &Arc<dyn Subscriber>) {
         for slot in self.slots() {
             slot.subscribe(subscriber);
+        }
+    }
+}
+
+impl Validation {
+    fn slot(&self) -> Option<&Arc<Slot>> {
+        match self {
+            Self::Secret(slot) | Self::Combined { slot, .. } => Some(slot),
+            Self::None | Self::Here(_) => None,
         }
     }
 }

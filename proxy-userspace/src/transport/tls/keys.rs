@@ -3,19 +3,21 @@
 use std::fmt;
 use std::sync::Arc;
 
+use pkcs8::{EncryptedPrivateKeyInfoRef, SecretDocument};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 use rustls::{Error, InconsistentKeys, SignatureAlgorithm};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
 use super::certificate::{self, facts};
+use super::inputs::Named;
 use super::ocsp::Staple;
 use super::provider::Schemes;
 use crate::secret::Material;
-use crate::secret::material::{CertificateMaterial, KeyMaterial};
+use crate::secret::material::KeyMaterial;
 use crate::transport::Certificate;
 
 /// A certificate chain with the key of its leaf.
@@ -27,6 +29,8 @@ pub(super) struct Identity {
     /// What a client may call it by: its DNS names, or else its common name, in lower case.
     pub(super) names: Vec<String>,
     pub(super) is_ecdsa: bool,
+    /// Its secret's name.
+    pub(super) secret: Option<Arc<str>>,
     pub(super) staple: Option<Staple>,
     /// It promises a staple.
     pub(super) must_staple: bool,
@@ -41,7 +45,7 @@ impl fmt::Debug for Identity {
 
 impl Identity {
     pub(super) fn load(
-        material: &CertificateMaterial,
+        Named { name, material }: &Named,
         provider: &CryptoProvider,
         schemes: &Schemes,
     ) -> Result<Self, String> {
@@ -73,6 +77,7 @@ impl Identity {
         };
         Ok(Self {
             must_staple,
+            secret: name.clone(),
             staple,
             is_ecdsa: certified.key.algorithm() == SignatureAlgorithm::ECDSA,
             certified: Arc::new(certified),
@@ -99,21 +104,41 @@ fn no_certificate(chain: &Material) -> String {
 }
 
 fn private_key(key: &Material, password: Option<&Material>) -> Result<PrivateKeyDer<'static>, String> {
+    let failed = |why: String| format!("private_key: {}: {why}", key.origin);
     let text = String::from_utf8_lossy(&key.bytes);
-    if text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") || text.contains("Proc-Type: 4,ENCRYPTED") {
-        return Err(match password {
-            None => format!("private_key: {}: it is encrypted, and no password is given", key.origin),
-            Some(_) => format!("private_key: {}: encrypted keys are not supported", key.origin),
-        });
+    if let Some(encrypted) = encrypted(&text) {
+        let password =
+            password.ok_or_else(|| failed("it is encrypted, and no password is given".to_owned()))?;
+        return decrypted(encrypted, password).map_err(failed);
+    }
+    if text.contains("Proc-Type: 4,ENCRYPTED") {
+        let why = "it is encrypted in OpenSSL's old way; `openssl pkcs8 -topk8` makes it PKCS #8";
+        return Err(failed(why.to_owned()));
     }
     PrivateKeyDer::from_pem_slice(&key.bytes).map_err(|e| {
-        let why = if matches!(e, pem::Error::NoItemsFound) {
+        failed(if matches!(e, pem::Error::NoItemsFound) {
             "there is no private key in it".to_owned()
         } else {
             e.to_string()
-        };
-        format!("private_key: {}: {why}", key.origin)
+        })
     })
+}
+
+/// The PEM section of an encrypted PKCS #8 key.
+fn encrypted(text: &str) -> Option<&str> {
+    const END: &str = "-----END ENCRYPTED PRIVATE KEY-----";
+    let begin = text.find("-----BEGIN ENCRYPTED PRIVATE KEY-----")?;
+    let section = text.get(begin..)?;
+    section.get(..section.find(END)? + END.len())
+}
+
+fn decrypted(section: &str, password: &Material) -> Result<PrivateKeyDer<'static>, String> {
+    let broken = |e: &dyn fmt::Display| format!("it cannot be read: {e}");
+    let (_, document) = SecretDocument::from_pem(section).map_err(|e| broken(&e))?;
+    let key = EncryptedPrivateKeyInfoRef::try_from(document.as_bytes()).map_err(|e| broken(&e))?;
+    let wrong = format!("the password of {} does not open it", password.origin);
+    let key = key.decrypt(password.bytes.trim_ascii_end()).map_err(|e| format!("{wrong}: {e}"))?;
+    Ok(PrivatePkcs8KeyDer::from(key.as_bytes().to_vec()).into())
 }
 
 /// Envoy refuses short RSA keys and other curves than P-256, because BoringSSL does. rustls has P-384, which is

@@ -56,4 +56,4 @@ pub fn upstream(
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

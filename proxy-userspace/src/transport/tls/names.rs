@@ -57,19 +57,21 @@ pub(super) fn signature(scheme: SignatureScheme) -> &'static str {
     }
 }
 
+/// In BoringSSL's order of preference: a peer with a P-256 key should not have to hash with SHA-384.
+pub(super) const SCHEMES: [SignatureScheme; 10] = [
+    SignatureScheme::ECDSA_NISTP256_SHA256,
+    SignatureScheme::RSA_PSS_SHA256,
+    SignatureScheme::RSA_PKCS1_SHA256,
+    SignatureScheme::ECDSA_NISTP384_SHA384,
+    SignatureScheme::RSA_PSS_SHA384,
+    SignatureScheme::RSA_PKCS1_SHA384,
+    SignatureScheme::RSA_PSS_SHA512,
+    SignatureScheme::RSA_PKCS1_SHA512,
+    SignatureScheme::ECDSA_NISTP521_SHA512,
+    SignatureScheme::ED25519,
+];
+
 /// The scheme of that name, where rustls has it.
 pub(super) fn scheme(name: &str) -> Option<SignatureScheme> {
-    const KNOWN: [SignatureScheme; 10] = [
-        SignatureScheme::ECDSA_NISTP256_SHA256,
-        SignatureScheme::ECDSA_NISTP384_SHA384,
-        SignatureScheme::ECDSA_NISTP521_SHA512,
-        SignatureScheme::ED25519,
-        SignatureScheme::RSA_PSS_SHA256,
-        SignatureScheme::RSA_PSS_SHA384,
-        SignatureScheme::RSA_PSS_SHA512,
-        SignatureScheme::RSA_PKCS1_SHA256,
-        SignatureScheme::RSA_PKCS1_SHA384,
-        SignatureScheme::RSA_PKCS1_SHA512,
-    ];
-    KNOWN.into_iter().find(|known| signature(*known) == name)
+    SCHEMES.into_iter().find(|known| signature(*known) == name)
 }

@@ -71,11 +71,12 @@ pub(super) struct Schemes(Arc<[SignatureScheme]>);
 impl Schemes {
     pub(super) fn new(params: &TlsParams, provider: &CryptoProvider) -> Self {
         let supported = provider.signature_verification_algorithms.supported_schemes();
+        let is_supported = |scheme: &SignatureScheme| supported.contains(scheme);
         if params.signature_algorithms.is_empty() {
-            return Self(supported.into());
+            return Self(names::SCHEMES.into_iter().filter(is_supported).collect());
         }
         let chosen = params.signature_algorithms.iter().filter_map(|name| names::scheme(name));
-        Self(chosen.filter(|scheme| supported.contains(scheme)).collect())
+        Self(chosen.filter(is_supported).collect())
     }
 
     pub(super) fn contains(&self, scheme: SignatureScheme) -> bool {

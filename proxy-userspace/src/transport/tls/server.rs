@@ -96,6 +96,7 @@ impl Build for ServerBuild {
         }
         self.check_staples(&identities)?;
         let peer = self.peer(resolved.validation.as_ref(), (&provider, schemes), common)?;
+        common.show_expirations(&identities, peer.as_deref(), resolved.validation_name.as_ref());
         let binding = self.binding(&identities, resolved.validation.as_ref());
         let sessions = self.sessions(&resolved.tickets, binding)?;
         let names = by_name(&identities);

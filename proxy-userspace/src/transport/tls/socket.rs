@@ -19,7 +19,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use rustls::server::{AcceptedAlert, Acceptor, ServerConnection};
+use rustls::server::{AcceptedAlert, Acceptor};
 use rustls::{ClientConnection, Connection, Error};
 
 use super::client::ClientContext;
@@ -148,23 +148,32 @@ impl TlsSocket {
         }
         match acceptor.accept() {
             Ok(None) => {}
-            Ok(Some(accepted)) => {
-                let chosen = self.party.choose(&accepted.client_hello(), &self.first.bytes);
-                self.first.understood();
-                match chosen {
-                    Ok(config) => match accepted.into_connection(config) {
-                        Ok(connection) => self.stage = shaking(connection),
-                        Err((e, alert)) => self.refuse(&e, Telling::Alert(alert)),
-                    },
-                    Err(reason) => {
-                        self.party.count_error();
-                        self.stage = Stage::Telling(Telling::Bytes(error::REJECTED), reason);
+            Ok(Some(accepted)) => match self.party.choose(&accepted.client_hello(), &self.first.bytes) {
+                Ok(config) => match accepted.into_connection(config) {
+                    Ok(connection) => {
+                        self.first.understood();
+                        self.stage = Stage::Shaking(Box::new(Connection::Server(connection)));
                     }
+                    Err((e, alert)) => self.refuse_hello(&e, alert),
+                },
+                Err(reason) => {
+                    self.party.count_error();
+                    self.stage = Stage::Telling(Telling::Bytes(error::REJECTED), reason);
                 }
-            }
-            Err((e, alert)) => self.refuse(&e, Telling::Alert(alert)),
+            },
+            Err((e, alert)) => self.refuse_hello(&e, alert),
         }
         Poll::Ready(())
+    }
+
+    /// Other protocols and versions are told so, as BoringSSL does; rustls finds other faults with them first.
+    fn refuse_hello(&mut self, why: &Error, alert: AcceptedAlert) {
+        let telling = if error::speaks_tls(&self.first.bytes) {
+            Telling::Alert(alert)
+        } else {
+            Telling::Bytes(error::PROTOCOL_VERSION)
+        };
+        self.refuse(why, telling);
     }
 
     fn poll_shake(&mut self, cx: &mut Context<'_>, socket: Socket<'_>) -> Poll<()> {
@@ -212,7 +221,7 @@ impl TlsSocket {
 
     /// rustls has refused; the alert that says why is queued.
     fn refuse(&mut self, why: &Error, telling: Telling) {
-        let reason = self.party.failed(why, self.first.header());
+        let reason = self.party.failed(why, &self.first.bytes);
         self.stage = Stage::Telling(telling, reason);
     }
 
@@ -220,14 +229,10 @@ impl TlsSocket {
         let failed = match stop {
             Stop::Gone => Failed::gone(),
             Stop::Socket(e) => Failed { reason: error::system(&e), remote: true },
-            Stop::Tls(e) => Failed { reason: self.party.failed(&e, self.first.header()), remote: false },
+            Stop::Tls(e) => Failed { reason: self.party.failed(&e, &self.first.bytes), remote: false },
         };
         self.stage = Stage::Failed(failed);
     }
-}
-
-fn shaking(connection: ServerConnection) -> Stage {
-    Stage::Shaking(Box::new(Connection::Server(connection)))
 }
 
 impl Transport for TlsSocket {

@@ -21,7 +21,6 @@ stats_block! {
         counter ocsp_staple_omitted;
         counter ocsp_staple_responses;
         counter ocsp_staple_requests;
-        counter was_key_usage_invalid;
     }
 }
 

@@ -13,6 +13,7 @@ mod matching;
 mod mode;
 mod programs;
 mod proxy;
+mod tls;
 mod traffic;
 
 use std::process::ExitCode;
@@ -35,12 +36,17 @@ enum Bench {
     Config(config::Options),
     /// Matching: thousands of filter chains, and listeners that connections are handed to, beside Envoy.
     Match(matching::Options),
+    /// TLS: handshakes for a CPU second and bytes, beside Envoy and beside rustls alone.
+    Tls(tls::Options),
     /// Runs one command and prints what it took.
     #[command(hide = true)]
     Took(proxy::Command),
     /// The server that the others talk to.
     #[command(hide = true)]
     Serve,
+    /// rustls and two sockets.
+    #[command(hide = true)]
+    Relay(tls::Relay),
     /// One client, measuring for a while.
     #[command(hide = true)]
     Client(traffic::Client),
@@ -51,6 +57,8 @@ fn main() -> Result<ExitCode> {
         Bench::Intercept(options) => intercept::run(&options)?,
         Bench::Config(options) => config::run(&options)?,
         Bench::Match(options) => matching::run(&options)?,
+        Bench::Tls(options) => tls::run(&options)?,
+        Bench::Relay(relay) => relay.run()?,
         Bench::Took(command) => command.run()?,
         Bench::Serve => traffic::serve()?,
         Bench::Client(client) => client.run()?,

@@ -116,13 +116,7 @@ impl Running {
 
     /// CPU seconds so far.
     pub(crate) fn cpu(&self) -> Result<f64> {
-        let text = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // Behind the name, which may hold anything, the 12th and 13th are user and system time.
-        let behind = text.rsplit_once(')').context("no name in stat")?.1;
-        let ticks: Vec<f64> =
-            behind.split_whitespace().skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
-        let per_second = sysconf(SysconfVar::CLK_TCK)?.context("no CLK_TCK")?;
-        Ok(ticks.iter().sum::<f64>() / per_second as f64)
+        cpu_of(self.child.id())
     }
 }
 
@@ -131,6 +125,17 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// CPU seconds of a process so far.
+pub(crate) fn cpu_of(pid: u32) -> Result<f64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // Behind the name, which may hold anything, the 12th and 13th are user and system time.
+    let behind = text.rsplit_once(')').context("no name in stat")?.1;
+    let ticks: Vec<f64> =
+        behind.split_whitespace().skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
+    let per_second = sysconf(SysconfVar::CLK_TCK)?.context("no CLK_TCK")?;
+    Ok(ticks.iter().sum::<f64>() / per_second as f64)
 }
 
 /// A command whose time and memory are measured: the kernel says it of all children of a process together.

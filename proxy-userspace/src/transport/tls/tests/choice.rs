@@ -158,3 +158,25 @@ fn what_cannot_be_built_is_refused_with_its_reason() {
     let none = build(downstream(common(&[], None))).err().unwrap();
     assert_eq!(none, "Server TlsCertificates must have a certificate specified");
 }
+
+#[tokio::test]
+async fn an_encrypted_key_is_opened_by_its_password() {
+    let ca = Ca::new("ca");
+    let encrypted = include_str!("encrypted.pem");
+    let leaf = ca.issue_with("a", &["a.test"], rsa());
+    let with = |password: Option<&str>| {
+        let mut model = downstream(common(&[&Leaf { key: encrypted.to_owned(), ..leaf.clone() }], None));
+        model.common.certificates[0].password = password.map(inline);
+        model
+    };
+    // Files end with a line feed.
+    let rig = Rig::new(with(Some("secret\n")), upstream(common(&[], Some(ca.trusted()))));
+    rig.shaken().await;
+    let refused = build(with(Some("wrong"))).err().unwrap();
+    assert!(
+        refused.starts_with("private_key: <inline>: the password of <inline> does not open it"),
+        "{refused}"
+    );
+    let refused = build(with(None)).err().unwrap();
+    assert_eq!(refused, "private_key: <inline>: it is encrypted, and no password is given");
+}

@@ -67,6 +67,9 @@ async fn a_rotation_is_for_the_next_handshake_and_live_connections_stay() {
     assert_eq!(live.server.rest().await.unwrap(), b"still here");
     assert_eq!(rig.stat("l.server_ssl_socket_factory.ssl_context_update_by_sds"), 2);
     assert_eq!(rig.stat("c.client_ssl_socket_factory.ssl_context_update_by_sds"), 1);
+    let expires = pair.client.info().peer.as_ref().unwrap().not_after;
+    assert_eq!(i64::try_from(rig.stat("l.ssl.certificate.cert.expiration_unix_time_seconds")), Ok(expires));
+    assert!(rig.stat("c.ssl.certificate.roots.expiration_unix_time_seconds") > 0);
 }
 
 #[tokio::test]
