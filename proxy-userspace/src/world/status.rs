@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::body::Bytes;
 use proxy_config::load::Loaded;
 use proxy_config::model::bootstrap::{Node, Resource, StatsConfig};
 use proxy_config::model::listener::TrafficDirection;
 use proxy_config::model::{self, Address};
+use rustls::pki_types::UnixTime;
 use tokio::sync::Notify;
 
 use super::{World, bind};
@@ -26,7 +27,7 @@ use crate::secret::Slot;
 use crate::task::Tasks;
 use crate::telemetry::access_log::Sinks;
 use crate::telemetry::stats::{ClusterManagerStats, ListenerManagerStats, RuntimeStats, ServerStats, Stats};
-use crate::transport::tls::CertificateSet;
+use crate::transport::tls::{CertificateSet, certificate};
 
 /// The stats of the server as a whole, under Envoy's names.
 struct Blocks {
@@ -185,6 +186,15 @@ impl Status {
             TrafficDirection::Outbound | TrafficDirection::Unspecified => self.others.is_draining(),
         };
         config.listeners.iter().filter(drained).count() as u64
+    }
+
+    /// Of all that `/certs` shows; Envoy's word for never is the greatest number of 32 bits.
+    fn days_until_first_expiration(&self) -> u64 {
+        let sets = self.certificates();
+        let all = sets.iter().flat_map(|set| set.ca.iter().chain(&set.chain));
+        let now = UnixTime::since_unix_epoch(clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default());
+        let days = all.map(|(_, facts)| certificate::days_until_expiration(facts, now));
+        days.min().unwrap_or(u32::MAX.into())
     }
 
     fn config(&self) -> Option<&model::Bootstrap> {
@@ -376,6 +386,7 @@ impl View for Status {
             warming += is_warming;
         }
         clusters.warming_clusters.set(warming);
+        server.days_until_first_cert_expiring.set(self.days_until_first_expiration());
         listeners.total_listeners_warming.set(0);
         let draining = self.draining_listeners();
         if draining > 0 {
