@@ -28,6 +28,16 @@ pub(super) struct Follow {
     pub(super) stats: Arc<SdsStats>,
     /// The newest, be it good or bad: what makes it good may be a file that comes later.
     pub(super) answer: Option<Arc<Answer>>,
+    /// What has become of the contents that were read.
+    pub(super) supplied: Supplied,
+}
+
+#[derive(Default)]
+pub(super) struct Supplied {
+    /// One was taken.
+    taken: bool,
+    /// The last one was not: the same again is to be judged again.
+    refused: bool,
 }
 
 enum Event {
@@ -78,14 +88,14 @@ impl Follow {
             Update::Rejected(why) => self.rejected(slot, &why),
             Update::Failed(why) => {
                 self.stats.update_failure.inc();
-                log::warn!("secret {}: {why}; {}", slot.name, what_stays(slot));
+                log::warn!("secret {}: {why}; {}", slot.name, self.what_stays());
                 // Envoy's: the start goes on, and connections are refused.
                 slot.give_up();
             }
             // Envoy does not start without the file. It may be mounted or written later, so it is waited for.
             Update::Missing(why) => {
                 self.stats.update_failure.inc();
-                log::warn!("secret {}: {why}; {}", slot.name, what_stays(slot));
+                log::warn!("secret {}: {why}; {}", slot.name, self.what_stays());
             }
         }
     }
@@ -111,7 +121,7 @@ impl Follow {
 
     fn rejected(&self, slot: &Slot, why: &str) {
         self.stats.update_rejected.inc();
-        log::warn!("{slot}: {why}; {}", what_stays(slot));
+        log::warn!("{slot}: {why}; {}", self.what_stays());
         // As for a failure.
         slot.give_up();
     }
@@ -127,7 +137,7 @@ impl Follow {
             }
             Err(why) => {
                 self.stats.key_rotation_failed.inc();
-                log::warn!("{slot}: its files have changed: {why}; {}", what_stays(slot));
+                log::warn!("{slot}: its files have changed: {why}; {}", self.what_stays());
             }
         }
     }
@@ -135,12 +145,19 @@ impl Follow {
     /// Reads the newest secret's files and supplies what is in them. Whether that is news.
     async fn reload(&mut self, slot: &Slot) -> Result<bool, String> {
         let loaded = self.load().await?;
-        if slot.content().as_deref() == Some(&loaded) {
+        if !self.supplied.refused && slot.content().as_deref() == Some(&loaded) {
             return Ok(false);
         }
-        slot.supply(Arc::new(loaded))?;
+        let supplied = slot.supply(Arc::new(loaded));
+        self.supplied.refused = supplied.is_err();
+        supplied?;
+        self.supplied.taken = true;
         log::info!("{slot} is in use");
         Ok(true)
+    }
+
+    fn what_stays(&self) -> &'static str {
+        if self.supplied.taken { "what was known stays" } else { "connections that need it are refused" }
     }
 
     /// What is read while files are being replaced may be half of the old and half of the new.
@@ -159,10 +176,6 @@ impl Follow {
             self.changes.changed().await;
         }
     }
-}
-
-fn what_stays(slot: &Slot) -> &'static str {
-    if slot.content().is_some() { "what was known stays" } else { "connections that need it are refused" }
 }
 
 async fn until(deadline: Option<Instant>) {

@@ -8,7 +8,7 @@ use proxy_config::model::config_source::{ConfigSource, ConfigSourceKind};
 use proxy_config::model::tls::{Secret, SecretRef};
 
 use super::feed::{Feed, SecretSource};
-use super::follow::Follow;
+use super::follow::{Follow, Supplied};
 use super::material::{self, LoadError};
 use super::slot::{Origin, Slot, Supply};
 use crate::task::Tasks;
@@ -118,6 +118,7 @@ impl Sources {
             changes: Changes::new(&self.directories, &self.tasks),
             stats: SdsStats::of(&self.stats, name),
             answer: None,
+            supplied: Supplied::default(),
         };
         let follow = self.tasks.spawn("secret", follow.run(source.initial_fetch_timeout)).abort_handle();
         let file = self.files.join((path, watched_directory.as_deref()), &feed, &self.parse, &self.tasks);

@@ -299,6 +299,24 @@ async fn what_its_users_refuse_is_rejected_and_the_next_one_is_taken() {
     until("the next one", || text(&slot) == "4").await;
 }
 
+#[tokio::test]
+async fn a_first_content_that_is_refused_is_refused_again_until_it_is_good() {
+    let rig = Rig::new();
+    rig.write("one", "1");
+    let slot = rig.slot("mine");
+    let judge = judge(&slot);
+    judge.refuses.store(true, Ordering::Relaxed);
+    rig.write("sds", "v1 mine:one");
+    until("the refusal", || rig.stat("mine.update_rejected") == 1).await;
+    settled(&slot).await;
+    rig.write("sds", "v2 mine:one");
+    until("the second refusal", || rig.stat("mine.update_rejected") == 2).await;
+    judge.refuses.store(false, Ordering::Relaxed);
+    rig.write("sds", "v3 mine:one");
+    until("the success", || rig.stat("mine.update_success") == 1).await;
+    assert_eq!(text(&slot), "1");
+}
+
 #[test]
 fn one_user_that_refuses_does_not_keep_the_others_from_what_is_new() {
     let keys = |text: &str| {
