@@ -60,7 +60,7 @@ fn alike(lab: &Lab, pair: &Pair, cases: &mut Cases, id: &str, listener: &str, ar
 fn refused(lab: &Lab, pair: &Pair, cases: &mut Cases, id: &str, listener: &str, args: &[&str]) {
     cases.case(format_args!("s_client, refused: {id}"), || {
         for proxy in pair.both() {
-            let said = openssl::ask(lab, proxy.at(listener)?, args, "hello", " hello")?;
+            let said = openssl::ask(lab, proxy.at(listener)?, &with(args), "hello", " hello")?;
             let name = proxy.kind.name();
             ensure!(!said.text.contains(" hello"), "{name} answers: {}", said.text);
             ensure!(said.text.contains("alert") || said.code != 0, "{name} says nothing: {}", said.text);
@@ -411,7 +411,7 @@ fn an_ocsp_response_is_stapled() -> Result<()> {
                     format_args!("OCSP stats, {listener}, {id}"),
                     &[&stats[0]],
                     |proxy| {
-                        let said = openssl::ask(lab, proxy.at(listener)?, args, "hello", " hello")?;
+                        let said = openssl::ask(lab, proxy.at(listener)?, &with(args), "hello", " hello")?;
                         let good = said.text.contains("OCSP Response Status: successful");
                         stapled.push(json!([said.text.contains(" hello"), good]));
                         Ok(())

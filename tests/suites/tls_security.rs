@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use rcgen::ExtendedKeyUsagePurpose;
-use serde_json::json;
+use serde_json::{Value, json};
 use shunt_tests::bootstrap::{chain, file_log, tcp_proxy, tls_inspector};
 use shunt_tests::hello::client_hello;
 use shunt_tests::pki::{Identity, Validity};
 use shunt_tests::tls_context::{file, tls_chain};
 use shunt_tests::{
-    Bootstrap, Cases, Client, End, Kind, Leaf, Pair, Proxy, TlsClient, TlsContext, TlsOptions, TlsServer,
-    Upstream, lab,
+    Bootstrap, Cases, Client, End, Kind, Leaf, Pair, Place, Proxy, TlsClient, TlsContext, TlsOptions,
+    TlsServer, Upstream, lab,
 };
 
 use crate::tls_common::{CLIENT, Mesh, SERVER, secure, secure_with};
@@ -472,6 +472,48 @@ fn a_handshake_that_never_ends_is_cut_off() -> Result<()> {
             }
             Ok(json!(all))
         });
+        cases.finish()
+    })
+}
+
+/// Handshakes that are wrong in one way each, written by another implementation's messages: what a fuzzer of TLS tries
+/// first. Both proxies refuse all of them.
+#[test]
+fn malformed_handshakes_are_refused() -> Result<()> {
+    const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/suites/tls/handshakes.py");
+    lab(|lab| {
+        let mesh = Mesh::new(lab)?;
+        let backend = Upstream::echo("up")?;
+        let config = Bootstrap::new().static_cluster("up", &[backend.address], "");
+        let config = secure(config, "tls", &TlsContext::new().certificate(&mesh.server), "up");
+        let pair = Pair::start(lab, &config.yaml())?;
+        let mut cases = Cases::new();
+        for proxy in pair.both() {
+            let reached = Reached::now(&backend);
+            let port = proxy.at("tls")?.port().to_string();
+            let out = lab.program("python", &Place::default())?.args([SCRIPT, &port]).run()?;
+            let lines = out.stdout.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
+            ensure!(lines.len() >= 25, "only {} handshakes were tried", lines.len());
+            for line in &lines {
+                cases.case(format_args!("{}: {}", proxy.kind.name(), line["name"]), || {
+                    ensure!(line["end"] != "open" && line["answered"] == false, "{line}");
+                    Ok(())
+                });
+            }
+            cases.case(format_args!("{}: each is counted", proxy.kind.name()), || {
+                let counted = proxy.stat("listener.tls.ssl.connection_error")?;
+                ensure!(counted >= lines.len() as u64 - 2, "{counted} of {}", lines.len());
+                ensure!(proxy.stat("listener.tls.ssl.handshake")? == 0, "a handshake was done");
+                proxy.expect_stat("listener.tls.downstream_cx_active", 0)?;
+                reached.nothing_since(&backend, proxy)
+            });
+            // It has survived all of that.
+            cases.case(format_args!("{}: a good handshake", proxy.kind.name()), || {
+                let mut stream = TlsClient::new().connect(proxy.at("tls")?)?;
+                ensure!(stream.ask("hello")? == "up hello", "another answer");
+                Ok(())
+            });
+        }
         cases.finish()
     })
 }
