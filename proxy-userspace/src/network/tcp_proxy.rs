@@ -1,6 +1,7 @@
 //! The TCP proxy: picks the cluster and the endpoint, connects, relays.
 
 use std::borrow::Cow;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -515,7 +516,7 @@ fn details(error: &ConnectError) -> Cow<'static, str> {
         ConnectError::Immediate { step, source } => {
             format!("upstream_{step}_failed: {}", errno_text(source)).into()
         }
-        ConnectError::Delayed { source } if source.kind() == std::io::ErrorKind::ConnectionRefused => {
+        ConnectError::Delayed { source } if source.kind() == io::ErrorKind::ConnectionRefused => {
             "upstream_connect_refused".into()
         }
         ConnectError::Delayed { source } => format!("upstream_connect_failed: {}", errno_text(source)).into(),
@@ -553,7 +554,14 @@ fn outcome(end: &End, proxy: &TcpProxy) -> Outcome {
             Outcome::new(*side, flags, format!("{}_reset", side.name()))
         }
         End::Failed { side, error } => {
-            Outcome::new(*side, Flags::NONE, format!("{}_error: {}", side.name(), errno_text(error)))
+            let details = format!("{}_error: {}", side.name(), errno_text(error));
+            // A transport's own failure: a peer that judges us late, in TLS 1.3, or a broken record.
+            let broken = (error.kind() == io::ErrorKind::InvalidData).then(|| error.to_string());
+            let (upstream_failure, downstream_failure) = match side {
+                Side::Upstream => (broken, None),
+                Side::Downstream | Side::Internal => (None, broken),
+            };
+            Outcome { upstream_failure, downstream_failure, ..Outcome::new(*side, Flags::NONE, details) }
         }
         End::Idle(side) => {
             proxy.stats.idle_timeout.inc();

@@ -188,6 +188,8 @@ impl TlsSocket {
             Ok(info) => {
                 self.info = Some(info);
                 connection.set_buffer_limit(Some(CHUNK));
+                // Its end may have come with its last word of the handshake.
+                self.ended = connection.process_new_packets().is_ok_and(|state| state.peer_has_closed());
                 self.stage = Stage::Open(connection);
             }
             Err(Some(Stop::Tls(e))) => self.refuse(&e, Telling::Queued(connection)),
@@ -426,6 +428,13 @@ fn poll_shake(
         }
         if !connection.is_handshaking() {
             return Poll::Ready(Ok(()));
+        }
+        // What came behind a ClientHello has been read with it.
+        let processed = connection.process_new_packets();
+        party.saw();
+        processed.map_err(Stop::Tls)?;
+        if connection.wants_write() || !connection.is_handshaking() {
+            continue;
         }
         ready!(poll_feed(cx, socket, first, |from| connection.read_tls(from)))?;
         let processed = connection.process_new_packets();

@@ -409,7 +409,7 @@ async fn a_login_that_fails_is_relayed_and_not_counted() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_says_nothing_is_closed_after_a_minute() {
     let rig = Rig::new(DownstreamSwitch::Allow, false);
-    let started = tokio::time::Instant::now();
+    let started = crate::clock::now();
     let stop = {
         let (near, _client) = tokio::net::UnixStream::pair().unwrap();
         let (far, _server) = tokio::net::UnixStream::pair().unwrap();

@@ -415,7 +415,7 @@ async fn a_side_that_goes_ends_it() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_says_nothing_is_told_so_after_five_minutes() {
     let rig = Rig::new(DownstreamSwitch::Allow, false);
-    let started = tokio::time::Instant::now();
+    let started = crate::clock::now();
     let (near, client) = tokio::net::UnixStream::pair().unwrap();
     let (far, server) = tokio::net::UnixStream::pair().unwrap();
     server.try_write(GREETING.as_bytes()).unwrap();
