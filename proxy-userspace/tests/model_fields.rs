@@ -12,7 +12,6 @@ use regex::Regex;
 
 /// `Type.field`: why nothing in the daemon reads it.
 const EXCEPTIONS: &[(&str, &str)] = &[
-    ("StringMatcher.pattern", "read by its own is_match"),
     ("StringMatcher.ignore_case", "read by its own is_match"),
 ];
 

@@ -95,12 +95,10 @@ fn unattached(sink: &str) -> BuildError {
 impl Mode {
     fn of(output: &TapOutput) -> Self {
         let (rx, tx) = (output.max_buffered_rx_bytes as usize, output.max_buffered_tx_bytes as usize);
-        match output {
-            TapOutput { streaming: false, .. } => Self::Buffered { rx, tx },
-            TapOutput { min_streamed_sent_bytes: 0, .. } => Self::Streamed { rx, tx },
-            TapOutput { min_streamed_sent_bytes, .. } => {
-                Self::Gathered { bytes: *min_streamed_sent_bytes as usize }
-            }
+        match (output.streaming, output.min_streamed_sent_bytes) {
+            (false, _) => Self::Buffered { rx, tx },
+            (true, 0) => Self::Streamed { rx, tx },
+            (true, least) => Self::Gathered { bytes: least as usize },
         }
     }
 }
