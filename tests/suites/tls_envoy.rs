@@ -215,7 +215,6 @@ fn what_is_agreed_and_counted() -> Result<()> {
                 "foreign domain",
                 Some(mesh.middle.issue("foreign", &Leaf::spiffe("spiffe://other/ns/a/sa/client"))?),
             ),
-            ("authority", Some(mesh.middle.issue("authority", &Leaf::spiffe(CLIENT).ca())?)),
             (
                 "rsa",
                 Some(mesh.middle.issue("rsa", &Leaf::spiffe(CLIENT).key(shunt_tests::pki::Key::Rsa2048))?),
@@ -233,16 +232,18 @@ fn what_is_agreed_and_counted() -> Result<()> {
         let mut cases = Cases::new();
         for (listener, _) in &contexts {
             for (who, identity) in &identities {
-                let (mut results, stats) = (Vec::new(), format!("listener.{listener}.ssl.*"));
-                let id = format!("{who} at {listener}");
-                pair.same_stats(&mut cases, format_args!("agreed, stats: {id}"), &[&stats], |proxy| {
-                    results.push(greet(proxy, listener, identity.as_ref())?);
-                    Ok(())
+                let names = format!("listener.{listener}.ssl.*");
+                pair.same(&mut cases, format_args!("agreed: {who} at {listener}"), |proxy| {
+                    let before = proxy.stats()?;
+                    let result = greet(proxy, listener, identity.as_ref())?;
+                    Ok(json!([result, comparable(proxy.stats()?.since(&before, &[&names]))]))
                 });
-                let mut results = results.into_iter();
-                pair.same(&mut cases, format_args!("agreed: {id}"), |_| Ok(json!(results.next())));
             }
         }
+        let authority = mesh.middle.issue("authority", &Leaf::spiffe(CLIENT).ca())?;
+        pair.same(&mut cases, "agreed: a client that is an authority", |proxy| {
+            greet(proxy, "mutual", Some(&authority))
+        });
         cases.finish()
     })
 }
