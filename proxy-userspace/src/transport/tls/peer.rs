@@ -23,7 +23,7 @@ use x509_parser::public_key::PublicKey;
 use super::certificate;
 use super::client::NAMELESS;
 use super::provider::Schemes;
-use super::verify::{ClientCertificate, Role, Validation, Verifier};
+use super::verify::{ClientCertificate, Role, Validation, Verifier, VerifyError};
 use crate::transport::Certificate;
 
 /// What a connection's verification has found out beyond yes or no.
@@ -124,7 +124,24 @@ impl PeerVerifier {
     ) -> Result<(), Error> {
         let Some(verifier) = &self.verifier else { return Ok(()) };
         let server_name = server_name.filter(|_| self.auto_sni_san);
-        let checked = verifier.check(leaf, intermediates, now, role, server_name);
+        Self::saw(verifier.check(leaf, intermediates, now, role, server_name))
+    }
+
+    /// As [`Self::check`], of a peer whose session is resumed.
+    pub(super) fn check_again(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        role: Role,
+        server_name: Option<&str>,
+    ) -> Result<(), Error> {
+        let Some(verifier) = &self.verifier else { return Ok(()) };
+        let server_name = server_name.filter(|_| self.auto_sni_san);
+        Self::saw(verifier.check_again(leaf, intermediates, now, role, server_name))
+    }
+
+    fn saw(checked: Result<Validation, VerifyError>) -> Result<(), Error> {
         SEEN.with_borrow_mut(|seen| match &checked {
             Ok(validation) => seen.validation = Some(*validation),
             Err(e) => seen.refused = Some(e.reason.clone()),

@@ -31,8 +31,8 @@ const TLS12_SUITES: [CipherSuite; 6] = [
     CipherSuite::EcdheRsaAes256GcmSha384,
 ];
 
-/// Envoy's own are X25519 and P-256 (and X25519MLKEM768, which ring has not); P-384 is there for who has nothing else.
-const CURVES: [Curve; 3] = [Curve::X25519, Curve::P256, Curve::P384];
+/// Envoy's own, but for X25519MLKEM768, which ring has not.
+const CURVES: [Curve; 2] = [Curve::X25519, Curve::P256];
 
 pub(super) fn provider(params: &TlsParams) -> Arc<CryptoProvider> {
     let chosen: &[CipherSuite] =

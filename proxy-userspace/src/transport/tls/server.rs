@@ -15,7 +15,7 @@ use rustls::crypto::ring::Ticketer;
 use rustls::server::{
     ClientHello, NoServerSessionStorage, ProducesTickets, ServerConfig, StoresServerSessions,
 };
-use rustls::{CipherSuite, SignatureAlgorithm};
+use rustls::{CipherSuite, NamedGroup, SignatureAlgorithm, SignatureScheme};
 
 use super::context::{Build, Common, Live};
 use super::error;
@@ -100,6 +100,7 @@ impl Build for ServerBuild {
         let binding = self.binding(&identities, resolved.validation.as_ref());
         let sessions = self.sessions(&resolved.tickets, binding)?;
         let names = by_name(&identities);
+        let suites = provider.cipher_suites.iter().map(|suite| suite.suite()).collect();
         let identities = identities.into_iter().map(|identity| {
             let config = self.config(&identity, &provider, peer.as_ref(), &sessions)?;
             Ok(Served { configs: Configs::new(config, common.key_log.as_ref()), identity })
@@ -107,6 +108,7 @@ impl Build for ServerBuild {
         Ok(ServerContext {
             identities: identities.collect::<Result<_, String>>()?,
             names,
+            suites,
             peer,
             require_sni: self.model.require_sni,
             full_scan: self.model.full_scan_certs_on_sni_mismatch,
@@ -228,6 +230,7 @@ pub(super) struct ServerContext {
     identities: Vec<Served>,
     /// By the names of certificates; a wildcard is known by what follows its star.
     names: HashMap<String, Vec<usize>>,
+    suites: Vec<CipherSuite>,
     pub(super) peer: Option<Arc<PeerVerifier>>,
     require_sni: bool,
     full_scan: bool,
@@ -323,7 +326,7 @@ impl ServerContext {
     /// By the client's name for us, exactly or by a wildcard, then by what it can verify; else the first.
     fn certificate(&self, name: Option<&str>, hello: &ClientHello<'_>, status: bool) -> Option<&Served> {
         let fits = |served: &&Served| {
-            suits(&served.identity, hello) && self.stapling(served, status) != Stapling::Fail
+            suits(&served.identity, &self.suites, hello) && self.stapling(served, status) != Stapling::Fail
         };
         if let Some(name) = name {
             let wildcard = name.find('.').and_then(|dot| name.get(dot..)).unwrap_or_default();
@@ -352,17 +355,32 @@ fn best<'a>(among: impl Iterator<Item = &'a Served>) -> Option<&'a Served> {
     found
 }
 
-/// Whether the client can verify what this key signs.
-fn suits(identity: &Identity, hello: &ClientHello<'_>) -> bool {
+/// Whether the client can verify what this key signs, with a suite of `ours`.
+fn suits(identity: &Identity, ours: &[CipherSuite], hello: &ClientHello<'_>) -> bool {
     let key = &identity.certified.key;
-    if key.choose_scheme(hello.signature_schemes()).is_none() {
-        return false;
+    let Some(signer) = key.choose_scheme(hello.signature_schemes()) else { return false };
+    let common = |of: &[CipherSuite]| {
+        hello.cipher_suites().iter().any(|suite| ours.contains(suite) && of.contains(suite))
+    };
+    // Suites of TLS 1.3 go with every key. Those of 1.2 name one, and there a client's curves are also those that it
+    // takes keys on.
+    if common(&TLS13) {
+        return true;
     }
-    // Suites of TLS 1.3 go with every key, those of 1.2 name one.
-    let is_rsa = key.algorithm() == SignatureAlgorithm::RSA;
-    hello.cipher_suites().iter().any(|suite| {
-        TLS13.contains(suite) || if is_rsa { RSA.contains(suite) } else { ECDSA.contains(suite) }
-    })
+    let takes_curve = match (hello.named_groups(), curve_of(signer.scheme())) {
+        (Some(groups), Some(curve)) => groups.contains(&curve),
+        (None, _) | (_, None) => true,
+    };
+    if key.algorithm() == SignatureAlgorithm::RSA { common(&RSA) } else { takes_curve && common(&ECDSA) }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "the others name no curve")]
+fn curve_of(scheme: SignatureScheme) -> Option<NamedGroup> {
+    match scheme {
+        SignatureScheme::ECDSA_NISTP256_SHA256 => Some(NamedGroup::secp256r1),
+        SignatureScheme::ECDSA_NISTP384_SHA384 => Some(NamedGroup::secp384r1),
+        _ => None,
+    }
 }
 
 const TLS13: [CipherSuite; 3] = [

@@ -134,6 +134,22 @@ impl Verifier {
         })
     }
 
+    /// As [`Self::check`], of a peer whose session is resumed: where nobody is refused, it was counted the first time.
+    pub fn check_again(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        role: Role,
+        server_name: Option<&str>,
+    ) -> Result<Validation, VerifyError> {
+        if !self.accept_untrusted {
+            return self.check(leaf, intermediates, now, role, server_name);
+        }
+        let judged = self.judge(leaf, intermediates, now, role, server_name);
+        Ok(judged.unwrap_or(Validation::Failed))
+    }
+
     /// As Envoy: without `require_client_certificate` a trusted CA alone lets clients without one pass, while names or
     /// hashes do not.
     pub fn client_certificate(&self) -> ClientCertificate {
