@@ -4,15 +4,21 @@ use std::sync::Arc;
 
 use proxy_config::model::tls::{CipherSuite, Curve, TlsParams, TlsVersion};
 use rustls::crypto::CryptoProvider;
-use rustls::crypto::ring::{cipher_suite as suites, default_provider, kx_group as groups};
 use rustls::pki_types::{SubjectPublicKeyInfoDer, UnixTime};
 use rustls::sign::{Signer, SigningKey};
 use rustls::time_provider::TimeProvider;
 use rustls::version::{TLS12, TLS13};
 use rustls::{SignatureAlgorithm, SignatureScheme, SupportedCipherSuite, SupportedProtocolVersion};
 
+use self::library::{cipher_suite as suites, default_provider, kx_group as groups};
 use super::names;
 use crate::clock;
+
+/// The cryptography of handshakes and records.
+#[cfg(feature = "aws-lc-rs")]
+pub(super) use rustls::crypto::aws_lc_rs as library;
+#[cfg(not(feature = "aws-lc-rs"))]
+pub(super) use rustls::crypto::ring as library;
 
 /// TLS 1.3 suites are not chosen by configuration, as in Envoy. AES-128 goes first there too.
 const TLS13_SUITES: [SupportedCipherSuite; 3] = [

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use proxy_config::model::tls::{DownstreamTls, OcspStaplePolicy, SessionTickets};
 use ring::digest::{Context as Digest, SHA256};
 use rustls::crypto::CryptoProvider;
-use rustls::crypto::ring::Ticketer;
 use rustls::server::{
     ClientHello, NoServerSessionStorage, ProducesTickets, ServerConfig, StoresServerSessions,
 };
@@ -24,6 +23,7 @@ use super::key_log::KeyLogFile;
 use super::keys::Identity;
 use super::ocsp::{Stapled, Stapling, stapling};
 use super::peer::PeerVerifier;
+use super::provider::library::Ticketer;
 use super::provider::{Schemes, Wall, provider, versions};
 use super::session::{Binding, ServerSessions, SharedKeys, Tickets};
 use super::socket::TlsSocket;
