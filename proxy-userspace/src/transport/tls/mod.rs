@@ -7,6 +7,7 @@
 //! - `socket`: the bytes of one connection.
 //! - `names`, `error`: what rustls says, in OpenSSL's words.
 
+mod buffers;
 pub mod certificate;
 mod client;
 mod context;

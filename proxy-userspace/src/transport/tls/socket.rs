@@ -14,7 +14,7 @@
 //! - **Before the handshake is done** no byte of the application's is taken or given. There is no early data.
 
 use std::cell::RefCell;
-use std::io::{self, IoSlice, Read as _, Write};
+use std::io::{self, Read as _, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -22,6 +22,7 @@ use std::task::{Context, Poll, ready};
 use rustls::server::{AcceptedAlert, Acceptor};
 use rustls::{ClientConnection, Connection, Error};
 
+use super::buffers::{First, Held, Incoming, Outgoing};
 use super::client::ClientContext;
 use super::error;
 use super::handshake::Party;
@@ -490,89 +491,5 @@ fn poll_drain(
             Err(e) if is_again(&e) => ready!(socket.poll_write_ready(cx))?,
             Err(e) => return Poll::Ready(Err(e)),
         }
-    }
-}
-
-/// The socket, as rustls reads from it.
-struct Incoming<'a, 'b> {
-    socket: Socket<'a>,
-    first: Option<&'b mut First>,
-}
-
-impl io::Read for Incoming<'_, '_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.socket.recv(buf)?;
-        if let Some(first) = &mut self.first {
-            first.see(buf.get(..n).unwrap_or_default());
-        }
-        Ok(n)
-    }
-}
-
-/// The socket, as rustls writes to it.
-struct Outgoing<'a>(Socket<'a>);
-
-impl Write for Outgoing<'_> {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.0.send(data)
-    }
-
-    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.0.send_vectored(parts)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// What the peer began with.
-#[derive(Default)]
-struct First {
-    bytes: Vec<u8>,
-    /// A ClientHello is kept whole, until it is understood.
-    whole: bool,
-}
-
-impl First {
-    /// As many bytes as tell plaintext from TLS.
-    const HEADER: usize = 5;
-
-    fn see(&mut self, data: &[u8]) {
-        let room = Self::HEADER.saturating_sub(self.bytes.len());
-        let most = if self.whole { data.len() } else { room.min(data.len()) };
-        self.bytes.extend_from_slice(data.get(..most).unwrap_or_default());
-    }
-
-    fn header(&self) -> &[u8] {
-        self.bytes.get(..Self::HEADER).unwrap_or(&self.bytes)
-    }
-
-    fn understood(&mut self) {
-        self.whole = false;
-        self.bytes = self.header().to_vec();
-    }
-}
-
-/// Ciphertext that waits to be processed.
-#[derive(Default)]
-struct Held {
-    bytes: Vec<u8>,
-    done: usize,
-}
-
-impl Held {
-    fn new(rest: &[u8]) -> Self {
-        Self { bytes: rest.to_vec(), done: 0 }
-    }
-
-    fn rest(&self) -> &[u8] {
-        self.bytes.get(self.done..).unwrap_or_default()
-    }
-
-    /// With so many bytes left of it.
-    fn with(mut self, left: usize) -> Self {
-        self.done = self.bytes.len().saturating_sub(left);
-        if left == 0 { Self::default() } else { self }
     }
 }
