@@ -62,7 +62,7 @@ lower! { "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" ext::tcp_proxy
         max_early_data_bytes: "needs an upstream_connect_mode that is not implemented",
     }
     warn {
-        proxy_protocol_tlvs: "TLVs are sent by an upstream PROXY protocol transport socket, which is not implemented",
+        proxy_protocol_tlvs: "the upstream header has the added_tlvs and pass_through_tlvs of its transport socket only",
         proxy_protocol_tlv_merge_policy: "has no effect without proxy_protocol_tlvs",
         check_drain_close: "connections are closed at the end of a drain, not while it lasts",
     }

@@ -156,5 +156,5 @@ pub const REFUSED: &[Refused] = &[
         "data from files is not implemented"),
     refused("Formatter", "envoy.formatter.generic_secret",
         "envoy.extensions.formatter.generic_secret.v3.GenericSecret",
-        "secrets are not implemented"),
+        "generic secrets are not implemented"),
 ];

@@ -28,7 +28,7 @@ lower! { "envoy.config.core.v3.HealthCheck" pb::HealthCheck => model::HealthChec
     }
     reject { event_service: "a service for health check events is not implemented; event_log_path is" }
     warn {
-        tls_options: "health checks go over the cluster's transport socket, and it has no TLS yet",
+        tls_options: "a check offers the ALPN protocols of the cluster's transport socket",
         transport_socket_match_criteria: "health checks use the transport socket of their endpoint",
     }
     {

@@ -10,7 +10,7 @@ use super::certificate::facts;
 use super::client::ClientContext;
 use super::context::Common;
 use super::hello::asks_for_status;
-use super::peer::{PeerVerifier, Seen};
+use super::peer::{PeerVerifier, Seen, Visit};
 use super::provider::now;
 use super::server::ServerContext;
 use super::verify::{Role, Validation};
@@ -88,7 +88,8 @@ impl Party {
                 End::Server { .. } => Role::Client,
                 End::Client { .. } => Role::Server,
             };
-            let checked = peer.check_again(leaf, intermediates, now(), role, self.server_name.as_deref());
+            let checked =
+                peer.check(leaf, intermediates, now(), role, self.server_name.as_deref(), Visit::Resumed);
             self.saw();
             checked?;
         }

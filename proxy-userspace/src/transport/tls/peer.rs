@@ -23,7 +23,7 @@ use x509_parser::public_key::PublicKey;
 use super::certificate;
 use super::client::NAMELESS;
 use super::provider::Schemes;
-use super::verify::{ClientCertificate, Role, Validation, Verifier, VerifyError};
+use super::verify::{ClientCertificate, Role, Validation, Verifier};
 use crate::transport::Certificate;
 
 /// What a connection's verification has found out beyond yes or no.
@@ -67,6 +67,13 @@ impl fmt::Debug for PeerVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PeerVerifier").field("mandatory", &self.mandatory).finish_non_exhaustive()
     }
+}
+
+/// In which kind of handshake a peer is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Visit {
+    First,
+    Resumed,
 }
 
 impl PeerVerifier {
@@ -121,27 +128,14 @@ impl PeerVerifier {
         now: UnixTime,
         role: Role,
         server_name: Option<&str>,
+        visit: Visit,
     ) -> Result<(), Error> {
         let Some(verifier) = &self.verifier else { return Ok(()) };
         let server_name = server_name.filter(|_| self.auto_sni_san);
-        Self::saw(verifier.check(leaf, intermediates, now, role, server_name))
-    }
-
-    /// As [`Self::check`], of a peer whose session is resumed.
-    pub(super) fn check_again(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-        role: Role,
-        server_name: Option<&str>,
-    ) -> Result<(), Error> {
-        let Some(verifier) = &self.verifier else { return Ok(()) };
-        let server_name = server_name.filter(|_| self.auto_sni_san);
-        Self::saw(verifier.check_again(leaf, intermediates, now, role, server_name))
-    }
-
-    fn saw(checked: Result<Validation, VerifyError>) -> Result<(), Error> {
+        let checked = match visit {
+            Visit::First => verifier.check(leaf, intermediates, now, role, server_name),
+            Visit::Resumed => verifier.check_again(leaf, intermediates, now, role, server_name),
+        };
         SEEN.with_borrow_mut(|seen| match &checked {
             Ok(validation) => seen.validation = Some(*validation),
             Err(e) => seen.refused = Some(e.reason.clone()),
@@ -177,7 +171,7 @@ impl ClientCertVerifier for PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.check(end_entity, intermediates, now, Role::Client, None)?;
+        self.check(end_entity, intermediates, now, Role::Client, None, Visit::First)?;
         Ok(ClientCertVerified::assertion())
     }
 
@@ -232,7 +226,7 @@ impl ServerCertVerifier for PeerVerifier {
         if self.rsa_key_usage && !may_sign(end_entity) {
             return Err(Error::InvalidCertificate(CertificateError::InvalidPurpose));
         }
-        self.check(end_entity, intermediates, now, Role::Server, sent)?;
+        self.check(end_entity, intermediates, now, Role::Server, sent, Visit::First)?;
         Ok(ServerCertVerified::assertion())
     }
 
