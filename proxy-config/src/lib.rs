@@ -21,3 +21,4 @@ pub mod policy;
 pub mod proto;
 pub mod secrets;
 pub mod tap;
+pub mod xds;

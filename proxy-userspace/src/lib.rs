@@ -29,3 +29,4 @@ pub mod transport;
 pub mod watch;
 pub mod workload;
 pub mod world;
+pub mod xds;

@@ -12,7 +12,9 @@ use super::registry::registry;
 use super::value::structure;
 use crate::model::Bootstrap;
 use crate::model::address::Address;
-use crate::model::bootstrap::{Admin, HistogramBuckets, StatsConfig, StatsMatcher, TagSpecifier};
+use crate::model::bootstrap::{
+    Admin, DynamicResources, HistogramBuckets, StatsConfig, StatsMatcher, TagSpecifier,
+};
 use crate::model::metadata::Struct;
 
 registry! {
@@ -83,6 +85,7 @@ lower! { "envoy.config.bootstrap.v3.Bootstrap" pb::Bootstrap => Bootstrap, cx;
             listeners: Vec::new(),
             clusters: Vec::new(),
             secrets: Vec::new(),
+            dynamic: DynamicResources::default(),
             stats,
             runtime: layered_runtime.and_then(|r| cx.lower("layered_runtime", r)).unwrap_or_default(),
         })

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3 as pb;
 use envoy_types::pb::envoy::r#type::v3 as pb_type;
 
@@ -330,6 +331,7 @@ lower! { "envoy.config.core.v3.Node" pb::Node => Node, cx;
             zone: locality.zone.to_string(),
             sub_zone: locality.sub_zone.to_string(),
             metadata: metadata.map(structure).unwrap_or_default(),
+            raw: Bytes::new(),
         })
     }
 }

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::address::Address;
 use super::cluster::Cluster;
+use super::config_source::{ApiSource, ConfigSource};
 use super::listener::Listener;
 use super::matcher::StringMatcher;
 use super::metadata::Struct;
@@ -18,9 +21,18 @@ pub struct Bootstrap {
     pub listeners: Vec<Resource<Listener>>,
     pub clusters: Vec<Resource<Cluster>>,
     pub secrets: Vec<Resource<Secret>>,
+    pub dynamic: DynamicResources,
     pub stats: StatsConfig,
     /// `layered_runtime`: what `/runtime` shows. Nothing is read of it.
     pub runtime: BTreeMap<String, Struct>,
+}
+
+/// `dynamic_resources`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DynamicResources {
+    pub lds: Option<ConfigSource>,
+    pub cds: Option<ConfigSource>,
+    pub ads: Option<Arc<ApiSource>>,
 }
 
 /// A model with the message that it came from, encoded: what `/config_dump` shows.
@@ -38,6 +50,8 @@ pub struct Node {
     pub zone: String,
     pub sub_zone: String,
     pub metadata: Struct,
+    /// The message, encoded: what a control plane is told.
+    pub raw: Bytes,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -9,7 +9,9 @@ pub mod address;
 pub mod bootstrap;
 pub mod cluster;
 pub mod config_source;
+pub mod discovered;
 pub mod endpoint;
+pub mod grpc;
 pub mod listener;
 pub mod listener_filter;
 pub mod map;
@@ -18,6 +20,7 @@ pub mod metadata;
 pub mod network_filter;
 pub mod packed;
 pub mod raw;
+pub mod route;
 pub mod tls;
 pub mod transport;
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use super::access_log::AccessLog;
 use super::address::Cidr;
+use super::config_source::ConfigSource;
+use super::discovered::Discovered;
 use super::listener_filter::LocalRateLimit;
 use super::matcher::{MetadataMatcher, StringMatcher};
 use super::metadata::Metadata;
@@ -34,14 +36,37 @@ pub enum NetworkFilter {
     IstioStats,
     PostgresProxy(PostgresProxy),
     SmtpStarttls(SmtpStarttls),
+    /// Its configuration comes by ECDS, under the filter's name.
+    Discovered(Box<Discovered>),
+    /// Accepted from a control plane, and not implemented: a connection of such a chain is closed.
+    Unserved(Box<Unserved>),
+}
+
+/// A filter that ends every connection that comes to it, with its reason.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unserved {
+    /// Envoy's own name of the extension.
+    pub extension: Arc<str>,
+    pub why: Arc<str>,
+    /// Routes that it would ask for: a control plane expects the question.
+    pub routes: Option<RouteRef>,
+}
+
+/// `Rds`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RouteRef {
+    pub name: Arc<str>,
+    pub source: ConfigSource,
 }
 
 impl NetworkFilter {
     /// Whether it ends the chain: Envoy calls it terminal.
     pub fn is_terminal(&self) -> bool {
         match self {
-            Self::TcpProxy(_) | Self::DirectResponse(_) | Self::Echo => true,
+            Self::TcpProxy(_) | Self::DirectResponse(_) | Self::Echo | Self::Unserved(_) => true,
+            // What ends a chain cannot be discovered, as in Envoy.
             Self::Rbac(_)
+            | Self::Discovered(_)
             | Self::SniCluster
             | Self::ConnectionLimit(_)
             | Self::LocalRateLimit(_)
@@ -65,7 +90,9 @@ impl NetworkFilter {
             | Self::ConnectionLimit(_)
             | Self::LocalRateLimit(_)
             | Self::MetadataExchange
-            | Self::IstioStats => None,
+            | Self::IstioStats
+            | Self::Discovered(_)
+            | Self::Unserved(_) => None,
         }
     }
 }

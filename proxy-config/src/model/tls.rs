@@ -261,7 +261,7 @@ pub enum CertificateKey {
 }
 
 /// `config.core.v3.DataSource`. What is inline may be a key: it is not shown.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub enum DataSource {
     File(PathBuf),
     Inline(Arc<[u8]>),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hyper::body::Bytes;
-use proxy_config::model;
+use proxy_config::{model, xds};
 
 use crate::transport::tls::CertificateSet;
 
@@ -133,6 +133,28 @@ pub struct ResourceView {
     pub updated: SystemTime,
 }
 
+/// A resource of LDS, CDS, RDS or ECDS in its stages.
+#[derive(Clone, Debug)]
+pub struct DynamicView {
+    pub name: Arc<str>,
+    pub active: Option<ResourceView>,
+    pub warming: Option<ResourceView>,
+    /// Of listeners only.
+    pub draining: Option<ResourceView>,
+    /// The last update of it, where that was refused.
+    pub error: Option<ErrorView>,
+}
+
+/// `UpdateFailureState`.
+#[derive(Clone, Debug)]
+pub struct ErrorView {
+    /// What was refused; empty where it could not be read.
+    pub raw: model::Raw,
+    pub version: Arc<str>,
+    pub last_attempt: SystemTime,
+    pub details: String,
+}
+
 /// A secret of SDS.
 #[derive(Clone, Debug)]
 pub struct SecretView {
@@ -168,6 +190,16 @@ pub trait View: Send + Sync {
     /// The encoded `config.bootstrap.v3.Bootstrap`, and when it was loaded. Empty where there is none.
     fn bootstrap(&self) -> (Bytes, SystemTime);
     fn resources(&self, kind: Kind) -> Vec<ResourceView>;
+    /// Those of a control plane or of files, by name.
+    fn dynamic(&self, kind: xds::Kind) -> Vec<DynamicView> {
+        let _ = kind;
+        Vec::new()
+    }
+    /// The last version of all of them: `version_info` of a section.
+    fn version(&self, kind: xds::Kind) -> Arc<str> {
+        let _ = kind;
+        "".into()
+    }
     /// Those of SDS, by name.
     fn secrets(&self) -> Vec<SecretView> {
         Vec::new()

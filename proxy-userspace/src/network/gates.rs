@@ -168,7 +168,9 @@ fn gate(filter: &NetworkFilter, stats: &Stats, buckets: &Buckets) -> Option<Gate
         | NetworkFilter::SmtpStarttls(_)
         | NetworkFilter::TcpProxy(_)
         | NetworkFilter::DirectResponse(_)
-        | NetworkFilter::Echo => None,
+        | NetworkFilter::Echo
+        | NetworkFilter::Discovered(_)
+        | NetworkFilter::Unserved(_) => None,
     }
 }
 

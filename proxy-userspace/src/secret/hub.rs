@@ -109,7 +109,9 @@ impl Secrets {
 
 impl Sources {
     fn follow(&self, name: &Arc<str>, source: &ConfigSource) -> Arc<Slot> {
-        let ConfigSourceKind::File { path, watched_directory } = &source.kind;
+        let ConfigSourceKind::File { path, watched_directory } = &source.kind else {
+            return Arc::new(Slot::new(name.clone()));
+        };
         let slot = Arc::new(Slot::of(name.clone(), Origin::File(path.clone())));
         let (feed, updates) = Feed::new(name.clone());
         let follow = Follow {

@@ -129,7 +129,9 @@ fn last_filter(config: &NetworkFilterConfig, parts: &Parts<'_>) -> Result<Last, 
         | NetworkFilter::MetadataExchange
         | NetworkFilter::IstioStats
         | NetworkFilter::PostgresProxy(_)
-        | NetworkFilter::SmtpStarttls(_) => Last::Nothing,
+        | NetworkFilter::SmtpStarttls(_)
+        | NetworkFilter::Discovered(_)
+        | NetworkFilter::Unserved(_) => Last::Nothing,
     })
 }
 

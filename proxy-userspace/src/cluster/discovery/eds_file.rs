@@ -17,11 +17,11 @@ use crate::cluster::{Cluster, EndpointUpdate, Env};
 use crate::watch::{Group, Parse, Reader, Unusable};
 
 /// Clusters that name the same file share its reading.
-pub(super) fn start(cluster: &Arc<Cluster>, eds: &Eds, env: &Env) -> Arc<Group<Cluster>> {
-    let ConfigSourceKind::File { path, watched_directory } = &eds.source.kind;
+pub(super) fn start(cluster: &Arc<Cluster>, eds: &Eds, env: &Env) -> Option<Arc<Group<Cluster>>> {
+    let ConfigSourceKind::File { path, watched_directory } = &eds.source.kind else { return None };
     let source = env.endpoints.clone();
     let parse: Parse<Response> = Arc::new(move |text| source(text).map(Response::new));
-    env.eds_files.join((path, watched_directory.as_deref()), cluster, &parse, &env.tasks)
+    Some(env.eds_files.join((path, watched_directory.as_deref()), cluster, &parse, &env.tasks))
 }
 
 /// A response that was read once for all clusters.

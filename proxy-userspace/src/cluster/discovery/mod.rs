@@ -27,7 +27,7 @@ pub(super) fn start(cluster: &Arc<Cluster>, env: &Env) -> Running {
             Running { own, ..Running::default() }
         }
         Discovery::Eds(eds) => {
-            Running { groups: vec![eds_file::start(cluster, eds, env)], ..Running::default() }
+            Running { groups: eds_file::start(cluster, eds, env).into_iter().collect(), ..Running::default() }
         }
     }
 }

@@ -87,7 +87,9 @@ pub fn driver(chain: &FilterChain, stats: &Stats) -> Option<Box<dyn Driver>> {
             | NetworkFilter::ConnectionLimit(_)
             | NetworkFilter::LocalRateLimit(_)
             | NetworkFilter::MetadataExchange
-            | NetworkFilter::IstioStats => None,
+            | NetworkFilter::IstioStats
+            | NetworkFilter::Discovered(_)
+            | NetworkFilter::Unserved(_) => None,
         }
     })
 }

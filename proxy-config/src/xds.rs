@@ -1,0 +1,148 @@
+//! What control planes and files of dynamic resources say: resources as they come, and what each of them means.
+//!
+//! A [`RawResource`] is one resource with its name, its message still encoded. [`decode`] makes its model of it: all
+//! of it, or every reason why not. Fields that Envoy does not know are no reason: dynamic configuration is lenient.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::config as pb;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret as SecretMessage;
+use prost::Message;
+
+use crate::decode::any;
+use crate::diagnostic::{Diagnostic, Path, Segment, Severity};
+use crate::lower::{Cx, Lower, StaticSecrets};
+use crate::model::bootstrap::Resource;
+use crate::model::tls::Secret;
+use crate::model::{self, Raw};
+
+/// A type of resource that is discovered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    Cluster,
+    Endpoints,
+    Listener,
+    Route,
+    Secret,
+    Extension,
+}
+
+impl Kind {
+    /// In the order in which they are asked for.
+    pub const ALL: [Self; 6] =
+        [Self::Cluster, Self::Endpoints, Self::Listener, Self::Route, Self::Secret, Self::Extension];
+
+    /// The full name of its message.
+    pub fn type_name(self) -> &'static str {
+        match self {
+            Self::Cluster => "envoy.config.cluster.v3.Cluster",
+            Self::Endpoints => "envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Self::Listener => "envoy.config.listener.v3.Listener",
+            Self::Route => "envoy.config.route.v3.RouteConfiguration",
+            Self::Secret => "envoy.extensions.transport_sockets.tls.v3.Secret",
+            Self::Extension => "envoy.config.core.v3.TypedExtensionConfig",
+        }
+    }
+
+    pub fn type_url(self) -> String {
+        format!("type.googleapis.com/{}", self.type_name())
+    }
+
+    pub fn of(type_url: &str) -> Option<Self> {
+        let name = any::type_name(type_url).ok()?;
+        Self::ALL.into_iter().find(|kind| kind.type_name() == name)
+    }
+
+    /// As it is called: `CDS`.
+    pub fn service(self) -> &'static str {
+        match self {
+            Self::Cluster => "CDS",
+            Self::Endpoints => "EDS",
+            Self::Listener => "LDS",
+            Self::Route => "RDS",
+            Self::Secret => "SDS",
+            Self::Extension => "ECDS",
+        }
+    }
+}
+
+/// A resource as it came. Cheap to clone.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RawResource {
+    pub name: Arc<str>,
+    /// Its own in delta xDS, else that of the whole response.
+    pub version: Arc<str>,
+    /// It is gone when this time has passed without news of it.
+    pub ttl: Option<Duration>,
+    pub type_url: Arc<str>,
+    pub value: Bytes,
+}
+
+/// A type of model that is discovered. Implemented here only.
+pub trait Discover: Sized {
+    const KIND: Kind;
+    #[doc(hidden)]
+    type Message: Message + Default + Lower<Model = Self>;
+}
+
+impl Discover for model::Cluster {
+    const KIND: Kind = Kind::Cluster;
+    type Message = pb::cluster::v3::Cluster;
+}
+
+impl Discover for model::LoadAssignment {
+    const KIND: Kind = Kind::Endpoints;
+    type Message = pb::endpoint::v3::ClusterLoadAssignment;
+}
+
+impl Discover for model::Listener {
+    const KIND: Kind = Kind::Listener;
+    type Message = pb::listener::v3::Listener;
+}
+
+impl Discover for Secret {
+    const KIND: Kind = Kind::Secret;
+    type Message = SecretMessage;
+}
+
+/// What resources may name beside each other.
+#[derive(Clone, Debug, Default)]
+pub struct Decoder {
+    /// Of the bootstrap.
+    pub secrets: Option<Arc<StaticSecrets>>,
+}
+
+/// A resource with its meaning.
+#[derive(Clone, Debug)]
+pub struct Decoded<T> {
+    pub resource: Resource<T>,
+    /// What was accepted without effect.
+    pub warnings: Vec<Diagnostic>,
+}
+
+impl Decoder {
+    /// The model of a resource, or everything that is wrong with it. Paths begin at the resource.
+    pub fn decode<T: Discover>(&self, raw: &RawResource) -> Result<Decoded<T>, Vec<Diagnostic>> {
+        let here =
+            |why| vec![Diagnostic { severity: Severity::Error, position: None, path: Path::default(), why }];
+        let (name, bytes) = any::unpack(&raw.type_url, &raw.value).map_err(here)?;
+        if name != T::KIND.type_name() {
+            return Err(here(format!("{name} where {} is expected", T::KIND.type_name())));
+        }
+        let message = T::Message::decode(bytes.as_ref()).map_err(|error| here(error.to_string()))?;
+        let mut cx = Cx::default().with_secrets(self.secrets.clone());
+        let short = T::KIND.type_name().rsplit('.').next().unwrap_or_default();
+        let model = cx.within(Segment::Type(short.into()), |cx| message.lower(cx));
+        let (errors, warnings): (Vec<_>, Vec<_>) =
+            cx.diagnostics.into_iter().partition(|found| found.severity == Severity::Error);
+        match model {
+            Some(model) if errors.is_empty() => {
+                let resource = Resource { model: Arc::new(model), raw: Raw::from(bytes.as_ref()) };
+                Ok(Decoded { resource, warnings })
+            }
+            Some(_) | None => Err(errors),
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Where dynamic resources come from: files and control planes, all by one interface.
+//!
+//! A [`Consumer`] asks [`Sources`] for resources of one type, by name or all of them, and is told of each response
+//! that has one of them. Its answer is what the server is told: ACK, or NACK with the reason.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proxy_config::model::config_source::ConfigSource;
+use proxy_config::xds::{Kind, RawResource};
+
+/// What a response says to one consumer.
+#[derive(Debug)]
+pub struct Update<'a> {
+    /// `version_info`, `system_version_info`.
+    pub version: &'a str,
+    /// Those that it asked for. Of a state of the world all, also the unchanged; of a delta the changed.
+    pub resources: &'a [RawResource],
+    /// Names of those that are gone: a delta says so, and a TTL that has passed.
+    pub removed: &'a [Arc<str>],
+    /// The state of the world: what was known and is not among `resources` is gone, for whoever asked for all.
+    pub whole: bool,
+}
+
+/// Who takes resources. Called from the task of the source, one call at a time for each source and type.
+pub trait Consumer: Send + Sync + 'static {
+    /// The reason of a refusal, with the paths of the fields, goes to the server. What can be used of a refused
+    /// update may be used, as Envoy does.
+    fn update(&self, update: &Update<'_>) -> Result<(), String>;
+
+    /// There is no answer, or none that can be read.
+    fn failed(&self, failure: &Failure);
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Failure {
+    /// A file that is not there; it may come.
+    #[error("{0}")]
+    Missing(String),
+    /// What has come cannot be read; the whole of it is refused.
+    #[error("{0}")]
+    Unreadable(String),
+    /// The server cannot be reached, or has ended the stream.
+    #[error("{0}")]
+    Disconnected(String),
+    /// `initial_fetch_timeout` has passed without a first answer.
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+}
+
+/// What is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Names {
+    /// All that the source has: LDS and CDS.
+    All,
+    One(Arc<str>),
+}
+
+/// Ends the subscription when it is dropped.
+pub struct Subscription {
+    _held: Box<dyn Any + Send + Sync>,
+}
+
+impl Subscription {
+    pub fn new(held: impl Send + Sync + 'static) -> Self {
+        Self { _held: Box::new(held) }
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Subscription")
+    }
+}
+
+/// All sources of one configuration.
+pub trait Subscribe: Send + Sync {
+    /// The consumer is held weakly: it keeps the subscription, not the other way round. Needs a runtime.
+    fn subscribe(
+        &self,
+        source: &ConfigSource,
+        kind: Kind,
+        names: Names,
+        consumer: &Arc<dyn Consumer>,
+    ) -> Subscription;
+}
