@@ -24,6 +24,7 @@ use crate::drain::Drain;
 use crate::ebpf::Kernel;
 use crate::net::Shared;
 use crate::sys::netns::Netns;
+use crate::world::World;
 
 /// Where a workload was asked for. A source replaces only what it asked for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -45,6 +46,8 @@ pub struct Settings {
     pub host_outbound: bool,
     /// Dial from this process's own namespace instead of the workload's (`shunt exec --netns new`).
     pub dial_from_host: bool,
+    /// The daemon's own configuration, for workloads that bring none.
+    pub world: Option<Arc<World>>,
 }
 
 /// Whether a workload is captured.

@@ -66,7 +66,7 @@ pub struct Status {
     start: Start,
     world: Option<Arc<World>>,
     loaded: Option<Loaded>,
-    sinks: Sinks,
+    sinks: Arc<Sinks>,
     tasks: Tasks,
     command_line: serde_json::Value,
     drain_time: Duration,
@@ -84,7 +84,7 @@ impl Status {
     pub fn new(
         world: Option<Arc<World>>,
         loaded: Option<Loaded>,
-        sinks: Sinks,
+        sinks: Arc<Sinks>,
         (tasks, stats): (Tasks, &Stats),
         drain_time: Duration,
         (workers, command_line): (usize, serde_json::Value),

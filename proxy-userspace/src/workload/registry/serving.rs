@@ -71,7 +71,7 @@ impl Registry {
             net::Dialers { outbound, inbound: inside },
             (pod.out_port, pod.in_port),
             self.settings.admin.clone(),
-            traffic(spec),
+            (net::Config::Daemon(self.settings.world.clone()), traffic(spec)),
             self.shared.clone(),
         )
     }
