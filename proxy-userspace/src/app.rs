@@ -2,30 +2,31 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use proxy_config::endpoints::{self, Endpoints};
 use proxy_config::enrol::Workload;
 use proxy_config::load::Loaded;
 use proxy_config::model::Bootstrap;
-use proxy_config::secrets::{self, SecretUpdate};
 use tokio::runtime::Handle;
 
 use crate::admin::{self, Admin};
-use crate::cluster::{EndpointUpdate, Env};
+use crate::cluster::Env;
 use crate::control::{self, Control};
 use crate::ebpf::{self, Kernel, Pins};
 use crate::net::{self, ListenerContext, Options, Place, Shared};
 use crate::network::local_ratelimit::Buckets;
-use crate::secret::{Expiry, SecretResponse, Secrets, StaticError};
+use crate::secret::{Expiry, Secrets};
 use crate::task::Tasks;
 use crate::telemetry::AccessLog;
 use crate::telemetry::access_log::{self, Sinks};
 use crate::telemetry::stats::Stats;
+use crate::watch::Directories;
 use crate::workload::{Origin, Registry, Settings, StateFile};
 use crate::world::{Parts, Snapshot, Status, World, bind};
+use crate::xds::{Sources, SourcesEnv, Subscribe};
 use crate::{cgroup, enrolment};
 
 /// Which cgroup the daemon, as the proxy, is known by.
@@ -305,9 +306,23 @@ fn build(config: &Config, loaded: Option<Loaded>) -> Result<(Arc<Shared>, Arc<St
     };
     let log = AccessLog::start(sink, RING, &stats)?;
     let tasks = Tasks::new(&stats);
-    let mut env = Env::new(stats.clone(), tasks.clone(), Arc::new(net::HostDial), Arc::new(read_endpoints));
-    if let Some(loaded) = &loaded {
-        env.transport.secrets = Arc::new(follow_secrets(&loaded.bootstrap, &env)?);
+    let (directories, connections) = (Arc::<Directories>::default(), Arc::<AtomicU64>::default());
+    let bootstrap = loaded.as_ref().map(|loaded| &loaded.bootstrap);
+    let sources = Sources::new(SourcesEnv {
+        stats: stats.clone(),
+        tasks: tasks.clone(),
+        directories: directories.clone(),
+        node: bootstrap.map(|bootstrap| bootstrap.node.raw.clone()).unwrap_or_default(),
+        ads: bootstrap.and_then(|bootstrap| bootstrap.dynamic.ads.clone()),
+        dial: Arc::new(net::HostDial),
+        connections: connections.clone(),
+    });
+    let sources: Arc<dyn Subscribe> = sources;
+    let mut env = Env::new(stats.clone(), tasks.clone(), Arc::new(net::HostDial), sources.clone());
+    env.transport.connections = connections;
+    if let Some(bootstrap) = bootstrap {
+        let secrets = Secrets::new(&bootstrap.secrets, (&stats, &tasks), &directories, &sources)?;
+        env.transport.secrets = Arc::new(secrets);
     }
     let (sinks, buckets) = (Sinks::new(config.log_flush_interval, &stats), Buckets::default());
     let parts = Parts { cluster: &env, sinks: &sinks, buckets: &buckets };
@@ -326,35 +341,12 @@ fn build(config: &Config, loaded: Option<Loaded>) -> Result<(Arc<Shared>, Arc<St
     Ok((shared, Arc::new(status)))
 }
 
-/// Reads an EDS file for the clusters.
-fn read_endpoints(text: &str) -> Result<EndpointUpdate, String> {
-    let read = endpoints::endpoints(text).map_err(|found| Endpoints::problems(&found))?;
-    // A file of ten thousand endpoints may say the same of each.
-    if let Some(first) = read.warnings.first() {
-        log::warn!("endpoints: {first} ({} warnings in all)", read.warnings.len());
-    }
-    Ok(EndpointUpdate { version: read.version, assignments: read.assignments })
-}
-
 fn world(bootstrap: &Bootstrap, parts: &Parts<'_>) -> Result<Arc<World>> {
     let listeners = bootstrap.listeners.iter().map(|resource| resource.model.clone());
     let clusters = bootstrap.clusters.iter().map(|resource| resource.model.clone());
     let snapshot = Snapshot::build(listeners, clusters, parts)?;
     snapshot.start(parts.cluster);
     Ok(Arc::new(World::new(snapshot, parts.cluster.transport.secrets.clone())))
-}
-
-fn follow_secrets(bootstrap: &Bootstrap, env: &Env) -> Result<Secrets, StaticError> {
-    Secrets::new(&bootstrap.secrets, (&env.stats, &env.tasks), &env.directories, Arc::new(read_secrets))
-}
-
-/// Reads an SDS file for the secrets.
-fn read_secrets(text: &str) -> Result<SecretResponse, String> {
-    let read = secrets::secrets(text).map_err(|found| SecretUpdate::problems(&found))?;
-    for warning in &read.warnings {
-        log::warn!("secrets: {warning}");
-    }
-    Ok(SecretResponse { version: read.version, secrets: read.secrets })
 }
 
 /// Two descriptors per connection, and whatever the hard limit allows.

@@ -96,8 +96,7 @@ impl View for Made {
 fn start(count: usize, access: Access) -> (Admin, SocketAddr) {
     let stats = Arc::new(Stats::new());
     let log = AccessLog::start(None, 0, &stats).unwrap();
-    let no_files = Arc::new(|_: &str| Err(String::new()));
-    let env = Env::new(stats.clone(), Tasks::new(&stats), Arc::new(HostDial), no_files);
+    let env = Env::new(stats.clone(), Tasks::new(&stats), Arc::new(HostDial), Arc::new(crate::xds::Nowhere));
     let (sinks, buckets) = (Sinks::new(Duration::from_secs(1), &stats), Buckets::default());
     let parts = Parts { cluster: &env, sinks: &sinks, buckets: &buckets };
     let shared = Arc::new(Shared::new(log, Options::default(), None, false, &parts).unwrap());
