@@ -94,6 +94,7 @@ fn specify(args: &AttachArgs, parsed: &Parsed) -> Result<Workload> {
         cgroup: std::path::absolute(&args.cgroup)?,
         netns,
         proxy_cgroup: args.proxy_cgroup.as_ref().map(std::path::absolute).transpose()?,
+        bootstrap: None,
         policy: parsed.policy.clone(),
         notes: parsed.notes.clone(),
     })
