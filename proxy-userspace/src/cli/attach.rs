@@ -143,6 +143,7 @@ fn put(kernel: &Kernel, state: &mut State, spec: &Workload, netns: &Netns, proxy
         cookie: netns.cookie(),
         policy: spec.policy.to_string(),
         proxy_cgroup: spec.proxy_cgroup.clone(),
+        bootstrap: None,
         owner: Owner::Attach,
     });
     Ok(())

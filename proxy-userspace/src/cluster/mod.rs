@@ -197,6 +197,12 @@ impl Env {
             born: clock::now(),
         }
     }
+
+    /// Has files watched by what others watch by, too.
+    pub fn share_directories(&mut self, directories: &Arc<Directories>) {
+        self.directories = directories.clone();
+        self.eds_files = Arc::new(Files::new(directories));
+    }
 }
 
 impl Cluster {
