@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use proxy_config::enrol::Workload;
-use proxy_config::load::Loaded;
+use proxy_config::load::{Loaded, Options};
 use tokio::runtime::Handle;
 
 use crate::admin::{self, Admin};
 use crate::control::{self, Control};
 use crate::ebpf::{self, Kernel, Pins};
-use crate::net::{self, ListenerContext, Options, Place, Shared};
+use crate::net::{self, Place, Shared};
 use crate::secret::Expiry;
-use crate::sidecar::{Common, Sidecar};
+use crate::sidecar::{Common, Sidecar, Sidecars};
 use crate::telemetry::AccessLog;
 use crate::telemetry::access_log;
 use crate::workload::{Origin, Registry, Settings, StateFile};
@@ -39,6 +39,8 @@ pub struct Config {
     pub interception: Option<Interception>,
     /// Envoy's configuration.
     pub bootstrap: Option<Loaded>,
+    /// How workloads' bootstraps are read.
+    pub options: Options,
     /// Holds `admin.sock` and the state file; mode 0700. Only with interception.
     pub run_dir: PathBuf,
     pub admin_address: Option<SocketAddr>,
@@ -87,6 +89,7 @@ impl Config {
         Self {
             interception: Some(interception),
             bootstrap: None,
+            options: Options::default(),
             run_dir: run_dir.to_owned(),
             admin_address: None,
             access_log: None,
@@ -130,7 +133,8 @@ pub async fn start(mut config: Config) -> Result<Bound> {
     let admin_model = config.bootstrap.as_ref().and_then(|loaded| loaded.bootstrap.admin.clone());
     // Kept once, by the status.
     let loaded = config.bootstrap.take();
-    let (shared, own) = build(&config, loaded)?;
+    let common = common(&config);
+    let (shared, own) = build(&config, loaded, &common)?;
     let bound = match &own.world {
         Some(world) => bind::open(world.snapshot().listeners(), config.workers).map_err(all)?,
         None => Vec::new(),
@@ -141,6 +145,7 @@ pub async fn start(mut config: Config) -> Result<Bound> {
     let context = Arc::new(admin::Context {
         control: OnceLock::new(),
         own: admin::Subject::of(&own),
+        sidecars: Arc::default(),
         tasks: shared.tasks.clone(),
         cgroup2: ebpf::cgroup2_mount().unwrap_or_default(),
     });
@@ -156,8 +161,8 @@ pub async fn start(mut config: Config) -> Result<Bound> {
     let forbidden: Vec<SocketAddr> = admin_address.into_iter().chain(bootstrap_admin).collect();
     let half = match config.interception {
         Some(wanted) => {
-            let half =
-                intercept(wanted, &config.run_dir, config.drain_time, &forbidden, (&shared, &own)).await?;
+            let ours = (&shared, &own, &context.sidecars);
+            let half = intercept(wanted, &config.run_dir, common, &forbidden, ours).await?;
             // Nobody else sets it.
             let _ = context.control.set(half.control.clone());
             let socket = &half.admin_socket;
@@ -185,14 +190,9 @@ fn serve(bound: Vec<bind::Bound>, shared: &Arc<Shared>, admin: Vec<SocketAddr>, 
     let (tasks, own) = (shared.tasks.clone(), own.clone());
     shared.tasks.spawn("listeners", async move {
         own.warmed("").await;
-        for bind::Bound { listener, socket, local } in bound {
-            let watch = own.status.watch(&listener.model);
-            let context = ListenerContext::own(place.clone(), listener, local);
-            tasks.spawn("accept", net::accept::run(socket, Arc::new(context), watch));
-        }
+        own.accept(bound, &place, &tasks);
         // Loading leaves many times as much behind as it made.
         crate::sys::process::give_back_memory();
-        own.status.set_warm();
         log::info!("all clusters are warm: connections are accepted");
     });
 }
@@ -200,9 +200,9 @@ fn serve(bound: Vec<bind::Bound>, shared: &Arc<Shared>, admin: Vec<SocketAddr>, 
 async fn intercept(
     wanted: Interception,
     run_dir: &Path,
-    drain_time: Duration,
+    common: Common,
     admin: &[SocketAddr],
-    (shared, own): (&Arc<Shared>, &Arc<Sidecar>),
+    (shared, own, sidecars): (&Arc<Shared>, &Arc<Sidecar>, &Arc<Sidecars>),
 ) -> Result<KernelHalf> {
     ebpf::check_kernel()?;
     let cgroup2 = ebpf::cgroup2_mount()?;
@@ -221,12 +221,14 @@ async fn intercept(
     let settings = Settings {
         proxy_cgroup: cgroup::id(&home.cgroup)?,
         admin: admin.to_vec(),
-        drain_time,
         host_outbound: wanted.host_outbound,
         dial_from_host: wanted.dial_from_host,
         world: own.world.clone(),
+        common,
+        sidecars: sidecars.clone(),
     };
-    let registry = Registry::new(kernel, state, settings, shared.clone(), Handle::current())?;
+    let (shared, runtime) = (shared.clone(), Handle::current());
+    let registry = |wake| Registry::new(kernel, state, settings, shared, (runtime, wake));
     let (control, thread) = control::start(registry)?;
     control.replace(Origin::CommandLine, wanted.workloads);
     if let Some(file) = &wanted.enrolment {
@@ -275,15 +277,19 @@ impl KernelHalf {
     }
 }
 
-fn build(config: &Config, loaded: Option<Loaded>) -> Result<(Arc<Shared>, Arc<Sidecar>)> {
-    let common = Common {
+fn common(config: &Config) -> Common {
+    Common {
+        options: config.options,
         workers: config.workers,
         drain_time: config.drain_time,
         log_flush_interval: config.log_flush_interval,
         command_line: config.command_line.clone(),
-        connections: Arc::default(),
-    };
-    let own = Sidecar::new(loaded, Arc::new(net::HostDial), &common)?;
+        ..Common::default()
+    }
+}
+
+fn build(config: &Config, loaded: Option<Loaded>, common: &Common) -> Result<(Arc<Shared>, Arc<Sidecar>)> {
+    let own = Sidecar::new(loaded, Arc::new(net::HostDial), common)?;
     let sink = match &config.access_log {
         Some(path) => {
             let sink = access_log::open(path);
@@ -292,7 +298,7 @@ fn build(config: &Config, loaded: Option<Loaded>) -> Result<(Arc<Shared>, Arc<Si
         None => None,
     };
     let log = AccessLog::start(sink, RING, own.stats())?;
-    let mut shared = Shared::new(log, Options::default(), config.interception.is_some(), &own.parts())?;
+    let mut shared = Shared::new(log, net::Options::default(), config.interception.is_some(), &own.parts())?;
     shared.expiry = config.drain_on_cert_expiry.then(|| Expiry {
         drain_time: config.drain_time,
         tasks: shared.tasks.clone(),

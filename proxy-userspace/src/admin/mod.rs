@@ -40,7 +40,7 @@ pub use view::View;
 
 use crate::cgroup;
 use crate::control::Control;
-use crate::sidecar::Sidecar;
+use crate::sidecar::{Sidecar, Sidecars};
 use crate::task::Tasks;
 use crate::telemetry::stats::Stats;
 use crate::transport::tap::Taps;
@@ -51,6 +51,8 @@ pub struct Context {
     pub control: OnceLock<Control>,
     /// The daemon's own configuration.
     pub own: Subject,
+    /// Those of workloads.
+    pub sidecars: Arc<Sidecars>,
     pub tasks: Tasks,
     /// The cgroup v2 mount, to tell which cgroup a client is in.
     pub cgroup2: PathBuf,

@@ -105,7 +105,8 @@ fn start(count: usize, access: Access) -> (Admin, SocketAddr) {
     plain.set_warm();
     let view = Arc::new(Made { plain, cluster, count });
     let own = Subject { view, stats, taps: Arc::default() };
-    let context = Context { control: OnceLock::new(), own, tasks, cgroup2: PathBuf::new() };
+    let context =
+        Context { control: OnceLock::new(), own, sidecars: Arc::default(), tasks, cgroup2: PathBuf::new() };
     let admin = Admin::start(Arc::new(context)).unwrap();
     let address = admin.tcp("127.0.0.1:0".parse().unwrap(), access).unwrap();
     (admin, address)

@@ -180,6 +180,7 @@ fn config(args: RunArgs, bootstrap: Option<Loaded>) -> Result<Config> {
     Ok(Config {
         interception: intercept.then_some(interception),
         bootstrap,
+        options: args.envoy.options(false),
         run_dir: args.places.run_dir,
         admin_address: args.admin_address,
         access_log,

@@ -200,7 +200,7 @@ fn refuse(stream: &TcpStream, ctx: &ListenerContext, refusal: Refusal) -> Outcom
 
 /// Restores where the client of a captured workload was going, and refuses what may not be carried.
 fn captured(stream: &TcpStream, ctx: &ListenerContext, facts: &mut Facts) -> Result<(), Refusal> {
-    if ctx.place.workload.is_none() {
+    if !ctx.captures() {
         return Ok(());
     }
     let restored = ctx.original_dst.lookup(stream, facts.local).unwrap_or_else(|error| {

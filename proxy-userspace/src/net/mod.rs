@@ -299,7 +299,7 @@ impl ListenerContext {
         Self::with_original_dst(place, direction, local, Arc::new(SockOpt))
     }
 
-    /// A listener of the daemon's own.
+    /// A listener of a configuration, on a socket of its own.
     pub fn own(place: Arc<Place>, listener: Arc<Listener>, local: SocketAddr) -> Self {
         let told = match listener.model.traffic_direction {
             TrafficDirection::Inbound => Some(Direction::Inbound),
@@ -318,6 +318,11 @@ impl ListenerContext {
         original_dst: Arc<dyn OriginalDst>,
     ) -> Self {
         Self { place, direction, told: Some(direction), local, listener: None, original_dst }
+    }
+
+    /// Captured connections come in here; to a listener of a configuration, whoever knows its address.
+    pub(crate) fn captures(&self) -> bool {
+        self.place.workload.is_some() && self.listener.is_none()
     }
 
     pub(crate) fn describe(&self) -> String {
