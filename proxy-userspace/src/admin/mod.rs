@@ -17,6 +17,8 @@ mod query;
 mod routes;
 mod server;
 mod stats;
+#[cfg(test)]
+mod testing;
 pub mod view;
 
 use std::io;

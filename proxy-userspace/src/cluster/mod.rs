@@ -26,7 +26,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use proxy_config::model;
 use proxy_config::model::cluster::Discovery;
-use proxy_config::model::endpoint::LoadAssignment;
+use proxy_config::model::endpoint::{AssignmentPolicy, LoadAssignment};
 use proxy_config::model::metadata::Struct;
 use tokio::task::AbortHandle;
 
@@ -290,6 +290,12 @@ impl Cluster {
     /// Every endpoint, by priority.
     pub fn hosts(&self) -> Vec<Arc<Host>> {
         self.lb.load().hosts().cloned().collect()
+    }
+
+    /// Of each of [`Self::hosts`] the weight of its locality, and what holds for all of them.
+    pub fn assignment(&self) -> (Vec<u32>, AssignmentPolicy) {
+        let state = self.lb.load();
+        (state.locality_weights(), state.policy())
     }
 
     /// What makes the transports of connections to a host: of the first of `transport_socket_matches` that its
