@@ -13,6 +13,7 @@ mod client;
 mod clusters;
 mod config_dump;
 mod help;
+mod matching;
 mod query;
 mod routes;
 mod server;

@@ -308,6 +308,15 @@ impl Cluster {
         }
     }
 
+    /// That socket as it was configured, with the name of its match.
+    pub fn transport_socket(&self, host: &Host) -> (Option<&str>, &model::TransportSocket) {
+        let index = (host.transport() as usize).checked_sub(1);
+        match index.and_then(|index| self.model.transport_socket_matches.get(index)) {
+            Some(matched) => (Some(&*matched.name), &matched.transport_socket),
+            None => (None, &self.model.transport_socket),
+        }
+    }
+
     /// Every factory that a connection may be made by.
     pub fn transports(&self) -> impl Iterator<Item = &Arc<dyn Factory>> {
         self.transport.iter().chain(self.matches.iter().filter_map(|one| one.transport.as_ref()))
