@@ -13,10 +13,13 @@ mod client;
 mod clusters;
 mod config_dump;
 mod help;
+mod matching;
 mod query;
 mod routes;
 mod server;
 mod stats;
+#[cfg(test)]
+mod testing;
 pub mod view;
 
 use std::io;

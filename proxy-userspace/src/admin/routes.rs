@@ -12,7 +12,7 @@ use proxy_config::model::StringMatcher;
 use super::body::{self, Answer, Body, text};
 use super::query::Params;
 use super::view::State;
-use super::{Access, Context, Subject, clusters, config_dump, help, server, stats};
+use super::{Access, Context, Subject, clusters, config_dump, help, matching, server, stats};
 use crate::transport::tap::admin::Refusal;
 use crate::workload::{Status, Summary};
 
@@ -75,6 +75,8 @@ async fn envoy(path: String, params: Params, context: Arc<Context>) -> Answer {
             "/memory" => server::memory(),
             "/runtime" => server::runtime(view.as_ref()),
             "/logging" => server::logging(&params),
+            "/shunt/match" => matching::answer(&params, view.as_ref()),
+            "/shunt/listeners" => matching::listeners(view.as_ref()),
             path => server::small(path, &params, view.as_ref(), stats)
                 .unwrap_or_else(|| text(StatusCode::NOT_FOUND, format!("invalid path. {}", help::text()))),
         }

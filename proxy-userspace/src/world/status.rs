@@ -8,13 +8,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::body::Bytes;
 use proxy_config::load::Loaded;
-use proxy_config::model::bootstrap::{Node, Resource, StatsConfig};
+use proxy_config::model::bootstrap::{DynamicResources, Node, Resource, StatsConfig};
 use proxy_config::model::listener::TrafficDirection;
 use proxy_config::model::{self, Address};
 use rustls::pki_types::UnixTime;
 use tokio::sync::Notify;
 
-use super::{World, bind};
+use super::{Snapshot, World, bind};
 use crate::admin::view::{
     ClusterView, DrainListeners, Health, HostCounts, HostView, Kind, ListenerView, ResourceView, SecretView,
     State, SuccessRates, UnreadyView,
@@ -265,9 +265,12 @@ impl View for Status {
     fn cluster(&self, name: &str) -> Option<ClusterView> {
         let snapshot = self.world.as_ref()?.snapshot();
         let cluster = snapshot.cluster(name)?;
+        let (locality_weights, policy) = cluster.assignment();
         Some(ClusterView {
             model: cluster.model.clone(),
             added_via_api: false,
+            locality_weights,
+            policy,
             hosts: cluster.hosts().iter().map(view).collect(),
             success_rates: SuccessRates::default(),
         })
@@ -290,8 +293,15 @@ impl View for Status {
             Kind::StaticSecret => {
                 config.secrets.iter().map(|s| self.static_resource(&s.model.name, s)).collect()
             }
-            Kind::DynamicActiveCluster | Kind::DynamicWarmingCluster | Kind::DynamicListener => Vec::new(),
         }
+    }
+
+    fn is_dynamic(&self) -> bool {
+        self.config().is_some_and(|config| config.dynamic != DynamicResources::default())
+    }
+
+    fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        self.world.as_ref().map(|world| world.snapshot())
     }
 
     fn secrets(&self) -> Vec<SecretView> {
