@@ -11,21 +11,20 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::Result;
-use proxy_config::endpoints::{self, Endpoints};
 use proxy_config::load::{self, Loaded};
 use proxy_config::model::Bootstrap;
-use proxy_config::secrets::{self, SecretUpdate};
 
 use crate::admin::View as _;
-use crate::cluster::{EndpointUpdate, Env};
+use crate::cluster::Env;
 use crate::net::{Dial, ListenerContext, Place, accept};
 use crate::network::local_ratelimit::Buckets;
-use crate::secret::{SecretResponse, Secrets, StaticError};
+use crate::secret::Secrets;
 use crate::task::Tasks;
 use crate::telemetry::access_log::Sinks;
 use crate::telemetry::stats::Stats;
 use crate::watch::Directories;
 use crate::world::{Parts, Snapshot, Status, World, bind};
+use crate::xds::{Sources, SourcesEnv, Subscribe};
 
 /// One configuration, running; or, where the daemon has none, what it has all the same.
 pub struct Sidecar {
@@ -84,11 +83,21 @@ impl Sidecar {
     pub fn new(loaded: Option<Loaded>, dial: Arc<dyn Dial>, common: &Common) -> Result<Self> {
         let stats = Arc::new(Stats::new());
         let tasks = Tasks::new(&stats);
-        let mut env = Env::new(stats.clone(), tasks.clone(), dial, Arc::new(read_endpoints));
-        env.share_directories(&common.directories);
+        let bootstrap = loaded.as_ref().map(|loaded| &loaded.bootstrap);
+        let sources: Arc<dyn Subscribe> = Sources::new(SourcesEnv {
+            stats: stats.clone(),
+            tasks: tasks.clone(),
+            directories: common.directories.clone(),
+            node: bootstrap.map(|bootstrap| bootstrap.node.raw.clone()).unwrap_or_default(),
+            ads: bootstrap.and_then(|bootstrap| bootstrap.dynamic.ads.clone()),
+            dial: dial.clone(),
+            connections: common.connections.clone(),
+        });
+        let mut env = Env::new(stats.clone(), tasks.clone(), dial, sources.clone());
         env.transport.connections = common.connections.clone();
-        if let Some(loaded) = &loaded {
-            env.transport.secrets = Arc::new(follow_secrets(&loaded.bootstrap, &env)?);
+        if let Some(bootstrap) = bootstrap {
+            let secrets = Secrets::new(&bootstrap.secrets, (&stats, &tasks), &common.directories, &sources)?;
+            env.transport.secrets = Arc::new(secrets);
         }
         let sinks = Arc::new(Sinks::new(common.log_flush_interval, &stats));
         let buckets = Buckets::default();
@@ -171,33 +180,10 @@ impl Sidecar {
     }
 }
 
-/// Reads an EDS file for the clusters.
-fn read_endpoints(text: &str) -> Result<EndpointUpdate, String> {
-    let read = endpoints::endpoints(text).map_err(|found| Endpoints::problems(&found))?;
-    // A file of ten thousand endpoints may say the same of each.
-    if let Some(first) = read.warnings.first() {
-        log::warn!("endpoints: {first} ({} warnings in all)", read.warnings.len());
-    }
-    Ok(EndpointUpdate { version: read.version, assignments: read.assignments })
-}
-
 fn world(bootstrap: &Bootstrap, parts: &Parts<'_>) -> Result<Arc<World>> {
     let listeners = bootstrap.listeners.iter().map(|resource| resource.model.clone());
     let clusters = bootstrap.clusters.iter().map(|resource| resource.model.clone());
     let snapshot = Snapshot::build(listeners, clusters, parts)?;
     snapshot.start(parts.cluster);
     Ok(Arc::new(World::new(snapshot, parts.cluster.transport.secrets.clone())))
-}
-
-fn follow_secrets(bootstrap: &Bootstrap, env: &Env) -> Result<Secrets, StaticError> {
-    Secrets::new(&bootstrap.secrets, (&env.stats, &env.tasks), &env.directories, Arc::new(read_secrets))
-}
-
-/// Reads an SDS file for the secrets.
-fn read_secrets(text: &str) -> Result<SecretResponse, String> {
-    let read = secrets::secrets(text).map_err(|found| SecretUpdate::problems(&found))?;
-    for warning in &read.warnings {
-        log::warn!("secrets: {warning}");
-    }
-    Ok(SecretResponse { version: read.version, secrets: read.secrets })
 }

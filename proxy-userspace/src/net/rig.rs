@@ -71,8 +71,8 @@ impl Rig {
         let addr = listener.local_addr().unwrap();
         let stats = Arc::new(Stats::new());
         let log = AccessLog::start(None, 1_000, &stats).unwrap();
-        let no_files = Arc::new(|_: &str| Err(String::new()));
-        let env = Env::new(stats.clone(), Tasks::new(&stats), Arc::new(HostDial), no_files);
+        let env =
+            Env::new(stats.clone(), Tasks::new(&stats), Arc::new(HostDial), Arc::new(crate::xds::Nowhere));
         let (sinks, buckets) = (Sinks::new(Duration::from_secs(1), &stats), Buckets::default());
         let parts = Parts { cluster: &env, sinks: &sinks, buckets: &buckets };
         let shared = Arc::new(Shared::new(log, setup.options, true, &parts).unwrap());
