@@ -113,7 +113,7 @@ impl Workload {
 
 impl Serialize for Workload {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        let Self { name, cgroup, netns, proxy_cgroup, policy, bootstrap, notes: _ } = self;
+        let Self { name, cgroup, netns, proxy_cgroup, policy, bootstrap, .. } = self;
         let optional = [("proxy_cgroup", proxy_cgroup), ("bootstrap", bootstrap)];
         let given = optional.iter().filter(|(_, path)| path.is_some()).count();
         let mut out = s.serialize_struct("Workload", 4 + given)?;

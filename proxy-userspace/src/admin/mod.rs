@@ -6,6 +6,9 @@
 //! The unix socket takes every change, but only from root outside every enrolled workload: a workload that runs as
 //! root in the same mount namespace must not switch its own capture off. The bootstrap's address takes what
 //! Envoy's takes; workloads are no business of it.
+//!
+//! What a workload's own Envoy would answer is below `/workloads/NAME/`, for those that bring a bootstrap: nothing
+//! listens for it inside the workload.
 
 mod body;
 mod certs;
@@ -21,6 +24,7 @@ mod stats;
 #[cfg(test)]
 mod testing;
 pub mod view;
+mod workloads;
 
 use std::io;
 use std::net::SocketAddr;
