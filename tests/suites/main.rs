@@ -37,3 +37,5 @@ mod tls_common;
 mod tls_envoy;
 mod tls_security;
 mod transport_examples;
+mod xds_common;
+mod xds_protocol;
