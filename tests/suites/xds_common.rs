@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use shunt_tests::bootstrap::{self, NODE, chain, endpoint, locality, says, tcp_proxy};
 use shunt_tests::xds::{Resource, Type};
-use shunt_tests::{Bootstrap, Client, ControlPlane, End, Proxy, eventually};
+use shunt_tests::{Bootstrap, Client, ControlPlane, Pair, Proxy, eventually};
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 
@@ -138,13 +138,6 @@ pub(crate) fn answers(proxy: &Proxy, listener: &str, name: &str) -> Result<()> {
     })
 }
 
-/// What a listener that says a word says.
-pub(crate) fn word(at: SocketAddr) -> Result<String> {
-    let (bytes, end) = Client::connect(at)?.end()?;
-    ensure!(end == End::Eof, "it ended with {end}");
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
 /// What a control plane received of a node, type by type: requests of one type have an order that both proxies must
 /// have in common.
 pub(crate) fn shapes(plane: &ControlPlane, node: &str, mark: usize) -> Value {
@@ -163,4 +156,67 @@ pub(crate) fn dump(proxy: &Proxy, section: &str) -> Result<Value> {
     let all = dump["configs"].as_array().context("no configs")?;
     let found = all.iter().find(|config| config["@type"] == of_type.as_str());
     Ok(found.cloned().unwrap_or_default())
+}
+
+/// A connection of each proxy, kept while something changes.
+pub(crate) struct Held(BTreeMap<&'static str, Client>);
+
+impl Held {
+    pub(crate) fn open(pair: &Pair, mut connect: impl FnMut(&Proxy) -> Result<Client>) -> Result<Self> {
+        let all = pair.both().into_iter().map(|proxy| Ok((proxy.kind.name(), connect(proxy)?)));
+        Ok(Self(all.collect::<Result<_>>()?))
+    }
+
+    /// Through a listener to an echo.
+    pub(crate) fn through(pair: &Pair, listener: &str) -> Result<Self> {
+        Self::open(pair, |proxy| {
+            let mut client = Client::connect(proxy.listening(listener)?)?;
+            client.ask("first")?;
+            Ok(client)
+        })
+    }
+
+    pub(crate) fn of(&mut self, proxy: &Proxy) -> Result<&mut Client> {
+        self.0.get_mut(proxy.kind.name()).context("no connection")
+    }
+
+    /// Who answers on it, or how it has ended.
+    pub(crate) fn who(&mut self, proxy: &Proxy) -> Result<String> {
+        let client = self.of(proxy)?;
+        Ok(match client.ask("again") {
+            Ok(answer) => answer.trim_end_matches(" again").to_owned(),
+            Err(_) => "closed".to_owned(),
+        })
+    }
+
+    /// How it ended, within a while.
+    pub(crate) fn end(&mut self, proxy: &Proxy, limit: Duration) -> Result<String> {
+        Ok(self.of(proxy)?.end_within(limit)?.1.to_string())
+    }
+}
+
+const RBAC: &str = "envoy.extensions.filters.network.rbac.v3.RBAC";
+
+/// A network filter that is discovered: an RBAC.
+pub(crate) fn discovered(name: &str, source: &str) -> String {
+    discovered_with(name, source, "")
+}
+
+pub(crate) fn discovered_with(name: &str, source: &str, fields: &str) -> String {
+    let types = format!("type_urls: [ \"type.googleapis.com/{RBAC}\" ]");
+    format!("{{ name: {name}, config_discovery: {{ config_source: {source}, {types}, {fields} }} }}")
+}
+
+/// RBAC that lets everybody in, or nobody.
+pub(crate) fn deny(all: bool) -> String {
+    let action = if all { "DENY" } else { "ALLOW" };
+    let everybody = "{ permissions: [ { any: true } ], principals: [ { any: true } ] }";
+    format!(
+        "{{ \"@type\": type.googleapis.com/{RBAC}, stat_prefix: acl, rules: {{ action: {action}, policies: {{ all: {everybody} }} }} }}"
+    )
+}
+
+/// An extension's configuration, for ECDS.
+pub(crate) fn extension(name: &str, config: &str) -> Result<Resource> {
+    Resource::new(Type::Extension, &format!("{{ name: {name}, typed_config: {config} }}"))
 }

@@ -25,7 +25,7 @@ use tonic::Status;
 
 pub use push::Push;
 pub use request::Request;
-pub use resource::{Resource, Type, message};
+pub use resource::{Resource, Type, file, message};
 use server::{Place, Server};
 use state::Shared;
 pub use state::StreamInfo;

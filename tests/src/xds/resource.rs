@@ -88,6 +88,13 @@ impl Resource {
         self
     }
 
+    /// With its type, as a file has it.
+    pub fn json(&self) -> Value {
+        let mut value = json(self.of.message(), &self.any.value);
+        value["@type"] = self.any.type_url.clone().into();
+        value
+    }
+
     pub(super) fn any(&self) -> Any {
         self.any.clone()
     }
@@ -100,6 +107,12 @@ impl Resource {
             ttl: self.ttl.map(span_of),
         }
     }
+}
+
+/// A DiscoveryResponse as a file has it.
+pub fn file(version: &str, resources: &[Resource]) -> String {
+    let all: Vec<Value> = resources.iter().map(Resource::json).collect();
+    serde_json::json!({ "version_info": version, "resources": all }).to_string()
 }
 
 /// A message of a type, from its JSON.
