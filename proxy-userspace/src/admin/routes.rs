@@ -12,7 +12,7 @@ use proxy_config::model::StringMatcher;
 use super::body::{self, Answer, Body, text};
 use super::query::Params;
 use super::view::State;
-use super::{Access, Context, clusters, config_dump, help, server, stats};
+use super::{Access, Context, Subject, clusters, config_dump, help, server, stats};
 use crate::transport::tap::admin::Refusal;
 use crate::workload::{Status, Summary};
 
@@ -62,7 +62,7 @@ pub(super) async fn answer(
 /// Envoy's endpoints. Their work is done on another thread: sorting 400,000 stats takes longer than `/ready` may.
 async fn envoy(path: String, params: Params, context: Arc<Context>) -> Answer {
     let answered = tokio::task::spawn_blocking(move || {
-        let (view, stats) = (&context.view, &context.shared.stats);
+        let Subject { view, stats, .. } = &context.own;
         match path.as_str() {
             "/" => html(help::html()),
             "/help" => text(StatusCode::OK, help::text()),
@@ -86,7 +86,7 @@ async fn envoy(path: String, params: Params, context: Arc<Context>) -> Answer {
 }
 
 async fn ready(context: &Context) -> Answer {
-    let state = context.view.state();
+    let state = context.own.view.state();
     if state != State::Live {
         return text(StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", state.name()));
     }
@@ -121,7 +121,7 @@ async fn body_of(request: Request<Incoming>) -> Result<String, Answer> {
 /// The answer lasts for as long as somebody reads it, and the tapping with it.
 async fn tap(request: Request<Incoming>, context: &Context) -> Answer {
     let refused = |why: String| text(StatusCode::BAD_REQUEST, why);
-    let taps = &context.shared.taps;
+    let taps = &context.own.taps;
     if taps.is_attached() {
         return refused(Refusal::Attached.to_string());
     }

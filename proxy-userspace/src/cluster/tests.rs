@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use proxy_config::model::cluster::{
     HashFunction, LbPolicy, LocalityLb, OriginalDst, SlowStart, TransportSocketMatch,
 };
-use proxy_config::model::endpoint::{HealthStatus, Locality, LocalityEndpoints};
+use proxy_config::model::endpoint::{HealthStatus, LoadAssignment, Locality, LocalityEndpoints};
 use tokio::net::TcpListener;
 
 use super::testing::*;

@@ -66,7 +66,7 @@ pub struct Status {
     start: Start,
     world: Option<Arc<World>>,
     loaded: Option<Loaded>,
-    sinks: Sinks,
+    sinks: Arc<Sinks>,
     tasks: Tasks,
     command_line: serde_json::Value,
     drain_time: Duration,
@@ -84,7 +84,7 @@ impl Status {
     pub fn new(
         world: Option<Arc<World>>,
         loaded: Option<Loaded>,
-        sinks: Sinks,
+        sinks: Arc<Sinks>,
         (tasks, stats): (Tasks, &Stats),
         drain_time: Duration,
         (workers, command_line): (usize, serde_json::Value),
@@ -130,9 +130,11 @@ impl Status {
                 view.addresses.push(socket.local);
             }
         }
-        // Those that wait for a hand-off listen nowhere, but are there.
+        // Those that wait for a hand-off, and those that a workload's captured connections enter by, have no socket
+        // of their own, but are there.
         let listeners = self.config().map(|config| config.listeners.as_slice()).unwrap_or_default();
-        for model in listeners.iter().map(|listener| &listener.model).filter(|model| !model.bind_to_port) {
+        let without = |model: &&Arc<model::Listener>| !by_name.contains_key(&model.name);
+        for model in listeners.iter().map(|listener| &listener.model).filter(without) {
             let addresses = model.addresses.iter().filter_map(|at| match at.address {
                 Address::Ip(address) => Some(address),
                 Address::Host(_) | Address::Pipe { .. } => None,
@@ -164,11 +166,14 @@ impl Status {
 
     /// Lets all listeners go and waits for their connections, no longer than the drain time.
     pub async fn drain(&self) {
+        self.drain_within(self.drain_time).await;
+    }
+
+    pub async fn drain_within(&self, time: Duration) {
         self.unhealthy.store(true, Ordering::Relaxed);
-        let (inbound, others) =
-            tokio::join!(self.inbound.drain(self.drain_time), self.others.drain(self.drain_time));
+        let (inbound, others) = tokio::join!(self.inbound.drain(time), self.others.drain(time));
         if inbound + others > 0 {
-            log::info!("{} connections were cut after {:?}", inbound + others, self.drain_time);
+            log::info!("{} connections were cut after {time:?}", inbound + others);
         }
     }
 

@@ -4,9 +4,7 @@
 //! of it, or every reason why not. Fields that Envoy does not know are no reason: dynamic configuration is lenient.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use envoy_types::pb::envoy::config as pb;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret as SecretMessage;
 use prost::Message;
@@ -17,6 +15,11 @@ use crate::lower::{Cx, Lower, StaticSecrets};
 use crate::model::bootstrap::Resource;
 use crate::model::tls::Secret;
 use crate::model::{self, Raw};
+
+pub mod file;
+mod resource;
+
+pub use resource::RawResource;
 
 /// A type of resource that is discovered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -66,18 +69,6 @@ impl Kind {
             Self::Extension => "ECDS",
         }
     }
-}
-
-/// A resource as it came. Cheap to clone.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RawResource {
-    pub name: Arc<str>,
-    /// Its own in delta xDS, else that of the whole response.
-    pub version: Arc<str>,
-    /// It is gone when this time has passed without news of it.
-    pub ttl: Option<Duration>,
-    pub type_url: Arc<str>,
-    pub value: Bytes,
 }
 
 /// A type of model that is discovered. Implemented here only.
