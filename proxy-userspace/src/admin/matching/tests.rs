@@ -13,8 +13,7 @@ use crate::world::Parts;
 fn snapshot(text: &str) -> Snapshot {
     let loaded = bootstrap(text, None, LoadOptions::default()).unwrap();
     let stats = Arc::new(Stats::new());
-    let no_files = Arc::new(|_: &str| Err(String::new()));
-    let env = Env::new(stats.clone(), Tasks::new(&stats), Arc::new(HostDial), no_files);
+    let env = Env::new(stats.clone(), Tasks::new(&stats), Arc::new(HostDial), Arc::new(crate::xds::Nowhere));
     let (sinks, buckets) = (Sinks::new(std::time::Duration::from_secs(1), &stats), Buckets::default());
     let parts = Parts { cluster: &env, sinks: &sinks, buckets: &buckets };
     let listeners = loaded.bootstrap.listeners.iter().map(|listener| listener.model.clone());
