@@ -20,6 +20,7 @@ use crate::model::{self, Raw};
 
 pub mod file;
 mod resource;
+pub mod wire;
 
 pub use resource::RawResource;
 
