@@ -20,6 +20,7 @@ mod server;
 mod stats;
 #[cfg(test)]
 mod testing;
+mod updates;
 pub mod view;
 
 use std::io;

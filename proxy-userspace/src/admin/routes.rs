@@ -12,7 +12,7 @@ use proxy_config::model::StringMatcher;
 use super::body::{self, Answer, Body, text};
 use super::query::Params;
 use super::view::State;
-use super::{Access, Context, clusters, config_dump, help, matching, server, stats};
+use super::{Access, Context, clusters, config_dump, help, matching, server, stats, updates};
 use crate::transport::tap::admin::Refusal;
 use crate::workload::{Status, Summary};
 
@@ -77,6 +77,8 @@ async fn envoy(path: String, params: Params, context: Arc<Context>) -> Answer {
             "/logging" => server::logging(&params),
             "/shunt/match" => matching::answer(&params, view.as_ref()),
             "/shunt/listeners" => matching::listeners(view.as_ref()),
+            "/shunt/updates" => updates::answer(&params, view.as_ref()),
+            "/shunt/watch" => updates::watch(&params, view.as_ref()),
             path => server::small(path, &params, view.as_ref(), stats)
                 .unwrap_or_else(|| text(StatusCode::NOT_FOUND, format!("invalid path. {}", help::text()))),
         }
