@@ -13,7 +13,7 @@ use shunt_tests::{
 };
 
 use crate::tls_common::{Mesh, SERVER};
-use crate::xds_common::{Protocol, ads, answers, cluster, cluster_with, endpoints, listener, relay};
+use crate::xds_common::{Protocol, ads, answers, cluster, cluster_with, endpoints, listener_at};
 
 const UPDATES: usize = 200;
 /// Half of them over TLS.
@@ -32,7 +32,22 @@ fn secret(mesh: &Mesh<'_>, round: usize) -> Result<Resource> {
 fn front(name: &str, socket: &str, round: usize) -> Result<Resource> {
     let filters = [tcp_proxy(name, &format!("cluster: service, max_connect_attempts: {}", 1 + round))];
     let chain = chain("", &filters).replacen('{', &format!("{{ {socket}"), 1);
-    listener(name, &format!("filter_chains: [ {chain} ]"))
+    listener_at(name, place(name), &format!("filter_chains: [ {chain} ]"))
+}
+
+/// An address for each: Envoy gives a new listener the socket of one that drains and had the same, also with port 0.
+fn place(name: &str) -> SocketAddr {
+    let last = match name {
+        "plain" => 1,
+        "secure" => 2,
+        _ => 3,
+    };
+    ([127, 0, 0, last], 0).into()
+}
+
+fn beside() -> Result<Resource> {
+    let chain = chain("", &[tcp_proxy("beside", "cluster: beside")]);
+    listener_at("beside", place("beside"), &format!("filter_chains: [ {chain} ]"))
 }
 
 /// A changed one waits so long in Envoy for endpoints that it has already.
@@ -50,7 +65,7 @@ fn update(plane: &ControlPlane, mesh: &Mesh<'_>, tls: &str, backends: &[Upstream
         2 => plane.set(service(if n % 16 == 2 { "RANDOM" } else { "ROUND_ROBIN" })?),
         3 => plane.set(front("plain", "", n)?),
         4 => plane.set(front("secure", tls, n)?),
-        5 => plane.set_all([cluster("beside", at(n))?, relay("beside", "beside")?]),
+        5 => plane.set_all([cluster("beside", at(n))?, beside()?]),
         6 => {
             plane.remove(Type::Listener, "beside");
             plane.remove(Type::Cluster, "beside");
