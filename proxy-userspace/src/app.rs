@@ -9,15 +9,16 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use proxy_config::enrol::Workload;
 use proxy_config::load::Loaded;
+use proxy_config::lower::StaticSecrets;
 use proxy_config::model::Bootstrap;
+use proxy_config::xds::Decoder;
 use tokio::runtime::Handle;
 
 use crate::admin::{self, Admin};
 use crate::cluster::Env;
 use crate::control::{self, Control};
 use crate::ebpf::{self, Kernel, Pins};
-use crate::net::{self, ListenerContext, Options, Place, Shared};
-use crate::network::local_ratelimit::Buckets;
+use crate::net::{self, Options, Place, Shared};
 use crate::secret::{Expiry, Secrets};
 use crate::task::Tasks;
 use crate::telemetry::AccessLog;
@@ -25,8 +26,8 @@ use crate::telemetry::access_log::{self, Sinks};
 use crate::telemetry::stats::Stats;
 use crate::watch::Directories;
 use crate::workload::{Origin, Registry, Settings, StateFile};
-use crate::world::{Parts, Snapshot, Status, World, bind};
-use crate::xds::{Sources, SourcesEnv, Subscribe};
+use crate::world::{self, Status, World, bind};
+use crate::xds::{self, Sources, SourcesEnv, Subscribe};
 use crate::{cgroup, enrolment};
 
 /// Which cgroup the daemon, as the proxy, is known by.
@@ -136,12 +137,10 @@ pub async fn start(mut config: Config) -> Result<Bound> {
     let admin_model = config.bootstrap.as_ref().and_then(|loaded| loaded.bootstrap.admin.clone());
     // Kept once, by the status.
     let loaded = config.bootstrap.take();
-    let (shared, status) = build(&config, loaded)?;
-    let bound = match &shared.world {
-        Some(world) => bind::open(world.snapshot().listeners(), config.workers).map_err(all)?,
-        None => Vec::new(),
-    };
-    status.bound(&bound);
+    let (shared, world, status) = build(&config, loaded)?;
+    if let Some(world) = &world {
+        world.bind().map_err(all)?;
+    }
     // The admin's addresses first: where a port was left to the kernel, only now it is known what no connection
     // may be carried to.
     let context = Arc::new(admin::Context {
@@ -171,7 +170,7 @@ pub async fn start(mut config: Config) -> Result<Bound> {
         }
         None => None,
     };
-    serve(bound, &shared, forbidden, &status);
+    serve(world, &shared, forbidden, &status);
     Ok(Bound { shared, status, admin_address, bootstrap_admin, half, _admin: admin })
 }
 
@@ -180,39 +179,20 @@ fn all<E: std::fmt::Display>(errors: Vec<E>) -> anyhow::Error {
     anyhow::anyhow!("{}", lines.join("\n"))
 }
 
-/// Accepts once every cluster knows its endpoints and no secret is waited for, as Envoy's workers do.
-fn serve(bound: Vec<bind::Bound>, shared: &Arc<Shared>, admin: Vec<SocketAddr>, status: &Arc<Status>) {
-    let Some(world) = shared.world.clone() else {
+/// Starts the configuration: connections are accepted once nothing that they need is waited for.
+fn serve(world: Option<Arc<World>>, shared: &Arc<Shared>, admin: Vec<SocketAddr>, status: &Arc<Status>) {
+    let Some(world) = world else {
         status.set_warm();
         return;
     };
-    let place = Arc::new(Place::own(admin, shared.clone()));
-    let (tasks, status) = (shared.tasks.clone(), status.clone());
-    shared.tasks.spawn("listeners", async move {
-        warmed(&world.snapshot()).await;
-        for bind::Bound { listener, socket, local } in bound {
-            let watch = status.watch(&listener.model);
-            let context = ListenerContext::own(place.clone(), listener, local);
-            tasks.spawn("accept", net::accept::run(socket, Arc::new(context), watch));
-        }
+    let gate = status.gate(Arc::new(Place::own(admin, shared.clone())));
+    let status = status.clone();
+    world.start(gate, move || {
         // Loading leaves many times as much behind as it made.
         crate::sys::process::give_back_memory();
         status.set_warm();
         log::info!("all clusters are warm: connections are accepted");
     });
-}
-
-/// Waits, and says now and then for what.
-async fn warmed(snapshot: &Snapshot) {
-    let warmed = snapshot.warmed();
-    tokio::pin!(warmed);
-    let mut patience = Duration::from_secs(1);
-    while tokio::time::timeout(patience, warmed.as_mut()).await.is_err() {
-        for line in snapshot.waits_for() {
-            log::warn!("{line}: no connection is accepted yet");
-        }
-        patience = (patience * 2).min(Duration::from_secs(60));
-    }
 }
 
 async fn intercept(
@@ -295,7 +275,9 @@ impl KernelHalf {
     }
 }
 
-fn build(config: &Config, loaded: Option<Loaded>) -> Result<(Arc<Shared>, Arc<Status>)> {
+type Built = (Arc<Shared>, Option<Arc<World>>, Arc<Status>);
+
+fn build(config: &Config, loaded: Option<Loaded>) -> Result<Built> {
     let stats = Arc::new(Stats::default());
     let sink = match &config.access_log {
         Some(path) => {
@@ -317,6 +299,7 @@ fn build(config: &Config, loaded: Option<Loaded>) -> Result<(Arc<Shared>, Arc<St
         dial: Arc::new(net::HostDial),
         connections: connections.clone(),
     });
+    let servers = sources.clone();
     let sources: Arc<dyn Subscribe> = sources;
     let mut env = Env::new(stats.clone(), tasks.clone(), Arc::new(net::HostDial), sources.clone());
     env.transport.connections = connections;
@@ -324,11 +307,24 @@ fn build(config: &Config, loaded: Option<Loaded>) -> Result<(Arc<Shared>, Arc<St
         let secrets = Secrets::new(&bootstrap.secrets, (&stats, &tasks), &directories, &sources)?;
         env.transport.secrets = Arc::new(secrets);
     }
-    let (sinks, buckets) = (Sinks::new(config.log_flush_interval, &stats), Buckets::default());
-    let parts = Parts { cluster: &env, sinks: &sinks, buckets: &buckets };
-    let world = loaded.as_ref().map(|loaded| world(&loaded.bootstrap, &parts)).transpose()?;
-    let mut shared =
-        Shared::new(log, Options::default(), world.clone(), config.interception.is_some(), &parts)?;
+    let sinks = Arc::new(Sinks::new(config.log_flush_interval, &stats));
+    let env = world::Env {
+        cluster: env,
+        sinks: sinks.clone(),
+        buckets: Arc::default(),
+        sources,
+        sockets: Arc::new(bind::Own { workers: config.workers }),
+        decoder: Decoder { secrets: bootstrap.map(known_secrets) },
+        drain_time: config.drain_time,
+    };
+    let captures = config.interception.is_some();
+    let mut shared = Shared::new(log, Options::default(), captures, &env.parts())?;
+    let world = bootstrap.map(|bootstrap| World::new(bootstrap, env)).transpose()?.map(Arc::new);
+    if let Some(world) = &world {
+        let clusters: Arc<dyn xds::Clusters> = world.live.clone();
+        servers.set_clusters(&clusters);
+        shared.live = Some(world.live.clone());
+    }
     shared.expiry = config.drain_on_cert_expiry.then(|| Expiry {
         drain_time: config.drain_time,
         tasks: tasks.clone(),
@@ -336,17 +332,19 @@ fn build(config: &Config, loaded: Option<Loaded>) -> Result<(Arc<Shared>, Arc<St
     });
     let shared = Arc::new(shared);
     let options = config.command_line.clone();
-    let status =
-        Status::new(world, loaded, sinks, (tasks, &stats), config.drain_time, (config.workers, options));
-    Ok((shared, Arc::new(status)))
+    let status = Status::new(
+        world.clone(),
+        loaded,
+        sinks,
+        (tasks, &stats),
+        config.drain_time,
+        (config.workers, options),
+    );
+    Ok((shared, world, Arc::new(status)))
 }
 
-fn world(bootstrap: &Bootstrap, parts: &Parts<'_>) -> Result<Arc<World>> {
-    let listeners = bootstrap.listeners.iter().map(|resource| resource.model.clone());
-    let clusters = bootstrap.clusters.iter().map(|resource| resource.model.clone());
-    let snapshot = Snapshot::build(listeners, clusters, parts)?;
-    snapshot.start(parts.cluster);
-    Ok(Arc::new(World::new(snapshot, parts.cluster.transport.secrets.clone())))
+fn known_secrets(bootstrap: &Bootstrap) -> Arc<StaticSecrets> {
+    Arc::new(bootstrap.secrets.iter().map(|secret| secret.model.clone()).collect())
 }
 
 /// Two descriptors per connection, and whatever the hard limit allows.

@@ -99,13 +99,13 @@ fn start(count: usize, access: Access) -> (Admin, SocketAddr) {
     let env = Env::new(stats.clone(), Tasks::new(&stats), Arc::new(HostDial), Arc::new(crate::xds::Nowhere));
     let (sinks, buckets) = (Sinks::new(Duration::from_secs(1), &stats), Buckets::default());
     let parts = Parts { cluster: &env, sinks: &sinks, buckets: &buckets };
-    let shared = Arc::new(Shared::new(log, Options::default(), None, false, &parts).unwrap());
+    let shared = Arc::new(Shared::new(log, Options::default(), false, &parts).unwrap());
     let cluster = builtin::cluster("a", Discovery::Static, None, &Options::default()).into();
     let tasks = env.tasks.clone();
     let plain = Status::new(
         None,
         None,
-        Sinks::new(Duration::from_secs(1), &stats),
+        Arc::new(Sinks::new(Duration::from_secs(1), &stats)),
         (tasks, &stats),
         Duration::ZERO,
         (1, serde_json::json!({})),

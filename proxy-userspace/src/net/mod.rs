@@ -32,7 +32,7 @@ use crate::telemetry::AccessLog;
 use crate::telemetry::stats::{OwnStats, Stats};
 use crate::transport::tap::Taps;
 use crate::world::builtin::Builtin;
-use crate::world::{BuildError, Listener, Parts, Snapshot, World};
+use crate::world::{BuildError, Cell, Listener, Live, Parts};
 
 /// Which way a connection crosses the workload's border.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -175,7 +175,7 @@ pub struct Shared {
     /// captured.
     pub builtin: Option<Builtin>,
     /// The configuration, where there is one.
-    pub world: Option<Arc<World>>,
+    pub live: Option<Arc<Live>>,
     /// Drains connections that outlive what they were let in by; there only where that was asked for.
     pub expiry: Option<Expiry>,
     pub taps: Arc<Taps>,
@@ -186,7 +186,6 @@ impl Shared {
     pub fn new(
         access_log: AccessLog,
         options: Options,
-        world: Option<Arc<World>>,
         captures: bool,
         parts: &Parts<'_>,
     ) -> Result<Self, BuildError> {
@@ -200,7 +199,7 @@ impl Shared {
             stats,
             access_log,
             options,
-            world,
+            live: None,
             expiry: None,
             taps: parts.cluster.transport.taps.clone(),
             connections: parts.cluster.transport.connections.clone(),
@@ -275,8 +274,8 @@ pub struct ListenerContext {
     pub(crate) told: Option<Direction>,
     /// What the socket is bound to.
     pub local: SocketAddr,
-    /// The configuration's listener; none on a workload's socket, which asks for each connection.
-    listener: Option<Arc<Listener>>,
+    /// The configuration's listener of now; none on a workload's socket, which asks for each connection.
+    cell: Option<Arc<Cell>>,
     original_dst: Arc<dyn OriginalDst>,
 }
 
@@ -286,15 +285,15 @@ impl ListenerContext {
         Self::with_original_dst(place, direction, local, Arc::new(SockOpt))
     }
 
-    /// A listener of the daemon's own.
-    pub fn own(place: Arc<Place>, listener: Arc<Listener>, local: SocketAddr) -> Self {
-        let told = match listener.model.traffic_direction {
+    /// A listener of the configuration.
+    pub fn own(place: Arc<Place>, cell: Arc<Cell>, local: SocketAddr, direction: TrafficDirection) -> Self {
+        let told = match direction {
             TrafficDirection::Inbound => Some(Direction::Inbound),
             TrafficDirection::Outbound => Some(Direction::Outbound),
             TrafficDirection::Unspecified => None,
         };
         let direction = told.unwrap_or(Direction::Outbound);
-        Self { place, direction, told, local, listener: Some(listener), original_dst: Arc::new(SockOpt) }
+        Self { place, direction, told, local, cell: Some(cell), original_dst: Arc::new(SockOpt) }
     }
 
     /// For tests, and for interception that answers otherwise than by `SO_ORIGINAL_DST`.
@@ -304,12 +303,12 @@ impl ListenerContext {
         local: SocketAddr,
         original_dst: Arc<dyn OriginalDst>,
     ) -> Self {
-        Self { place, direction, told: Some(direction), local, listener: None, original_dst }
+        Self { place, direction, told: Some(direction), local, cell: None, original_dst }
     }
 
     pub(crate) fn describe(&self) -> String {
-        match (&self.listener, &self.place.workload) {
-            (Some(listener), _) => format!("listener {} on {}", listener.model.name, self.local),
+        match (&self.cell, &self.place.workload) {
+            (Some(cell), _) => format!("listener {} on {}", cell.listener().name, self.local),
             (None, Some(workload)) => {
                 format!("{} of {workload} on {}", self.direction.listener(), self.local)
             }
@@ -317,22 +316,20 @@ impl ListenerContext {
         }
     }
 
-    /// What serves the next connection, until a hand-off: live connections keep what they had.
-    pub(crate) fn enter(&self) -> Option<(Arc<Snapshot>, Arc<Listener>)> {
+    /// What serves the next connection, and where it finds whatever else it needs.
+    pub(crate) fn enter(&self) -> Option<(&Arc<Live>, Arc<Listener>)> {
         let shared = &self.place.shared;
-        let configured = shared.world.as_ref().map(|world| world.snapshot());
-        if let (Some(listener), Some(snapshot)) = (&self.listener, &configured) {
-            return Some((snapshot.clone(), listener.clone()));
-        }
-        if let Some(snapshot) = configured
-            && let Some(listener) = snapshot.captured(self.direction, self.local.port())
-        {
-            let listener = listener.clone();
-            return Some((snapshot, listener));
+        if let Some(live) = &shared.live {
+            if let Some(cell) = &self.cell {
+                return Some((live, cell.listener()));
+            }
+            if let Some(listener) = live.now().captured(self.direction, self.local.port()) {
+                return Some((live, listener.clone()));
+            }
         }
         let builtin = shared.builtin.as_ref()?;
         let listener = builtin.listener(self.direction, self.place.traffic().outbound);
-        Some((builtin.snapshot.clone(), listener.clone()))
+        Some((&builtin.live, listener.clone()))
     }
 }
 

@@ -75,7 +75,7 @@ impl Rig {
             Env::new(stats.clone(), Tasks::new(&stats), Arc::new(HostDial), Arc::new(crate::xds::Nowhere));
         let (sinks, buckets) = (Sinks::new(Duration::from_secs(1), &stats), Buckets::default());
         let parts = Parts { cluster: &env, sinks: &sinks, buckets: &buckets };
-        let shared = Arc::new(Shared::new(log, setup.options, None, true, &parts).unwrap());
+        let shared = Arc::new(Shared::new(log, setup.options, true, &parts).unwrap());
         let ports = (addr.port(), addr.port());
         let view = Place::workload(
             "w",
