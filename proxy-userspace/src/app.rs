@@ -2,32 +2,24 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use proxy_config::enrol::Workload;
-use proxy_config::load::Loaded;
-use proxy_config::lower::StaticSecrets;
-use proxy_config::model::Bootstrap;
-use proxy_config::xds::Decoder;
+use proxy_config::load::{Loaded, Options};
 use tokio::runtime::Handle;
 
 use crate::admin::{self, Admin};
-use crate::cluster::Env;
 use crate::control::{self, Control};
 use crate::ebpf::{self, Kernel, Pins};
-use crate::net::{self, Options, Place, Shared};
-use crate::secret::{Expiry, Secrets};
-use crate::task::Tasks;
+use crate::net::{self, Place, Shared};
+use crate::secret::Expiry;
+use crate::sidecar::{Common, Sidecar, Sidecars};
 use crate::telemetry::AccessLog;
-use crate::telemetry::access_log::{self, Sinks};
-use crate::telemetry::stats::Stats;
-use crate::watch::Directories;
+use crate::telemetry::access_log;
 use crate::workload::{Origin, Registry, Settings, StateFile};
-use crate::world::{self, Status, World, bind};
-use crate::xds::{self, Sources, SourcesEnv, Subscribe};
+use crate::world::bind;
 use crate::{cgroup, enrolment};
 
 /// Which cgroup the daemon, as the proxy, is known by.
@@ -47,6 +39,8 @@ pub struct Config {
     pub interception: Option<Interception>,
     /// Envoy's configuration.
     pub bootstrap: Option<Loaded>,
+    /// How workloads' bootstraps are read.
+    pub options: Options,
     /// Holds `admin.sock` and the state file; mode 0700. Only with interception.
     pub run_dir: PathBuf,
     pub admin_address: Option<SocketAddr>,
@@ -95,6 +89,7 @@ impl Config {
         Self {
             interception: Some(interception),
             bootstrap: None,
+            options: Options::default(),
             run_dir: run_dir.to_owned(),
             admin_address: None,
             access_log: None,
@@ -110,7 +105,8 @@ impl Config {
 /// The running daemon.
 pub struct Bound {
     pub shared: Arc<Shared>,
-    pub status: Arc<Status>,
+    /// The daemon's own configuration.
+    pub own: Arc<Sidecar>,
     /// Of `--admin-address`.
     pub admin_address: Option<SocketAddr>,
     /// Of the bootstrap's admin.
@@ -137,17 +133,19 @@ pub async fn start(mut config: Config) -> Result<Bound> {
     let admin_model = config.bootstrap.as_ref().and_then(|loaded| loaded.bootstrap.admin.clone());
     // Kept once, by the status.
     let loaded = config.bootstrap.take();
-    let (shared, world, status) = build(&config, loaded)?;
-    if let Some(world) = &world {
-        world.bind().map_err(all)?;
+    let common = common(&config);
+    let (shared, own) = build(&config, loaded, &common)?;
+    if let Some(world) = &own.world {
+        world.bind(Arc::new(bind::Own { workers: config.workers })).map_err(all)?;
     }
     // The admin's addresses first: where a port was left to the kernel, only now it is known what no connection
     // may be carried to.
     let context = Arc::new(admin::Context {
         control: OnceLock::new(),
-        shared: shared.clone(),
+        own: admin::Subject::of(&own),
+        sidecars: Arc::default(),
+        tasks: shared.tasks.clone(),
         cgroup2: ebpf::cgroup2_mount().unwrap_or_default(),
-        view: status.clone(),
     });
     let admin = Admin::start(context.clone()).context("admin thread")?;
     let read_only = |address| {
@@ -161,7 +159,8 @@ pub async fn start(mut config: Config) -> Result<Bound> {
     let forbidden: Vec<SocketAddr> = admin_address.into_iter().chain(bootstrap_admin).collect();
     let half = match config.interception {
         Some(wanted) => {
-            let half = intercept(wanted, &config.run_dir, config.drain_time, &forbidden, &shared).await?;
+            let ours = (&shared, &own, &context.sidecars);
+            let half = intercept(wanted, &config.run_dir, common, &forbidden, ours).await?;
             // Nobody else sets it.
             let _ = context.control.set(half.control.clone());
             let socket = &half.admin_socket;
@@ -170,8 +169,8 @@ pub async fn start(mut config: Config) -> Result<Bound> {
         }
         None => None,
     };
-    serve(world, &shared, forbidden, &status);
-    Ok(Bound { shared, status, admin_address, bootstrap_admin, half, _admin: admin })
+    serve(&shared, forbidden, &own);
+    Ok(Bound { shared, own, admin_address, bootstrap_admin, half, _admin: admin })
 }
 
 fn all<E: std::fmt::Display>(errors: Vec<E>) -> anyhow::Error {
@@ -179,18 +178,19 @@ fn all<E: std::fmt::Display>(errors: Vec<E>) -> anyhow::Error {
     anyhow::anyhow!("{}", lines.join("\n"))
 }
 
-/// Starts the configuration: connections are accepted once nothing that they need is waited for.
-fn serve(world: Option<Arc<World>>, shared: &Arc<Shared>, admin: Vec<SocketAddr>, status: &Arc<Status>) {
-    let Some(world) = world else {
-        status.set_warm();
+/// Accepts once every cluster knows its endpoints and nothing is waited for, as Envoy's workers do.
+fn serve(shared: &Arc<Shared>, admin: Vec<SocketAddr>, own: &Arc<Sidecar>) {
+    let Some(world) = &own.world else {
+        own.status.set_warm();
         return;
     };
-    let gate = status.gate(Arc::new(Place::own(admin, shared.clone())));
-    let status = status.clone();
-    world.start(gate, move || {
+    let place = Arc::new(Place::own(admin, world.live.clone(), shared.clone()));
+    let own = own.clone();
+    shared.tasks.spawn("listeners", async move {
+        own.warmed("").await;
+        own.accept(place);
         // Loading leaves many times as much behind as it made.
         crate::sys::process::give_back_memory();
-        status.set_warm();
         log::info!("all clusters are warm: connections are accepted");
     });
 }
@@ -198,9 +198,9 @@ fn serve(world: Option<Arc<World>>, shared: &Arc<Shared>, admin: Vec<SocketAddr>
 async fn intercept(
     wanted: Interception,
     run_dir: &Path,
-    drain_time: Duration,
+    common: Common,
     admin: &[SocketAddr],
-    shared: &Arc<Shared>,
+    (shared, own, sidecars): (&Arc<Shared>, &Arc<Sidecar>, &Arc<Sidecars>),
 ) -> Result<KernelHalf> {
     ebpf::check_kernel()?;
     let cgroup2 = ebpf::cgroup2_mount()?;
@@ -219,11 +219,14 @@ async fn intercept(
     let settings = Settings {
         proxy_cgroup: cgroup::id(&home.cgroup)?,
         admin: admin.to_vec(),
-        drain_time,
         host_outbound: wanted.host_outbound,
         dial_from_host: wanted.dial_from_host,
+        live: own.world.as_ref().map(|world| world.live.clone()),
+        common,
+        sidecars: sidecars.clone(),
     };
-    let registry = Registry::new(kernel, state, settings, shared.clone(), Handle::current())?;
+    let (shared, runtime) = (shared.clone(), Handle::current());
+    let registry = |wake| Registry::new(kernel, state, settings, shared, (runtime, wake));
     let (control, thread) = control::start(registry)?;
     control.replace(Origin::CommandLine, wanted.workloads);
     if let Some(file) = &wanted.enrolment {
@@ -253,10 +256,7 @@ impl Bound {
             half.stop(keep, &self.shared);
         }
         self.shared.access_log.flush(Duration::from_secs(2));
-        self.status.flush(Duration::from_secs(2));
-        if !self.shared.taps.flush(Duration::from_secs(2)) {
-            log::warn!("tap: not everything could be written");
-        }
+        self.own.flush(Duration::from_secs(2));
     }
 }
 
@@ -275,10 +275,19 @@ impl KernelHalf {
     }
 }
 
-type Built = (Arc<Shared>, Option<Arc<World>>, Arc<Status>);
+fn common(config: &Config) -> Common {
+    Common {
+        options: config.options,
+        workers: config.workers,
+        drain_time: config.drain_time,
+        log_flush_interval: config.log_flush_interval,
+        command_line: config.command_line.clone(),
+        ..Common::default()
+    }
+}
 
-fn build(config: &Config, loaded: Option<Loaded>) -> Result<Built> {
-    let stats = Arc::new(Stats::default());
+fn build(config: &Config, loaded: Option<Loaded>, common: &Common) -> Result<(Arc<Shared>, Arc<Sidecar>)> {
+    let own = Sidecar::new(loaded, Arc::new(net::HostDial), common)?;
     let sink = match &config.access_log {
         Some(path) => {
             let sink = access_log::open(path);
@@ -286,65 +295,14 @@ fn build(config: &Config, loaded: Option<Loaded>) -> Result<Built> {
         }
         None => None,
     };
-    let log = AccessLog::start(sink, RING, &stats)?;
-    let tasks = Tasks::new(&stats);
-    let (directories, connections) = (Arc::<Directories>::default(), Arc::<AtomicU64>::default());
-    let bootstrap = loaded.as_ref().map(|loaded| &loaded.bootstrap);
-    let sources = Sources::new(SourcesEnv {
-        stats: stats.clone(),
-        tasks: tasks.clone(),
-        directories: directories.clone(),
-        node: bootstrap.map(|bootstrap| bootstrap.node.raw.clone()).unwrap_or_default(),
-        ads: bootstrap.and_then(|bootstrap| bootstrap.dynamic.ads.clone()),
-        dial: Arc::new(net::HostDial),
-        connections: connections.clone(),
-    });
-    let servers = sources.clone();
-    let sources: Arc<dyn Subscribe> = sources;
-    let mut env = Env::new(stats.clone(), tasks.clone(), Arc::new(net::HostDial), sources.clone());
-    env.transport.connections = connections;
-    if let Some(bootstrap) = bootstrap {
-        let secrets = Secrets::new(&bootstrap.secrets, (&stats, &tasks), &directories, &sources)?;
-        env.transport.secrets = Arc::new(secrets);
-    }
-    let sinks = Arc::new(Sinks::new(config.log_flush_interval, &stats));
-    let env = world::Env {
-        cluster: env,
-        sinks: sinks.clone(),
-        buckets: Arc::default(),
-        sources,
-        sockets: Arc::new(bind::Own { workers: config.workers }),
-        decoder: Decoder { secrets: bootstrap.map(known_secrets) },
-        drain_time: config.drain_time,
-    };
-    let captures = config.interception.is_some();
-    let mut shared = Shared::new(log, Options::default(), captures, &env.parts())?;
-    let world = bootstrap.map(|bootstrap| World::new(bootstrap, env)).transpose()?.map(Arc::new);
-    if let Some(world) = &world {
-        let clusters: Arc<dyn xds::Clusters> = world.live.clone();
-        servers.set_clusters(&clusters);
-        shared.live = Some(world.live.clone());
-    }
+    let log = AccessLog::start(sink, RING, own.stats())?;
+    let mut shared = Shared::new(log, net::Options::default(), config.interception.is_some(), &own.parts())?;
     shared.expiry = config.drain_on_cert_expiry.then(|| Expiry {
         drain_time: config.drain_time,
-        tasks: tasks.clone(),
+        tasks: shared.tasks.clone(),
         stats: shared.own.clone(),
     });
-    let shared = Arc::new(shared);
-    let options = config.command_line.clone();
-    let status = Status::new(
-        world.clone(),
-        loaded,
-        sinks,
-        (tasks, &stats),
-        config.drain_time,
-        (config.workers, options),
-    );
-    Ok((shared, world, Arc::new(status)))
-}
-
-fn known_secrets(bootstrap: &Bootstrap) -> Arc<StaticSecrets> {
-    Arc::new(bootstrap.secrets.iter().map(|secret| secret.model.clone()).collect())
+    Ok((Arc::new(shared), Arc::new(own)))
 }
 
 /// Two descriptors per connection, and whatever the hard limit allows.

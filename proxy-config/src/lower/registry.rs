@@ -17,8 +17,10 @@ pub fn messages() -> impl Iterator<Item = Message> {
     [
         super::access_log::MESSAGES,
         super::bootstrap::MESSAGES,
+        super::config_source::MESSAGES,
         super::core::MESSAGES,
         super::filter_chain::MESSAGES,
+        super::grpc::MESSAGES,
         super::listener::MESSAGES,
         super::listener_filter::MESSAGES,
         super::matcher::MESSAGES,

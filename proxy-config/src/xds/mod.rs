@@ -3,6 +3,7 @@
 //! A [`RawResource`] is one resource with its name, its message still encoded. [`decode`] makes its model of it: all
 //! of it, or every reason why not. Fields that Envoy does not know are no reason: dynamic configuration is lenient.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config as pb;
@@ -11,13 +12,15 @@ use prost::Message;
 
 use crate::decode::any;
 use crate::diagnostic::{Diagnostic, Path, Segment, Severity};
-use crate::lower::{Cx, Lower, StaticSecrets};
+use crate::load::primary;
+use crate::lower::{Cx, Lower, Reference, StaticSecrets};
 use crate::model::bootstrap::Resource;
 use crate::model::tls::Secret;
 use crate::model::{self, Raw};
 
 pub mod file;
 mod resource;
+pub mod wire;
 
 pub use resource::RawResource;
 
@@ -98,11 +101,13 @@ impl Discover for Secret {
     type Message = SecretMessage;
 }
 
-/// What resources may name beside each other.
+/// What resources may name beside each other, and what is known of them already.
 #[derive(Clone, Debug, Default)]
 pub struct Decoder {
     /// Of the bootstrap.
     pub secrets: Option<Arc<StaticSecrets>>,
+    /// Clusters of the bootstrap that may be called by gRPC; `None` takes all names.
+    pub clusters: Option<Arc<HashSet<Arc<str>>>>,
 }
 
 /// A resource with its meaning.
@@ -114,6 +119,12 @@ pub struct Decoded<T> {
 }
 
 impl Decoder {
+    /// For what comes beside this bootstrap.
+    pub fn of(bootstrap: &model::Bootstrap) -> Self {
+        let secrets = bootstrap.secrets.iter().map(|secret| secret.model.clone()).collect();
+        Self { secrets: Some(Arc::new(secrets)), clusters: Some(Arc::new(primary(&bootstrap.clusters))) }
+    }
+
     /// The model of a resource, or everything that is wrong with it. Paths begin at the resource.
     pub fn decode<T: Discover>(&self, raw: &RawResource) -> Result<Decoded<T>, Vec<Diagnostic>> {
         let here =
@@ -123,11 +134,14 @@ impl Decoder {
             return Err(here(format!("{name} where {} is expected", T::KIND.type_name())));
         }
         let message = T::Message::decode(bytes.as_ref()).map_err(|error| here(error.to_string()))?;
-        let mut cx = Cx::default().with_secrets(self.secrets.clone());
+        let mut cx = Cx::default().with_secrets(self.secrets.clone()).dynamic();
         let short = T::KIND.type_name().rsplit('.').next().unwrap_or_default();
         let model = cx.within(Segment::Type(short.into()), |cx| message.lower(cx));
+        let missing =
+            |found: &Reference| self.clusters.as_ref().is_some_and(|known| !known.contains(&found.cluster));
+        let missing = cx.references.into_iter().filter(missing).map(|found| found.diagnostic);
         let (errors, warnings): (Vec<_>, Vec<_>) =
-            cx.diagnostics.into_iter().partition(|found| found.severity == Severity::Error);
+            cx.diagnostics.into_iter().chain(missing).partition(|found| found.severity == Severity::Error);
         match model {
             Some(model) if errors.is_empty() => {
                 let resource = Resource { model: Arc::new(model), raw: Raw::from(bytes.as_ref()) };

@@ -111,8 +111,10 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
 /// Ours, on the unix socket and read only on TCP.
 const WORKLOADS: &str = "\
   /workloads: every workload with its state, as JSON
-  /workloads (POST): enrol or change one: {name, cgroup, netns, policy}, YAML or JSON (unix socket only)
+  /workloads (POST): enrol or change one: {name, cgroup, netns, policy, bootstrap}, YAML or JSON (unix socket only)
+  /workloads/NAME: one of them
   /workloads/NAME (DELETE): take one out (unix socket only)
+  /workloads/NAME/PATH: any of the above, of the configuration that it has brought; changes on the unix socket only
 ";
 
 pub(super) fn find(path: &str) -> Option<&'static Endpoint> {

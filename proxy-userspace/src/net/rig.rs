@@ -82,7 +82,7 @@ impl Rig {
             Dialers::both(Arc::new(HostDial)),
             ports,
             setup.admin,
-            setup.traffic,
+            (Config::Daemon(None), setup.traffic),
             shared,
         );
         let fixed = Arc::new(Fixed(destination(addr)));

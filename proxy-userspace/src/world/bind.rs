@@ -19,7 +19,8 @@ const BACKLOG: i32 = 65_535;
 /// Opens the sockets of listeners.
 pub trait Sockets: Send + Sync {
     /// Bound to one address of a listener, and not listening yet: nothing connects before the listener is warm. With
-    /// `reuse_port` there are several, among which the kernel spreads connections.
+    /// `reuse_port` there are several, among which the kernel spreads connections. None where connections come to it
+    /// by sockets that are there already.
     fn bind(&self, listener: &model::Listener, at: &ListenAddress) -> Result<Vec<Socket>, BindError>;
 }
 

@@ -133,9 +133,15 @@ impl Door {
     ) -> Result<Self, BindError> {
         let error = |source| BindError::new(&listener.model, at, "", source);
         let bound = sockets.bind(&listener.model, at)?;
-        let first = bound.first().ok_or_else(|| error(std::io::ErrorKind::NotFound.into()))?;
+        let local = match (bound.first(), &at.address) {
+            (Some(first), _) => bind::local(first).map_err(error)?,
+            (None, Address::Ip(address)) => *address,
+            (None, Address::Host(_) | Address::Pipe { .. }) => {
+                return Err(error(std::io::ErrorKind::Unsupported.into()));
+            }
+        };
         Ok(Self {
-            local: bind::local(first).map_err(error)?,
+            local,
             key,
             cell: Arc::new(Cell(ArcSwap::new(listener.clone()))),
             open: Mutex::new(Open { bound, accepting: Vec::new() }),

@@ -153,20 +153,24 @@ impl Snapshot {
     }
 }
 
-/// By what they say of themselves: a direction, or that they hand connections over, which only outbound ones do.
+/// The direction of captured connections that may enter by a listener, by what it says of itself: a direction, or that
+/// it hands connections over, which only outbound ones do.
+pub(crate) fn enters(listener: &model::Listener) -> Option<Direction> {
+    // An outbound listener of a service is bound to the service's address or not at all.
+    if !listener.bind_to_port {
+        return None;
+    }
+    match listener.traffic_direction {
+        TrafficDirection::Outbound => Some(Direction::Outbound),
+        TrafficDirection::Inbound => Some(Direction::Inbound),
+        TrafficDirection::Unspecified => listener.use_original_dst.then_some(Direction::Outbound),
+    }
+}
+
 fn captured(listeners: &[Arc<Listener>]) -> HashMap<(Direction, u16), usize> {
     let mut table = HashMap::new();
     for (index, listener) in listeners.iter().enumerate() {
-        let direction = match listener.model.traffic_direction {
-            TrafficDirection::Outbound => Direction::Outbound,
-            TrafficDirection::Inbound => Direction::Inbound,
-            TrafficDirection::Unspecified if listener.model.use_original_dst => Direction::Outbound,
-            TrafficDirection::Unspecified => continue,
-        };
-        // An outbound listener of a service is bound to the service's address or not at all.
-        if !listener.model.bind_to_port {
-            continue;
-        }
+        let Some(direction) = enters(&listener.model) else { continue };
         for bound in &listener.model.addresses {
             if let Address::Ip(address) = bound.address {
                 table.entry((direction, address.port())).or_insert(index);

@@ -11,6 +11,7 @@ pub mod check;
 mod clusters;
 mod discovered;
 mod door;
+pub mod history;
 mod listener;
 mod listeners;
 mod live;
@@ -32,15 +33,16 @@ use proxy_config::xds::{Decoder, Kind};
 pub use self::bind::{BindError, Sockets};
 use self::clusters::Clusters;
 pub use self::door::{Cell, Gate};
+use self::history::History;
 pub use self::listener::{Base, Chain, Listener};
 use self::listeners::Listeners;
+pub(crate) use self::live::enters;
 pub use self::live::{Live, Snapshot};
 pub use self::status::Status;
 use crate::admin::view::{DynamicView, ListenerView};
 use crate::cluster::{self, Cluster};
 use crate::network::local_ratelimit::Buckets;
 use crate::secret::Secrets;
-use crate::task::Abort;
 use crate::telemetry::access_log::{self, Logger, Sinks};
 use crate::transport;
 use crate::xds::Subscribe;
@@ -54,7 +56,6 @@ pub struct World {
     clusters: Arc<Clusters>,
     listeners: Arc<Listeners>,
     dynamic: DynamicResources,
-    start: std::sync::Mutex<Option<Abort>>,
 }
 
 /// What a configuration is run with.
@@ -64,11 +65,12 @@ pub struct Env {
     pub buckets: Arc<Buckets>,
     /// Where LDS, CDS, RDS and ECDS come from; EDS and SDS too.
     pub sources: Arc<dyn Subscribe>,
-    pub sockets: Arc<dyn Sockets>,
     /// What resources may name of the bootstrap.
     pub decoder: Decoder,
     /// How long connections of what was replaced may go on.
     pub drain_time: Duration,
+    /// What updates have changed.
+    pub history: History,
 }
 
 /// What only shows when the parts of a configuration are built.
@@ -111,14 +113,23 @@ impl World {
             clusters,
             listeners,
             dynamic: bootstrap.dynamic.clone(),
-            start: std::sync::Mutex::default(),
             env,
         })
     }
 
-    /// Binds the sockets of the bootstrap's listeners. All problems at once.
-    pub fn bind(&self) -> Result<(), Vec<BindError>> {
-        self.listeners.bind()
+    /// Binds the sockets of the listeners that are there; those that come later have theirs from there too. All
+    /// problems at once.
+    pub fn bind(&self, sockets: Arc<dyn Sockets>) -> Result<(), Vec<BindError>> {
+        self.listeners.bind(sockets)
+    }
+
+    /// Connections are accepted from now on, where sockets are bound.
+    pub fn open(&self, gate: Gate) {
+        self.listeners.open(gate);
+    }
+
+    pub fn history(&self) -> &History {
+        &self.env.history
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {

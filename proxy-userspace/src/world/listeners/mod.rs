@@ -17,7 +17,7 @@ use proxy_config::model::config_source::ConfigSource;
 use proxy_config::xds::Kind;
 use tokio::sync::watch;
 
-use super::bind::BindError;
+use super::bind::{BindError, Sockets};
 use super::discovered::{Hub, Wants};
 use super::door::{Door, Doors, Gate};
 use super::resource::{self, Origin};
@@ -49,6 +49,8 @@ struct State {
     doors: Doors,
     draining: Vec<Draining>,
     errors: HashMap<Arc<str>, ErrorView>,
+    /// Where sockets come from; none before the first are bound.
+    sockets: Option<Arc<dyn Sockets>>,
     /// There once connections are accepted.
     gate: Option<Gate>,
     /// Of entries and of stages.
@@ -147,17 +149,21 @@ impl Listeners {
     }
 
     /// Binds the sockets of those that are there. All problems at once.
-    pub(super) fn bind(&self) -> Result<(), Vec<BindError>> {
+    pub(super) fn bind(&self, sockets: Arc<dyn Sockets>) -> Result<(), Vec<BindError>> {
         let mut state = self.lock();
         let State { entries, doors, .. } = &mut *state;
         let mut errors = Vec::new();
         for stage in entries.values_mut().filter_map(|entry| entry.active.as_mut()) {
-            match doors.open(&stage.listener, self.env.sockets.as_ref()) {
+            match doors.open(&stage.listener, sockets.as_ref()) {
                 Ok(open) => stage.doors = open,
                 Err(error) => errors.push(error),
             }
         }
-        if errors.is_empty() { Ok(()) } else { Err(errors) }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        state.sockets = Some(sockets);
+        Ok(())
     }
 
     pub(super) fn subscribe(self: &Arc<Self>, source: &ConfigSource) {
@@ -314,6 +320,12 @@ impl State {
 
     fn entry_mut(&mut self, name: &str) -> Option<&mut Entry> {
         self.entries.get_mut(self.by_name.get(name)?)
+    }
+
+    /// Before sockets come from anywhere, there are none.
+    fn open(&mut self, listener: &Arc<Listener>) -> Result<Vec<Arc<Door>>, BindError> {
+        let Some(sockets) = &self.sockets else { return Ok(Vec::new()) };
+        self.doors.open(listener, sockets.as_ref())
     }
 
     fn next(&mut self) -> u64 {

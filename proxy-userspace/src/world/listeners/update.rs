@@ -134,7 +134,7 @@ impl Listeners {
             None => Listener::new(effective, &parts),
         };
         let listener = Arc::new(built.map_err(|error| error.to_string())?);
-        let doors = state.doors.open(&listener, self.env.sockets.as_ref()).map_err(|error| {
+        let doors = state.open(&listener).map_err(|error| {
             self.stats.listener_create_failure.inc();
             error.to_string()
         })?;

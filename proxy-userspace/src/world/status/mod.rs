@@ -90,11 +90,14 @@ impl Status {
 
     /// Lets all listeners go and waits for their connections, no longer than the drain time.
     pub async fn drain(&self) {
+        self.drain_within(self.drain_time).await;
+    }
+
+    pub async fn drain_within(&self, time: Duration) {
         self.unhealthy.store(true, Ordering::Relaxed);
-        let (inbound, others) =
-            tokio::join!(self.inbound.drain(self.drain_time), self.others.drain(self.drain_time));
+        let (inbound, others) = tokio::join!(self.inbound.drain(time), self.others.drain(time));
         if inbound + others > 0 {
-            log::info!("{} connections were cut after {:?}", inbound + others, self.drain_time);
+            log::info!("{} connections were cut after {time:?}", inbound + others);
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use hyper::body::Bytes;
-use proxy_config::model::bootstrap::{Node, StatsConfig};
+use proxy_config::model::bootstrap::{DynamicResources, Node, StatsConfig};
 use proxy_config::{model, xds};
 
 use super::Status;
@@ -19,6 +19,8 @@ use crate::clock;
 use crate::cluster::{HealthFlag, Host};
 use crate::secret::Slot;
 use crate::transport::tls::CertificateSet;
+use crate::world::Snapshot;
+use crate::world::history::History;
 
 impl View for Status {
     fn state(&self) -> State {
@@ -46,8 +48,11 @@ impl View for Status {
     fn cluster(&self, name: &str) -> Option<ClusterView> {
         let world = self.world.as_ref()?;
         let cluster = world.live.cluster(name)?;
+        let (locality_weights, policy) = cluster.assignment();
         Some(ClusterView {
             model: cluster.model.clone(),
+            locality_weights,
+            policy,
             added_via_api: world.is_dynamic(name),
             hosts: cluster.hosts().iter().map(view).collect(),
             success_rates: SuccessRates::default(),
@@ -71,7 +76,6 @@ impl View for Status {
             Kind::StaticSecret => {
                 config.secrets.iter().map(|s| self.static_resource(&s.model.name, s)).collect()
             }
-            Kind::DynamicActiveCluster | Kind::DynamicWarmingCluster | Kind::DynamicListener => Vec::new(),
         }
     }
 
@@ -83,6 +87,18 @@ impl View for Status {
     fn unready(&self) -> Vec<UnreadyView> {
         let unready = self.world.as_ref().map(|world| world.unready()).unwrap_or_default();
         unready.into_iter().map(|(listener, secrets)| UnreadyView { listener, secrets }).collect()
+    }
+
+    fn is_dynamic(&self) -> bool {
+        self.config().is_some_and(|config| config.dynamic != DynamicResources::default())
+    }
+
+    fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        self.world.as_ref().map(|world| world.snapshot())
+    }
+
+    fn history(&self) -> Option<History> {
+        self.world.as_ref().map(|world| world.history().clone())
     }
 
     fn dynamic(&self, kind: xds::Kind) -> Vec<DynamicView> {

@@ -1,6 +1,7 @@
 //! A world whose sources say what the test says, when it says so; real sockets on loopback.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::task::Tasks;
 use crate::telemetry::AccessLog;
 use crate::telemetry::access_log::Sinks;
 use crate::telemetry::stats::Stats;
+use crate::world::history::History;
 use crate::world::{Env, Gate, World, bind};
 use crate::xds::{Consumer, Failure, Names, Subscribe, Subscription, Update};
 
@@ -124,7 +126,7 @@ pub(super) fn raw(kind: Kind, version: &str, resources: &[String]) -> Vec<RawRes
 
 pub(super) struct Rig {
     pub(super) script: Arc<Script>,
-    pub(super) world: World,
+    pub(super) world: Arc<World>,
     pub(super) stats: Arc<Stats>,
     shared: Arc<Shared>,
     drain: Drain,
@@ -149,25 +151,28 @@ impl Rig {
             sinks: Arc::new(Sinks::new(Duration::from_secs(1), &stats)),
             buckets: Arc::default(),
             sources,
-            sockets: Arc::new(bind::Own { workers: 2 }),
             decoder: Decoder::default(),
             drain_time,
+            history: History::default(),
         };
         let log = AccessLog::start(None, 1_000, &stats).unwrap();
-        let mut shared = Shared::new(log, Options::default(), false, &env.parts()).unwrap();
-        let world = World::new(&bootstrap, env).unwrap();
-        shared.live = Some(world.live.clone());
-        world.bind().unwrap();
+        let shared = Shared::new(log, Options::default(), false, &env.parts()).unwrap();
+        let world = Arc::new(World::new(&bootstrap, env).unwrap());
+        world.bind(Arc::new(bind::Own { workers: 2 })).unwrap();
         Self { script, world, stats, shared: Arc::new(shared), drain: Drain::new() }
     }
 
-    pub(super) fn start(&self) -> Arc<Mutex<bool>> {
-        let place = Arc::new(Place::own(Vec::new(), self.shared.clone()));
+    pub(super) fn start(&self) -> Arc<AtomicBool> {
+        let place = Arc::new(Place::own(Vec::new(), self.world.live.clone(), self.shared.clone()));
         let gate = Gate { place, inbound: self.drain.watch(), others: self.drain.watch() };
-        let (ready, set) = (Arc::new(Mutex::new(false)), Arc::new(Mutex::new(false)));
-        let told = ready.clone();
-        drop(set);
-        self.world.start(gate, move || *told.lock().unwrap() = true);
+        let ready = Arc::<AtomicBool>::default();
+        let (told, world) = (ready.clone(), self.world.clone());
+        world.start();
+        self.shared.tasks.spawn("start", async move {
+            world.warmed("").await;
+            world.open(gate);
+            told.store(true, Ordering::SeqCst);
+        });
         ready
     }
 
@@ -179,7 +184,7 @@ impl Rig {
         rig.script.say(Kind::Cluster, "1", clusters).unwrap();
         rig.until("LDS", || !rig.script.asked(Kind::Listener).is_empty()).await;
         rig.script.say(Kind::Listener, "1", listeners).unwrap();
-        rig.until("ready", || *ready.lock().unwrap()).await;
+        rig.until("ready", || ready.load(Ordering::SeqCst)).await;
         rig
     }
 
