@@ -23,6 +23,7 @@ mod server;
 mod stats;
 #[cfg(test)]
 mod testing;
+mod updates;
 pub mod view;
 mod workloads;
 

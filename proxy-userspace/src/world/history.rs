@@ -5,7 +5,7 @@
 //! there.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -21,11 +21,21 @@ const UPDATES: usize = 16;
 const BYTES: usize = 256 * 1024;
 
 /// The updates of one configuration. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct History {
-    kept: Arc<Mutex<Kept>>,
+#[derive(Clone, Debug, Default)]
+pub struct History(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    kept: Mutex<Kept>,
     /// The number of the last one.
-    news: Arc<watch::Sender<u64>>,
+    news: watch::Sender<u64>,
+}
+
+/// Follows a history, and does not keep it.
+#[derive(Debug)]
+pub struct Watch {
+    history: Weak<Inner>,
+    news: watch::Receiver<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -141,12 +151,6 @@ impl Changed {
     }
 }
 
-impl Default for History {
-    fn default() -> Self {
-        Self { kept: Arc::default(), news: Arc::new(watch::Sender::new(0)) }
-    }
-}
-
 impl History {
     /// Keeps a change, and tells those who follow. One that says nothing new is no news.
     pub fn record(&self, mut change: Change) {
@@ -164,11 +168,25 @@ impl History {
             bytes -= ring.pop_front().map_or(0, |oldest| oldest.change.bytes());
         }
         drop(kept);
-        self.news.send_replace(number);
+        self.0.news.send_replace(number);
     }
 
     /// Those that are kept with a greater number, in their order.
     pub fn after(&self, number: u64) -> Vec<Arc<Update>> {
+        self.0.after(number)
+    }
+
+    pub fn watch(&self) -> Watch {
+        Watch { history: Arc::downgrade(&self.0), news: self.0.news.subscribe() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock()
+    }
+}
+
+impl Inner {
+    fn after(&self, number: u64) -> Vec<Arc<Update>> {
         let kept = self.lock();
         let newer = kept.rings.iter().flatten().filter(|update| update.number > number);
         let mut updates: Vec<_> = newer.cloned().collect();
@@ -176,13 +194,21 @@ impl History {
         updates
     }
 
-    /// Changes with each update. It ends with the history.
-    pub fn follow(&self) -> watch::Receiver<u64> {
-        self.news.subscribe()
-    }
-
     fn lock(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watch {
+    /// Those with a greater number, as soon as there is one; `None` once the history is gone.
+    pub async fn next(&mut self, number: u64) -> Option<Vec<Arc<Update>>> {
+        loop {
+            let updates = self.history.upgrade()?.after(number);
+            if !updates.is_empty() {
+                return Some(updates);
+            }
+            self.news.changed().await.ok()?;
+        }
     }
 }
 
@@ -238,23 +264,29 @@ mod tests {
         assert_eq!(numbers(&history, 101), [0; 0]);
     }
 
-    #[test]
-    fn only_news_is_kept_and_told() {
+    #[tokio::test]
+    async fn only_news_is_kept_and_told() {
         let history = History::default();
-        let mut news = history.follow();
+        let mut watch = history.watch();
         let mut same = change(Kind::Cluster, 1);
         same.from = same.to.clone();
         history.record(same.clone());
-        assert!(history.after(0).is_empty() && !news.has_changed().unwrap());
+        assert!(history.after(0).is_empty());
         same.nack = Some("no".into());
         history.record(same.clone());
         same.nack = None;
         same.note(&"a".into(), Some(Bytes::from_static(b"1")), Some(Bytes::from_static(b"2")));
-        history.record(same);
-        assert_eq!(*news.borrow_and_update(), 2);
-        assert_eq!(history.after(1)[0].change.changed[0].bytes(), 2);
+        history.record(same.clone());
+        assert_eq!(watch.next(0).await.unwrap().len(), 2);
+        assert_eq!(watch.next(1).await.unwrap()[0].change.changed[0].bytes(), 2);
+        let later = async {
+            tokio::task::yield_now().await;
+            history.record(same);
+        };
+        let (came, ()) = tokio::join!(watch.next(2), later);
+        assert_eq!(came.unwrap()[0].number, 3);
         drop(history);
-        assert!(news.has_changed().is_err());
+        assert!(watch.next(3).await.is_none());
     }
 
     #[test]
