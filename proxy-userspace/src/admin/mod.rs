@@ -42,7 +42,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
-pub use client::{Reply, request};
+pub use client::{Daemon, Reply, request};
 pub use server::Memory;
 pub use view::View;
 
