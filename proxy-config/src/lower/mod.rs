@@ -26,6 +26,8 @@ pub struct Cx {
     side: Option<Side>,
     secrets: Option<Arc<StaticSecrets>>,
     dynamic: bool,
+    /// A secret of the bootstrap is named: beside another bootstrap the same bytes may mean something else.
+    pub(crate) names_static_secret: bool,
 }
 
 /// A cluster that is named where only one of the bootstrap can be.
@@ -311,6 +313,7 @@ mod bootstrap;
 pub mod cluster;
 mod config_source;
 pub mod core;
+mod discovered;
 mod docs;
 pub mod endpoint;
 pub mod extension;
@@ -325,9 +328,11 @@ mod rbac;
 mod reflection;
 mod refused;
 pub mod registry;
+mod route;
 mod starttls;
 mod tls;
 mod transport;
+mod unserved;
 mod value;
 
 pub use docs::markdown;
