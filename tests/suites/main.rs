@@ -2,6 +2,7 @@
 
 mod access_log;
 mod admin;
+mod admin_dynamic;
 mod attach;
 mod bpftool;
 mod clusters;
