@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -20,7 +21,7 @@ use crate::ebpf::{self, Kernel, Pins};
 use crate::net::{self, ListenerContext, Options, Place, Shared};
 use crate::network::local_ratelimit::Buckets;
 use crate::secret::{Expiry, SecretResponse, Secrets, StaticError};
-use crate::task::Tasks;
+use crate::task::{Tasks, Workers};
 use crate::telemetry::AccessLog;
 use crate::telemetry::access_log::{self, Sinks};
 use crate::telemetry::stats::Stats;
@@ -55,7 +56,7 @@ pub struct Config {
     pub drain_time: Duration,
     /// Drain connections whose certificates have expired, or whose peer was judged by what has been replaced.
     pub drain_on_cert_expiry: bool,
-    /// Accepting sockets per address of a listener with `reuse_port`.
+    /// Threads that carry connections; a listener with `reuse_port` has a socket for each.
     pub workers: usize,
     /// How long lines of the configuration's access logs may gather.
     pub log_flush_interval: Duration,
@@ -98,7 +99,7 @@ impl Config {
             access_log: None,
             drain_time: Duration::ZERO,
             drain_on_cert_expiry: false,
-            workers: 1,
+            workers: available_parallelism().map_or(1, usize::from),
             log_flush_interval: Duration::from_secs(10),
             command_line: serde_json::json!({}),
         }
@@ -115,6 +116,7 @@ pub struct Bound {
     pub bootstrap_admin: Option<SocketAddr>,
     half: Option<KernelHalf>,
     _admin: Admin,
+    _workers: Workers,
 }
 
 /// The kernel half, running.
@@ -135,9 +137,10 @@ pub async fn start(mut config: Config) -> Result<Bound> {
     let admin_model = config.bootstrap.as_ref().and_then(|loaded| loaded.bootstrap.admin.clone());
     // Kept once, by the status.
     let loaded = config.bootstrap.take();
-    let (shared, status) = build(&config, loaded)?;
+    let workers = Workers::start(config.workers).context("cannot start the workers")?;
+    let (shared, status) = build(&config, loaded, &workers)?;
     let bound = match &shared.world {
-        Some(world) => bind::open(world.snapshot().listeners(), config.workers).map_err(all)?,
+        Some(world) => bind::open(world.snapshot().listeners(), shared.tasks.crew()).map_err(all)?,
         None => Vec::new(),
     };
     status.bound(&bound);
@@ -171,7 +174,7 @@ pub async fn start(mut config: Config) -> Result<Bound> {
         None => None,
     };
     serve(bound, &shared, forbidden, &status);
-    Ok(Bound { shared, status, admin_address, bootstrap_admin, half, _admin: admin })
+    Ok(Bound { shared, status, admin_address, bootstrap_admin, half, _admin: admin, _workers: workers })
 }
 
 fn all<E: std::fmt::Display>(errors: Vec<E>) -> anyhow::Error {
@@ -189,10 +192,10 @@ fn serve(bound: Vec<bind::Bound>, shared: &Arc<Shared>, admin: Vec<SocketAddr>, 
     let (tasks, status) = (shared.tasks.clone(), status.clone());
     shared.tasks.spawn("listeners", async move {
         warmed(&world.snapshot()).await;
-        for bind::Bound { listener, socket, local } in bound {
+        for bind::Bound { listener, socket, local, spread } in bound {
             let watch = status.watch(&listener.model);
-            let context = ListenerContext::own(place.clone(), listener, local);
-            tasks.spawn("accept", net::accept::run(socket, Arc::new(context), watch));
+            let context = Arc::new(ListenerContext::own(place.clone(), listener, local));
+            tasks.spawn_on(spread.place(), "accept", net::accept::run(socket, context, watch, spread));
         }
         // Loading leaves many times as much behind as it made.
         crate::sys::process::give_back_memory();
@@ -294,7 +297,7 @@ impl KernelHalf {
     }
 }
 
-fn build(config: &Config, loaded: Option<Loaded>) -> Result<(Arc<Shared>, Arc<Status>)> {
+fn build(config: &Config, loaded: Option<Loaded>, workers: &Workers) -> Result<(Arc<Shared>, Arc<Status>)> {
     let stats = Arc::new(Stats::default());
     let sink = match &config.access_log {
         Some(path) => {
@@ -304,7 +307,7 @@ fn build(config: &Config, loaded: Option<Loaded>) -> Result<(Arc<Shared>, Arc<St
         None => None,
     };
     let log = AccessLog::start(sink, RING, &stats)?;
-    let tasks = Tasks::new(&stats);
+    let tasks = Tasks::new(&stats).on(workers.crew());
     let mut env = Env::new(stats.clone(), tasks.clone(), Arc::new(net::HostDial), Arc::new(read_endpoints));
     if let Some(loaded) = &loaded {
         env.transport.secrets = Arc::new(follow_secrets(&loaded.bootstrap, &env)?);

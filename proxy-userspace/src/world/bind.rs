@@ -11,8 +11,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
 use super::Listener;
+use crate::net::accept::Spread;
 use crate::net::options;
 use crate::sys::sock;
+use crate::task::workers::Crew;
 
 /// Envoy's default where `tcp_backlog_size` is not given: as much as the kernel lets it have.
 const BACKLOG: i32 = 65_535;
@@ -22,6 +24,8 @@ pub struct Bound {
     pub listener: Arc<Listener>,
     pub socket: TcpListener,
     pub local: SocketAddr,
+    /// Whose socket it is, and who carries what it accepts.
+    pub spread: Spread,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -33,16 +37,16 @@ pub struct BindError {
     source: io::Error,
 }
 
-/// Opens the sockets of every listener that has `bind_to_port`; with `reuse_port`, `workers` of them per address,
+/// Opens the sockets of every listener that has `bind_to_port`; with `reuse_port`, one for each worker per address,
 /// among which the kernel spreads connections. All problems at once.
 pub fn open<'a>(
     listeners: impl IntoIterator<Item = &'a Arc<Listener>>,
-    workers: usize,
+    crew: &Crew,
 ) -> Result<Vec<Bound>, Vec<BindError>> {
     let (mut bound, mut errors) = (Vec::new(), Vec::new());
     for listener in listeners.into_iter().filter(|listener| listener.model.bind_to_port) {
         for address in &listener.model.addresses {
-            match open_one(listener, address, workers) {
+            match open_one(listener, address, crew) {
                 Ok(sockets) => bound.extend(sockets),
                 Err(error) => errors.push(error),
             }
@@ -51,11 +55,7 @@ pub fn open<'a>(
     if errors.is_empty() { Ok(bound) } else { Err(errors) }
 }
 
-fn open_one(
-    listener: &Arc<Listener>,
-    address: &ListenAddress,
-    workers: usize,
-) -> Result<Vec<Bound>, BindError> {
+fn open_one(listener: &Arc<Listener>, address: &ListenAddress, crew: &Crew) -> Result<Vec<Bound>, BindError> {
     let error = |step, source| BindError {
         listener: listener.model.name.clone(),
         address: text(&address.address),
@@ -67,14 +67,19 @@ fn open_one(
         return Err(error("", source));
     };
     let mut sockets = Vec::new();
-    for _ in 0..if listener.model.reuse_port { workers.max(1) } else { 1 } {
+    let spread: Vec<Spread> = match listener.model.reuse_port {
+        true => (0..crew.len()).map(Spread::Here).collect(),
+        false => vec![Spread::Evenly(crew.next())],
+    };
+    for spread in spread {
         let socket = listen(&listener.model, address, to).map_err(|(step, source)| error(step, source))?;
         let socket: std::net::TcpListener = socket.into();
         let local = socket.local_addr().map_err(|source| error("", source))?;
         // Where the port is left to the kernel, the first socket has chosen it for all.
         to.set_port(local.port());
+        let _there = crew.enter(spread.place());
         let socket = TcpListener::from_std(socket).map_err(|source| error("", source))?;
-        sockets.push(Bound { listener: listener.clone(), socket, local });
+        sockets.push(Bound { listener: listener.clone(), socket, local, spread });
     }
     Ok(sockets)
 }
