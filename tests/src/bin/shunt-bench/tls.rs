@@ -12,9 +12,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
-// What shunt is built with.
-use rustls::crypto::aws_lc_rs as library;
-use rustls::crypto::ring::{cipher_suite, kx_group};
+use rustls::crypto::aws_lc_rs;
+use rustls::crypto::ring::{self, cipher_suite, kx_group};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
@@ -231,13 +230,15 @@ fn bulk(pid: u32, to: SocketAddr, way: Way, bytes: u64) -> Result<(f64, f64)> {
 }
 
 fn server_config(chain: &std::path::Path, key: &std::path::Path) -> Result<Arc<ServerConfig>> {
-    let mut provider = library::default_provider();
-    provider.cipher_suites = vec![library::cipher_suite::TLS13_AES_128_GCM_SHA256];
+    let mut provider = ring::default_provider();
+    provider.cipher_suites = vec![cipher_suite::TLS13_AES_128_GCM_SHA256];
+    // As in shunt.
+    provider.kx_groups = vec![aws_lc_rs::kx_group::X25519];
     let chain = CertificateDer::pem_file_iter(chain)?.collect::<Result<Vec<_>, _>>()?;
     let builder = ServerConfig::builder_with_provider(Arc::new(provider));
     let builder = builder.with_protocol_versions(&[&rustls::version::TLS13])?.with_no_client_auth();
     let mut config = builder.with_single_cert(chain, PrivateKeyDer::from_pem_file(key)?)?;
-    config.ticketer = library::Ticketer::new()?;
+    config.ticketer = ring::Ticketer::new()?;
     Ok(Arc::new(config))
 }
 
