@@ -20,6 +20,7 @@ use crate::net::{Dial, Place};
 use crate::network::local_ratelimit::Buckets;
 use crate::secret::Secrets;
 use crate::task::Tasks;
+use crate::task::workers::Crew;
 use crate::telemetry::access_log::Sinks;
 use crate::telemetry::stats::Stats;
 use crate::watch::Directories;
@@ -65,7 +66,9 @@ impl Sidecars {
 pub struct Common {
     /// How bootstraps are read.
     pub options: load::Options,
-    /// Accepting sockets per address of a listener with `reuse_port`.
+    /// The threads that carry connections.
+    pub crew: Crew,
+    /// How many of them: `--concurrency`.
     pub workers: usize,
     /// How long connections may go on when their listener is let go.
     pub drain_time: Duration,
@@ -83,7 +86,7 @@ impl Sidecar {
     /// Builds all of it and starts what follows the outside. Needs a runtime.
     pub fn new(loaded: Option<Loaded>, dial: Arc<dyn Dial>, common: &Common) -> Result<Self> {
         let stats = Arc::new(Stats::new());
-        let tasks = Tasks::new(&stats);
+        let tasks = Tasks::new(&stats).on(common.crew.clone());
         let bootstrap = loaded.as_ref().map(|loaded| &loaded.bootstrap);
         let servers = Sources::new(SourcesEnv {
             stats: stats.clone(),

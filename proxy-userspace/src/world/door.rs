@@ -18,7 +18,8 @@ use tokio::task::AbortHandle;
 use super::Listener;
 use super::bind::{self, BindError, Sockets};
 use crate::drain::Watch;
-use crate::net::{ListenerContext, Place, accept};
+use crate::net::accept::{self, Spread};
+use crate::net::{ListenerContext, Place};
 
 /// The listener that the next connection is for.
 pub struct Cell(ArcSwap<Listener>);
@@ -152,12 +153,17 @@ impl Door {
     pub(super) fn lead_to(&self, listener: &Arc<Listener>, gate: &Gate) -> Result<(), BindError> {
         self.cell.0.store(listener.clone());
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        for socket in std::mem::take(&mut open.bound) {
+        let bound = std::mem::take(&mut open.bound);
+        let crew = gate.place.shared.tasks.crew();
+        let one_each = self.key.reuse_port && bound.len() == crew.len();
+        for (n, socket) in bound.into_iter().enumerate() {
             let socket = bind::listen(socket, &listener.model, &self.key.at)?;
+            let spread = if one_each { Spread::Here(n) } else { Spread::Evenly(crew.next()) };
+            let _there = crew.enter(spread.place());
             let socket = TcpListener::from_std(socket);
             let socket =
                 socket.map_err(|source| BindError::new(&listener.model, &self.key.at, "", source))?;
-            open.accepting.push(gate.accept(socket, &self.cell, self.local, self.key.direction));
+            open.accepting.push(gate.accept((socket, spread), &self.cell, self.local, self.key.direction));
         }
         Ok(())
     }
@@ -174,7 +180,7 @@ impl Gate {
     /// Starts an accept loop. It is aborted where it waits: a connection that was accepted is served.
     fn accept(
         &self,
-        socket: TcpListener,
+        (socket, spread): (TcpListener, Spread),
         cell: &Arc<Cell>,
         local: SocketAddr,
         direction: TrafficDirection,
@@ -184,7 +190,7 @@ impl Gate {
             TrafficDirection::Outbound | TrafficDirection::Unspecified => &self.others,
         };
         let context = ListenerContext::own(self.place.clone(), cell.clone(), local, direction);
-        let run = accept::run(socket, Arc::new(context), watch.clone());
-        self.place.shared.tasks.spawn("accept", run).abort_handle()
+        let run = accept::run(socket, Arc::new(context), watch.clone(), spread);
+        self.place.shared.tasks.spawn_on(spread.place(), "accept", run).abort_handle()
     }
 }

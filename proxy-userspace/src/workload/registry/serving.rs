@@ -11,6 +11,7 @@ use super::brought::Brought;
 use super::{Phase, Registry, Running};
 use crate::clock;
 use crate::drain::Drain;
+use crate::net::accept::Spread;
 use crate::net::{self, Direction, ListenerContext, OutboundPolicy, Place, Traffic};
 use crate::sidecar::Sidecar;
 use crate::sys::netns::Netns;
@@ -62,19 +63,21 @@ impl Registry {
             self.bind_besides(netns, &view, sidecar)?;
         }
         let mut accepting = Vec::new();
+        let tasks = &self.shared.tasks;
+        let _runtime = self.runtime.enter();
         for l in &listening {
-            let _runtime = self.runtime.enter();
+            let spread = Spread::Evenly(tasks.crew().next());
+            let _there = tasks.crew().enter(spread.place());
             let socket = tokio::net::TcpListener::from_std(l.share()?.socket)
                 .map_err(|source| Error::Listen { address: l.address, source })?;
-            accepting.push((socket, ListenerContext::new(view.clone(), l.direction, l.address)));
+            accepting.push((socket, spread, ListenerContext::new(view.clone(), l.direction, l.address)));
         }
         for l in &listening {
             self.kernel.maps.set_listener(&l.key(netns.cookie()), l.fd())?;
         }
-        let _runtime = self.runtime.enter();
-        for (socket, context) in accepting {
-            let run = net::accept::run(socket, Arc::new(context), drain.watch());
-            self.shared.tasks.spawn("accept", run);
+        for (socket, spread, context) in accepting {
+            let run = net::accept::run(socket, Arc::new(context), drain.watch(), spread);
+            tasks.spawn_on(spread.place(), "accept", run);
         }
         if let Some(sidecar) = &serves.besides {
             sidecar.accept(view.clone());
