@@ -50,8 +50,9 @@ resources:
             "  - lb_endpoints:",
             "  - metadata: {filter_metadata: {envoy.transport_socket_match: {tlsMode: istio}}}\n    lb_endpoints:",
         );
-        let found = endpoints(&of_locality).unwrap_err();
-        assert!(found[0].to_string().contains("envoy.transport_socket_match"), "{found:?}");
+        let read = endpoints(&of_locality).unwrap();
+        assert!(read.assignments[0].localities[0].transport_match.contains_key("tlsMode"), "{read:?}");
+        assert_eq!(read.warnings, []);
         let wrong = text.replace("port_value: 80", "port_value: 80000");
         let found = endpoints(&wrong).unwrap_err();
         assert!(found[0].to_string().contains("port_value"), "{found:?}");
