@@ -54,6 +54,12 @@ impl fmt::Display for Path {
     }
 }
 
+/// Everything that is wrong, as one text.
+pub fn problems(found: &[Diagnostic]) -> String {
+    let lines: Vec<_> = found.iter().map(ToString::to_string).collect();
+    lines.join("; ")
+}
+
 /// A line and a column of a text, both from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {

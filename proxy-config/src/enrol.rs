@@ -30,6 +30,8 @@ pub struct Workload {
     /// The directory of the proxy's cgroup, where the proxy is not the daemon.
     pub proxy_cgroup: Option<PathBuf>,
     pub policy: Policy,
+    /// The file of its own bootstrap: absolute. Without one it runs on the daemon's configuration.
+    pub bootstrap: Option<PathBuf>,
     /// Flags that were given and have no effect. Not written back.
     pub notes: Vec<Note>,
 }
@@ -77,12 +79,13 @@ impl Document {
 }
 
 impl Workload {
-    /// A workload without a proxy cgroup and without notes.
+    /// A workload without a proxy cgroup, without a bootstrap and without notes.
     ///
     /// # Errors
     /// As [`Name::new`].
     pub fn new(name: &str, cgroup: PathBuf, netns: PathBuf, policy: Policy) -> Result<Self, String> {
-        Ok(Self { name: Name::new(name)?, cgroup, netns, proxy_cgroup: None, policy, notes: Vec::new() })
+        let name = Name::new(name)?;
+        Ok(Self { name, cgroup, netns, proxy_cgroup: None, policy, bootstrap: None, notes: Vec::new() })
     }
 
     /// Reads one entry, YAML or JSON, as `--workload` and the admin API take it.
@@ -110,15 +113,19 @@ impl Workload {
 
 impl Serialize for Workload {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        let Self { name, cgroup, netns, proxy_cgroup, policy, .. } = self;
-        let mut out = s.serialize_struct("Workload", 4 + usize::from(proxy_cgroup.is_some()))?;
+        let Self { name, cgroup, netns, proxy_cgroup, policy, bootstrap, .. } = self;
+        let optional = [("proxy_cgroup", proxy_cgroup), ("bootstrap", bootstrap)];
+        let given = optional.iter().filter(|(_, path)| path.is_some()).count();
+        let mut out = s.serialize_struct("Workload", 4 + given)?;
         out.serialize_field("name", name)?;
         out.serialize_field("cgroup", cgroup)?;
         out.serialize_field("netns", netns)?;
         out.serialize_field("policy", &policy.to_string())?;
-        match proxy_cgroup {
-            Some(dir) => out.serialize_field("proxy_cgroup", dir)?,
-            None => out.skip_field("proxy_cgroup")?,
+        for (name, path) in optional {
+            match path {
+                Some(path) => out.serialize_field(name, path)?,
+                None => out.skip_field(name)?,
+            }
         }
         out.end()
     }
@@ -167,6 +174,7 @@ struct RawWorkload {
     netns: Spanned<String>,
     proxy_cgroup: Option<Spanned<String>>,
     policy: Option<Spanned<Flags>>,
+    bootstrap: Option<Spanned<String>>,
     #[serde(default)]
     env: BTreeMap<String, Spanned<String>>,
 }
@@ -241,6 +249,11 @@ fn lower(raw: &RawWorkload, mut at: At<'_>, seen: &mut Seen) -> Option<Workload>
     let cgroup = at.path("cgroup", &raw.cgroup);
     let netns = at.path("netns", &raw.netns);
     let proxy_cgroup = raw.proxy_cgroup.as_ref().map(|p| at.path("proxy_cgroup", p));
+    let bootstrap = raw.bootstrap.as_ref().map(|p| at.path("bootstrap", p));
+    if let (Some(given), true) = (&raw.bootstrap, proxy_cgroup.is_some()) {
+        let reason = "is the daemon's to run, and proxy_cgroup says that another proxy serves this workload";
+        at.problem("bootstrap", given.referenced, reason.into());
+    }
     let policy = policy(raw, &mut at);
     let name = name?;
     if !seen.names.insert(name.clone()) {
@@ -250,7 +263,7 @@ fn lower(raw: &RawWorkload, mut at: At<'_>, seen: &mut Seen) -> Option<Workload>
         at.problem("cgroup", raw.cgroup.referenced, format!("the same cgroup and netns as workload {other}"));
     }
     let (policy, notes) = policy?;
-    Some(Workload { name, cgroup, netns, proxy_cgroup, policy, notes })
+    Some(Workload { name, cgroup, netns, proxy_cgroup, policy, bootstrap, notes })
 }
 
 /// The policy of one entry: its flags, and the environment that the entry itself gives.

@@ -9,9 +9,7 @@
 
 pub mod decode;
 pub mod diagnostic;
-mod discovery;
 pub mod dump;
-pub mod endpoints;
 pub mod enrol;
 pub mod format;
 pub mod load;
@@ -19,6 +17,5 @@ pub mod lower;
 pub mod model;
 pub mod policy;
 pub mod proto;
-pub mod secrets;
 pub mod tap;
 pub mod xds;

@@ -6,26 +6,20 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use proxy_config::endpoints::{self, Endpoints};
 use proxy_config::enrol::Workload;
-use proxy_config::load::Loaded;
-use proxy_config::model::Bootstrap;
-use proxy_config::secrets::{self, SecretUpdate};
+use proxy_config::load::{Loaded, Options};
 use tokio::runtime::Handle;
 
 use crate::admin::{self, Admin};
-use crate::cluster::{EndpointUpdate, Env};
 use crate::control::{self, Control};
 use crate::ebpf::{self, Kernel, Pins};
-use crate::net::{self, ListenerContext, Options, Place, Shared};
-use crate::network::local_ratelimit::Buckets;
-use crate::secret::{Expiry, SecretResponse, Secrets, StaticError};
-use crate::task::Tasks;
+use crate::net::{self, Place, Shared};
+use crate::secret::Expiry;
+use crate::sidecar::{Common, Sidecar, Sidecars};
 use crate::telemetry::AccessLog;
-use crate::telemetry::access_log::{self, Sinks};
-use crate::telemetry::stats::Stats;
+use crate::telemetry::access_log;
 use crate::workload::{Origin, Registry, Settings, StateFile};
-use crate::world::{Parts, Snapshot, Status, World, bind};
+use crate::world::bind;
 use crate::{cgroup, enrolment};
 
 /// Which cgroup the daemon, as the proxy, is known by.
@@ -45,6 +39,8 @@ pub struct Config {
     pub interception: Option<Interception>,
     /// Envoy's configuration.
     pub bootstrap: Option<Loaded>,
+    /// How workloads' bootstraps are read.
+    pub options: Options,
     /// Holds `admin.sock` and the state file; mode 0700. Only with interception.
     pub run_dir: PathBuf,
     pub admin_address: Option<SocketAddr>,
@@ -93,6 +89,7 @@ impl Config {
         Self {
             interception: Some(interception),
             bootstrap: None,
+            options: Options::default(),
             run_dir: run_dir.to_owned(),
             admin_address: None,
             access_log: None,
@@ -108,7 +105,8 @@ impl Config {
 /// The running daemon.
 pub struct Bound {
     pub shared: Arc<Shared>,
-    pub status: Arc<Status>,
+    /// The daemon's own configuration.
+    pub own: Arc<Sidecar>,
     /// Of `--admin-address`.
     pub admin_address: Option<SocketAddr>,
     /// Of the bootstrap's admin.
@@ -135,19 +133,21 @@ pub async fn start(mut config: Config) -> Result<Bound> {
     let admin_model = config.bootstrap.as_ref().and_then(|loaded| loaded.bootstrap.admin.clone());
     // Kept once, by the status.
     let loaded = config.bootstrap.take();
-    let (shared, status) = build(&config, loaded)?;
-    let bound = match &shared.world {
+    let common = common(&config);
+    let (shared, own) = build(&config, loaded, &common)?;
+    let bound = match &own.world {
         Some(world) => bind::open(world.snapshot().listeners(), config.workers).map_err(all)?,
         None => Vec::new(),
     };
-    status.bound(&bound);
+    own.status.bound(&bound);
     // The admin's addresses first: where a port was left to the kernel, only now it is known what no connection
     // may be carried to.
     let context = Arc::new(admin::Context {
         control: OnceLock::new(),
-        shared: shared.clone(),
+        own: admin::Subject::of(&own),
+        sidecars: Arc::default(),
+        tasks: shared.tasks.clone(),
         cgroup2: ebpf::cgroup2_mount().unwrap_or_default(),
-        view: status.clone(),
     });
     let admin = Admin::start(context.clone()).context("admin thread")?;
     let read_only = |address| {
@@ -161,7 +161,8 @@ pub async fn start(mut config: Config) -> Result<Bound> {
     let forbidden: Vec<SocketAddr> = admin_address.into_iter().chain(bootstrap_admin).collect();
     let half = match config.interception {
         Some(wanted) => {
-            let half = intercept(wanted, &config.run_dir, config.drain_time, &forbidden, &shared).await?;
+            let ours = (&shared, &own, &context.sidecars);
+            let half = intercept(wanted, &config.run_dir, common, &forbidden, ours).await?;
             // Nobody else sets it.
             let _ = context.control.set(half.control.clone());
             let socket = &half.admin_socket;
@@ -170,8 +171,8 @@ pub async fn start(mut config: Config) -> Result<Bound> {
         }
         None => None,
     };
-    serve(bound, &shared, forbidden, &status);
-    Ok(Bound { shared, status, admin_address, bootstrap_admin, half, _admin: admin })
+    serve(bound, &shared, forbidden, &own);
+    Ok(Bound { shared, own, admin_address, bootstrap_admin, half, _admin: admin })
 }
 
 fn all<E: std::fmt::Display>(errors: Vec<E>) -> anyhow::Error {
@@ -180,46 +181,28 @@ fn all<E: std::fmt::Display>(errors: Vec<E>) -> anyhow::Error {
 }
 
 /// Accepts once every cluster knows its endpoints and no secret is waited for, as Envoy's workers do.
-fn serve(bound: Vec<bind::Bound>, shared: &Arc<Shared>, admin: Vec<SocketAddr>, status: &Arc<Status>) {
-    let Some(world) = shared.world.clone() else {
-        status.set_warm();
+fn serve(bound: Vec<bind::Bound>, shared: &Arc<Shared>, admin: Vec<SocketAddr>, own: &Arc<Sidecar>) {
+    let Some(world) = own.world.clone() else {
+        own.status.set_warm();
         return;
     };
-    let place = Arc::new(Place::own(admin, shared.clone()));
-    let (tasks, status) = (shared.tasks.clone(), status.clone());
+    let place = Arc::new(Place::own(admin, world, shared.clone()));
+    let (tasks, own) = (shared.tasks.clone(), own.clone());
     shared.tasks.spawn("listeners", async move {
-        warmed(&world.snapshot()).await;
-        for bind::Bound { listener, socket, local } in bound {
-            let watch = status.watch(&listener.model);
-            let context = ListenerContext::own(place.clone(), listener, local);
-            tasks.spawn("accept", net::accept::run(socket, Arc::new(context), watch));
-        }
+        own.warmed("").await;
+        own.accept(bound, &place, &tasks);
         // Loading leaves many times as much behind as it made.
         crate::sys::process::give_back_memory();
-        status.set_warm();
         log::info!("all clusters are warm: connections are accepted");
     });
-}
-
-/// Waits, and says now and then for what.
-async fn warmed(snapshot: &Snapshot) {
-    let warmed = snapshot.warmed();
-    tokio::pin!(warmed);
-    let mut patience = Duration::from_secs(1);
-    while tokio::time::timeout(patience, warmed.as_mut()).await.is_err() {
-        for line in snapshot.waits_for() {
-            log::warn!("{line}: no connection is accepted yet");
-        }
-        patience = (patience * 2).min(Duration::from_secs(60));
-    }
 }
 
 async fn intercept(
     wanted: Interception,
     run_dir: &Path,
-    drain_time: Duration,
+    common: Common,
     admin: &[SocketAddr],
-    shared: &Arc<Shared>,
+    (shared, own, sidecars): (&Arc<Shared>, &Arc<Sidecar>, &Arc<Sidecars>),
 ) -> Result<KernelHalf> {
     ebpf::check_kernel()?;
     let cgroup2 = ebpf::cgroup2_mount()?;
@@ -238,11 +221,14 @@ async fn intercept(
     let settings = Settings {
         proxy_cgroup: cgroup::id(&home.cgroup)?,
         admin: admin.to_vec(),
-        drain_time,
         host_outbound: wanted.host_outbound,
         dial_from_host: wanted.dial_from_host,
+        world: own.world.clone(),
+        common,
+        sidecars: sidecars.clone(),
     };
-    let registry = Registry::new(kernel, state, settings, shared.clone(), Handle::current())?;
+    let (shared, runtime) = (shared.clone(), Handle::current());
+    let registry = |wake| Registry::new(kernel, state, settings, shared, (runtime, wake));
     let (control, thread) = control::start(registry)?;
     control.replace(Origin::CommandLine, wanted.workloads);
     if let Some(file) = &wanted.enrolment {
@@ -272,10 +258,7 @@ impl Bound {
             half.stop(keep, &self.shared);
         }
         self.shared.access_log.flush(Duration::from_secs(2));
-        self.status.flush(Duration::from_secs(2));
-        if !self.shared.taps.flush(Duration::from_secs(2)) {
-            log::warn!("tap: not everything could be written");
-        }
+        self.own.flush(Duration::from_secs(2));
     }
 }
 
@@ -294,8 +277,19 @@ impl KernelHalf {
     }
 }
 
-fn build(config: &Config, loaded: Option<Loaded>) -> Result<(Arc<Shared>, Arc<Status>)> {
-    let stats = Arc::new(Stats::default());
+fn common(config: &Config) -> Common {
+    Common {
+        options: config.options,
+        workers: config.workers,
+        drain_time: config.drain_time,
+        log_flush_interval: config.log_flush_interval,
+        command_line: config.command_line.clone(),
+        ..Common::default()
+    }
+}
+
+fn build(config: &Config, loaded: Option<Loaded>, common: &Common) -> Result<(Arc<Shared>, Arc<Sidecar>)> {
+    let own = Sidecar::new(loaded, Arc::new(net::HostDial), common)?;
     let sink = match &config.access_log {
         Some(path) => {
             let sink = access_log::open(path);
@@ -303,58 +297,14 @@ fn build(config: &Config, loaded: Option<Loaded>) -> Result<(Arc<Shared>, Arc<St
         }
         None => None,
     };
-    let log = AccessLog::start(sink, RING, &stats)?;
-    let tasks = Tasks::new(&stats);
-    let mut env = Env::new(stats.clone(), tasks.clone(), Arc::new(net::HostDial), Arc::new(read_endpoints));
-    if let Some(loaded) = &loaded {
-        env.transport.secrets = Arc::new(follow_secrets(&loaded.bootstrap, &env)?);
-    }
-    let (sinks, buckets) = (Sinks::new(config.log_flush_interval, &stats), Buckets::default());
-    let parts = Parts { cluster: &env, sinks: &sinks, buckets: &buckets };
-    let world = loaded.as_ref().map(|loaded| world(&loaded.bootstrap, &parts)).transpose()?;
-    let mut shared =
-        Shared::new(log, Options::default(), world.clone(), config.interception.is_some(), &parts)?;
+    let log = AccessLog::start(sink, RING, own.stats())?;
+    let mut shared = Shared::new(log, net::Options::default(), config.interception.is_some(), &own.parts())?;
     shared.expiry = config.drain_on_cert_expiry.then(|| Expiry {
         drain_time: config.drain_time,
-        tasks: tasks.clone(),
+        tasks: shared.tasks.clone(),
         stats: shared.own.clone(),
     });
-    let shared = Arc::new(shared);
-    let options = config.command_line.clone();
-    let status =
-        Status::new(world, loaded, sinks, (tasks, &stats), config.drain_time, (config.workers, options));
-    Ok((shared, Arc::new(status)))
-}
-
-/// Reads an EDS file for the clusters.
-fn read_endpoints(text: &str) -> Result<EndpointUpdate, String> {
-    let read = endpoints::endpoints(text).map_err(|found| Endpoints::problems(&found))?;
-    // A file of ten thousand endpoints may say the same of each.
-    if let Some(first) = read.warnings.first() {
-        log::warn!("endpoints: {first} ({} warnings in all)", read.warnings.len());
-    }
-    Ok(EndpointUpdate { version: read.version, assignments: read.assignments })
-}
-
-fn world(bootstrap: &Bootstrap, parts: &Parts<'_>) -> Result<Arc<World>> {
-    let listeners = bootstrap.listeners.iter().map(|resource| resource.model.clone());
-    let clusters = bootstrap.clusters.iter().map(|resource| resource.model.clone());
-    let snapshot = Snapshot::build(listeners, clusters, parts)?;
-    snapshot.start(parts.cluster);
-    Ok(Arc::new(World::new(snapshot, parts.cluster.transport.secrets.clone())))
-}
-
-fn follow_secrets(bootstrap: &Bootstrap, env: &Env) -> Result<Secrets, StaticError> {
-    Secrets::new(&bootstrap.secrets, (&env.stats, &env.tasks), &env.directories, Arc::new(read_secrets))
-}
-
-/// Reads an SDS file for the secrets.
-fn read_secrets(text: &str) -> Result<SecretResponse, String> {
-    let read = secrets::secrets(text).map_err(|found| SecretUpdate::problems(&found))?;
-    for warning in &read.warnings {
-        log::warn!("secrets: {warning}");
-    }
-    Ok(SecretResponse { version: read.version, secrets: read.secrets })
+    Ok((Arc::new(shared), Arc::new(own)))
 }
 
 /// Two descriptors per connection, and whatever the hard limit allows.

@@ -1,5 +1,6 @@
 //! The thread that owns the registry: its calls block on the kernel, the data path must not.
 
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use proxy_config::enrol::Workload;
 use tokio::sync::oneshot;
 
 use crate::clock;
-use crate::workload::{Error, Origin, Registry, Summary};
+use crate::workload::{Error, Origin, Registry, Summary, Wake};
 
 /// How often the registry follows what nobody announces.
 const TICK: Duration = Duration::from_millis(500);
@@ -18,19 +19,34 @@ enum Command {
     Put(Box<Workload>, oneshot::Sender<Option<Summary>>),
     Remove(String, oneshot::Sender<Result<(), Error>>),
     List(oneshot::Sender<Vec<Summary>>),
+    /// Something that was waited for has come.
+    Look,
     DropUnwanted(oneshot::Sender<Result<(), Error>>),
-    Stop { keep: bool },
+    Stop {
+        keep: bool,
+    },
 }
 
 /// Talks to the thread. Every call answers `None` once it has stopped.
 #[derive(Clone)]
 pub struct Control {
-    commands: mpsc::Sender<Command>,
+    commands: Arc<mpsc::Sender<Command>>,
 }
 
-/// Starts the thread.
-pub fn start(registry: Registry) -> std::io::Result<(Control, JoinHandle<()>)> {
+/// Makes the registry and starts its thread.
+pub fn start(
+    registry: impl FnOnce(Wake) -> Result<Registry, Error>,
+) -> anyhow::Result<(Control, JoinHandle<()>)> {
     let (commands, inbox) = mpsc::channel();
+    let commands = Arc::new(commands);
+    // Weak, so that the registry does not keep its own thread.
+    let sender = Arc::downgrade(&commands);
+    let wake = move || {
+        if let Some(sender) = sender.upgrade() {
+            let _ = sender.send(Command::Look);
+        }
+    };
+    let registry = registry(Wake(Arc::new(wake)))?;
     let thread =
         std::thread::Builder::new().name("control".to_owned()).spawn(move || run(registry, &inbox))?;
     Ok((Control { commands }, thread))
@@ -70,6 +86,7 @@ fn handle(registry: &mut Registry, command: Command) {
         Command::DropUnwanted(reply) => {
             let _ = reply.send(registry.drop_unwanted());
         }
+        Command::Look => registry.look(),
         Command::Stop { .. } => {}
     }
 }

@@ -1,5 +1,6 @@
 //! `config.core.v3.GrpcService`: a server to be called by gRPC.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +38,16 @@ pub enum GrpcTarget {
     },
     /// `google_grpc`: a server by its own address.
     Google(Box<GoogleGrpc>),
+}
+
+/// For people.
+impl fmt::Display for GrpcTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cluster { name, .. } => write!(f, "cluster {name}"),
+            Self::Google(google) => f.write_str(&google.target_uri),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

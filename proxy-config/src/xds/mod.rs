@@ -24,6 +24,7 @@ mod resource;
 mod split;
 mod store;
 mod unknown;
+pub mod wire;
 
 pub use resource::RawResource;
 use store::Found;

@@ -17,7 +17,7 @@ workloads:
     proxy_cgroup: /sys/fs/cgroup/envoy
     policy: [\"-x\", 10.0.0.0/8, --drop-invalid]
     env: { ISTIO_INBOUND_PORTS: '80' }
-  - { name: plain, cgroup: /c, netns: /n }
+  - { name: plain, cgroup: /c, netns: /n, bootstrap: /etc/shunt/plain.yaml }
 ";
 
 fn problems(text: &str) -> Vec<String> {
@@ -34,6 +34,8 @@ fn a_document_of_three() {
     assert_eq!(web.proxy_cgroup.as_deref(), Some("/sys/fs/cgroup/envoy".as_ref()));
     assert_eq!(web.notes[0].flag, "--drop-invalid");
     assert_eq!(plain.policy, Policy::default());
+    assert_eq!(plain.bootstrap.as_deref(), Some("/etc/shunt/plain.yaml".as_ref()));
+    assert_eq!(db.bootstrap, None);
     assert_eq!(Document::parse("workloads: []"), Ok(Document::default()));
 }
 
@@ -90,6 +92,22 @@ workloads:
         assert_eq!(hits.count(), 1, "{place} {reason} in {found:#?}");
     }
     assert_eq!(found.len(), 10, "{found:#?}");
+}
+
+#[test]
+fn a_bootstrap_is_a_file_of_the_daemons_own() {
+    for (fields, place, reason) in [
+        ("bootstrap: web.yaml", "line 1 column 45", "'web.yaml' is not an absolute path"),
+        ("bootstrap: /a, proxy_cgroup: /b", "line 1 column 45", "another proxy serves this workload"),
+    ] {
+        let found = Workload::parse(&format!("{{name: a, cgroup: /c, netns: /n, {fields}}}")).unwrap_err();
+        let [problem] = found.as_slice() else { panic!("{found:?}") };
+        let text = problem.to_string();
+        assert!(
+            text.starts_with(&format!("{place}, workload.bootstrap: ")) && text.contains(reason),
+            "{text}"
+        );
+    }
 }
 
 #[test]

@@ -6,6 +6,9 @@
 //! The unix socket takes every change, but only from root outside every enrolled workload: a workload that runs as
 //! root in the same mount namespace must not switch its own capture off. The bootstrap's address takes what
 //! Envoy's takes; workloads are no business of it.
+//!
+//! What a workload's own Envoy would answer is below `/workloads/NAME/`, for those that bring a bootstrap: nothing
+//! listens for it inside the workload.
 
 mod body;
 mod certs;
@@ -13,11 +16,16 @@ mod client;
 mod clusters;
 mod config_dump;
 mod help;
+mod matching;
 mod query;
 mod routes;
 mod server;
 mod stats;
+#[cfg(test)]
+mod testing;
+mod updates;
 pub mod view;
+mod workloads;
 
 use std::io;
 use std::net::SocketAddr;
@@ -34,22 +42,43 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
-pub use client::{Reply, request};
+pub use client::{Daemon, Reply, request};
 pub use server::Memory;
 pub use view::View;
 
 use crate::cgroup;
 use crate::control::Control;
-use crate::net::Shared;
+use crate::sidecar::{Sidecar, Sidecars};
+use crate::task::Tasks;
+use crate::telemetry::stats::Stats;
+use crate::transport::tap::Taps;
 
 /// What the handlers answer from.
 pub struct Context {
     /// Of the captured workloads; none without interception, and until that has started.
     pub control: OnceLock<Control>,
-    pub shared: Arc<Shared>,
+    /// The daemon's own configuration.
+    pub own: Subject,
+    /// Those of workloads.
+    pub sidecars: Arc<Sidecars>,
+    pub tasks: Tasks,
     /// The cgroup v2 mount, to tell which cgroup a client is in.
     pub cgroup2: PathBuf,
+}
+
+/// Whose state a request is about: a configuration's, as it runs.
+#[derive(Clone)]
+pub struct Subject {
     pub view: Arc<dyn View>,
+    pub stats: Arc<Stats>,
+    pub taps: Arc<Taps>,
+}
+
+impl Subject {
+    pub fn of(sidecar: &Sidecar) -> Self {
+        let env = &sidecar.env;
+        Self { view: sidecar.status.clone(), stats: env.stats.clone(), taps: env.transport.taps.clone() }
+    }
 }
 
 /// What a client may change.
@@ -91,7 +120,7 @@ impl Admin {
             runtime.block_on(async {
                 while let Some((socket, terms)) = added.recv().await {
                     let accepting = accept(socket, terms, context.clone());
-                    context.shared.tasks.spawn("admin", accepting);
+                    context.tasks.spawn("admin", accepting);
                 }
             });
             // An answer that nobody reads must not hold the daemon up.
@@ -175,7 +204,7 @@ async fn tcp_clients(listener: &TcpListener, terms: &Terms, context: &Arc<Contex
         match listener.accept().await {
             Ok((stream, _)) => {
                 let served = serve(stream, context.clone(), terms.clone());
-                context.shared.tasks.spawn("admin connection", served);
+                context.tasks.spawn("admin connection", served);
             }
             Err(error) => pause(&error).await,
         }
@@ -187,7 +216,7 @@ async fn unix_clients(listener: &UnixListener, terms: &Terms, context: &Arc<Cont
         match listener.accept().await {
             Ok((stream, _)) => {
                 let served = unix_client(stream, context.clone(), terms.clone());
-                context.shared.tasks.spawn("admin connection", served);
+                context.tasks.spawn("admin connection", served);
             }
             Err(error) => pause(&error).await,
         }

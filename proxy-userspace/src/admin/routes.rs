@@ -6,13 +6,14 @@ use std::sync::Arc;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
-use proxy_config::enrol::Workload;
 use proxy_config::model::StringMatcher;
 
 use super::body::{self, Answer, Body, text};
 use super::query::Params;
 use super::view::State;
-use super::{Access, Context, clusters, config_dump, help, server, stats};
+use super::{
+    Access, Context, Subject, clusters, config_dump, help, matching, server, stats, updates, workloads,
+};
 use crate::transport::tap::admin::Refusal;
 use crate::workload::{Status, Summary};
 
@@ -30,39 +31,80 @@ pub(super) async fn answer(
     if !allow.is_empty() && !allow.iter().any(|matcher| matcher.is_match(&path)) {
         return Ok(text(StatusCode::FORBIDDEN, format!("request to path {path} not allowed\n")));
     }
-    let read_only = || text(StatusCode::FORBIDDEN, "changes are taken on the unix socket only\n");
-    let endpoint = help::find(&path);
-    Ok(match (&method, path.as_str()) {
-        (&Method::GET, "/workloads") => list(&context).await,
-        (&Method::POST | &Method::DELETE, path)
-            if path.starts_with("/workloads") && access != Access::Workloads =>
-        {
-            read_only()
+    let terms = (method, access);
+    Ok(match About::of(&path) {
+        About::Workloads => workloads::all(request, terms, &context).await,
+        About::Workload(name) => workloads::one(name, terms, &context).await,
+        About::Daemon("/ready") => ready(&context).await,
+        About::Daemon(path) => envoy(path, request, terms, &context.own).await,
+        // The daemon's, and with it everybody's.
+        About::Sidecar(_, "/quitquitquit") => {
+            text(StatusCode::FORBIDDEN, "this would end the daemon: ask for it there\n")
         }
-        (&Method::POST, "/workloads") => post(request, &context).await,
-        (&Method::DELETE, path) if path.starts_with("/workloads/") => {
-            delete(path.trim_start_matches("/workloads/"), &context).await
-        }
-        (_, "/workloads") => {
-            text(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not a method of {path}\n"))
-        }
-        (_, "/ready") => ready(&context).await,
-        _ => match endpoint {
-            None => text(StatusCode::NOT_FOUND, format!("invalid path. {}", help::text())),
-            Some(endpoint) if endpoint.mutates && method != Method::POST => {
-                text(StatusCode::METHOD_NOT_ALLOWED, format!("Method {method} not allowed, POST required."))
+        About::Sidecar(name, path) => match workloads::sidecar(name, &context).await {
+            Ok(sidecar) => {
+                let own = if access == Access::Workloads { access } else { Access::ReadOnly };
+                envoy(path, request, (terms.0, own), &Subject::of(&sidecar)).await
             }
-            Some(endpoint) if endpoint.mutates && access == Access::ReadOnly => read_only(),
-            Some(_) if path == "/tap" => tap(request, &context).await,
-            Some(_) => envoy(path, Params::parse(request.uri().query()), context).await,
+            Err(answer) => answer,
         },
     })
 }
 
-/// Envoy's endpoints. Their work is done on another thread: sorting 400,000 stats takes longer than `/ready` may.
-async fn envoy(path: String, params: Params, context: Arc<Context>) -> Answer {
+/// What a path is about.
+#[derive(Debug, PartialEq)]
+enum About<'p> {
+    Daemon(&'p str),
+    /// All of them.
+    Workloads,
+    Workload(&'p str),
+    /// A workload's own configuration, and the path that its own proxy would be asked for.
+    Sidecar(&'p str, &'p str),
+}
+
+impl<'p> About<'p> {
+    fn of(path: &'p str) -> Self {
+        match path.strip_prefix("/workloads") {
+            Some("") => Self::Workloads,
+            Some(rest) => match rest.strip_prefix('/') {
+                Some(rest) => match rest.find('/') {
+                    Some(at) => Self::Sidecar(&rest[..at], &rest[at..]),
+                    None => Self::Workload(rest),
+                },
+                None => Self::Daemon(path),
+            },
+            None => Self::Daemon(path),
+        }
+    }
+}
+
+/// Envoy's endpoints, of one configuration.
+async fn envoy(
+    path: &str,
+    request: Request<Incoming>,
+    (method, access): (Method, Access),
+    subject: &Subject,
+) -> Answer {
+    match help::find(path) {
+        None => text(StatusCode::NOT_FOUND, format!("invalid path. {}", help::text())),
+        Some(endpoint) if endpoint.mutates && method != Method::POST => {
+            text(StatusCode::METHOD_NOT_ALLOWED, format!("Method {method} not allowed, POST required."))
+        }
+        Some(endpoint) if endpoint.mutates && access == Access::ReadOnly => read_only(),
+        Some(_) if path == "/tap" => tap(request, subject).await,
+        Some(_) if path == "/ready" => ready_of(subject),
+        Some(_) => worked_out(path.to_owned(), Params::parse(request.uri().query()), subject.clone()).await,
+    }
+}
+
+pub(super) fn read_only() -> Answer {
+    text(StatusCode::FORBIDDEN, "changes are taken on the unix socket only\n")
+}
+
+/// What takes work is done on another thread: sorting 400,000 stats takes longer than `/ready` may.
+async fn worked_out(path: String, params: Params, subject: Subject) -> Answer {
     let answered = tokio::task::spawn_blocking(move || {
-        let (view, stats) = (&context.view, &context.shared.stats);
+        let Subject { view, stats, .. } = &subject;
         match path.as_str() {
             "/" => html(help::html()),
             "/help" => text(StatusCode::OK, help::text()),
@@ -75,6 +117,10 @@ async fn envoy(path: String, params: Params, context: Arc<Context>) -> Answer {
             "/memory" => server::memory(),
             "/runtime" => server::runtime(view.as_ref()),
             "/logging" => server::logging(&params),
+            "/shunt/match" => matching::answer(&params, view.as_ref()),
+            "/shunt/listeners" => matching::listeners(view.as_ref()),
+            "/shunt/updates" => updates::answer(&params, view.as_ref()),
+            "/shunt/watch" => updates::watch(&params, view.as_ref()),
             path => server::small(path, &params, view.as_ref(), stats)
                 .unwrap_or_else(|| text(StatusCode::NOT_FOUND, format!("invalid path. {}", help::text()))),
         }
@@ -85,33 +131,29 @@ async fn envoy(path: String, params: Params, context: Arc<Context>) -> Answer {
     }
 }
 
+fn ready_of(subject: &Subject) -> Answer {
+    let state = subject.view.state();
+    let live = state == State::Live;
+    let status = if live { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    text(status, format!("{}\n", state.name()))
+}
+
+/// The daemon is ready when all of its workloads are.
 async fn ready(context: &Context) -> Answer {
-    let state = context.view.state();
-    if state != State::Live {
-        return text(StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", state.name()));
+    let own = ready_of(&context.own);
+    if own.status() != StatusCode::OK {
+        return own;
     }
-    let Some(workloads) = workloads(context).await else { return stopping() };
+    let Some(workloads) = workloads::list(context).await else { return stopping() };
     let pending = |w: &Summary| match &w.status {
         Status::Ready => None,
         Status::Pending { reason } => Some(format!("{}: {reason}\n", w.name)),
     };
     let missing: String = workloads.iter().filter_map(pending).collect();
-    if missing.is_empty() {
-        // Envoy's word.
-        text(StatusCode::OK, "LIVE\n")
-    } else {
-        text(StatusCode::SERVICE_UNAVAILABLE, missing)
-    }
+    if missing.is_empty() { own } else { text(StatusCode::SERVICE_UNAVAILABLE, missing) }
 }
 
-async fn list(context: &Context) -> Answer {
-    match workloads(context).await {
-        Some(workloads) => json(StatusCode::OK, &workloads),
-        None => stopping(),
-    }
-}
-
-async fn body_of(request: Request<Incoming>) -> Result<String, Answer> {
+pub(super) async fn body_of(request: Request<Incoming>) -> Result<String, Answer> {
     let refused = |why: String| text(StatusCode::BAD_REQUEST, why);
     let body = Limited::new(request.into_body(), BODY_LIMIT).collect().await;
     let body = body.map_err(|e| refused(format!("cannot read the body: {e}\n")))?;
@@ -119,9 +161,9 @@ async fn body_of(request: Request<Incoming>) -> Result<String, Answer> {
 }
 
 /// The answer lasts for as long as somebody reads it, and the tapping with it.
-async fn tap(request: Request<Incoming>, context: &Context) -> Answer {
+async fn tap(request: Request<Incoming>, subject: &Subject) -> Answer {
     let refused = |why: String| text(StatusCode::BAD_REQUEST, why);
-    let taps = &context.shared.taps;
+    let taps = &subject.taps;
     if taps.is_attached() {
         return refused(Refusal::Attached.to_string());
     }
@@ -143,53 +185,11 @@ async fn tap(request: Request<Incoming>, context: &Context) -> Answer {
     }
 }
 
-async fn post(request: Request<Incoming>, context: &Context) -> Answer {
-    let body = match body_of(request).await {
-        Ok(body) => body,
-        Err(answer) => return answer,
-    };
-    let spec = match Workload::parse(&body) {
-        Ok(spec) => spec,
-        Err(problems) => {
-            let lines: String = problems.iter().map(|p| format!("{p}\n")).collect();
-            return text(StatusCode::BAD_REQUEST, lines);
-        }
-    };
-    let Some(control) = context.control.get() else { return uncaptured() };
-    match control.put(spec).await {
-        Some(summary) if summary.status == Status::Ready => json(StatusCode::OK, &summary),
-        // Kept and tried again.
-        Some(summary) => json(StatusCode::ACCEPTED, &summary),
-        None => stopping(),
-    }
-}
-
-async fn delete(name: &str, context: &Context) -> Answer {
-    let Some(control) = context.control.get() else { return uncaptured() };
-    match control.remove(name.to_owned()).await {
-        Some(Ok(())) => text(StatusCode::OK, "OK\n"),
-        Some(Err(e)) => text(StatusCode::NOT_FOUND, format!("{e}\n")),
-        None => stopping(),
-    }
-}
-
-/// None while the daemon stops.
-async fn workloads(context: &Context) -> Option<Vec<Summary>> {
-    match context.control.get() {
-        Some(control) => control.list().await,
-        None => Some(Vec::new()),
-    }
-}
-
-fn uncaptured() -> Answer {
-    text(StatusCode::NOT_FOUND, "this daemon captures no workloads\n")
-}
-
-fn stopping() -> Answer {
+pub(super) fn stopping() -> Answer {
     text(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping\n")
 }
 
-fn json<T: serde::Serialize + ?Sized>(status: StatusCode, value: &T) -> Answer {
+pub(super) fn json<T: serde::Serialize + ?Sized>(status: StatusCode, value: &T) -> Answer {
     match serde_json::to_vec_pretty(value) {
         Ok(text) => body::json(status, text),
         Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{e}\n")),
@@ -198,4 +198,25 @@ fn json<T: serde::Serialize + ?Sized>(status: StatusCode, value: &T) -> Answer {
 
 fn html(page: String) -> Answer {
     body::reply(StatusCode::OK, "text/html; charset=UTF-8", Body::Whole(Some(page.into())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_path_is_about() {
+        for (path, about) in [
+            ("/", About::Daemon("/")),
+            ("/stats", About::Daemon("/stats")),
+            ("/workloadsx", About::Daemon("/workloadsx")),
+            ("/workloads", About::Workloads),
+            ("/workloads/web", About::Workload("web")),
+            ("/workloads/web/", About::Sidecar("web", "/")),
+            ("/workloads/web/stats/prometheus", About::Sidecar("web", "/stats/prometheus")),
+            ("/workloads//stats", About::Sidecar("", "/stats")),
+        ] {
+            assert_eq!(About::of(path), about, "{path}");
+        }
+    }
 }

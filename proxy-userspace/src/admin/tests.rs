@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use hyper::body::Bytes;
 use proxy_config::model::cluster::{Cluster, Discovery};
+use proxy_config::model::endpoint::AssignmentPolicy;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -12,14 +13,11 @@ use tokio::net::TcpStream;
 use super::view::*;
 use super::*;
 use crate::clock;
-use crate::cluster::Env;
-use crate::net::{HostDial, Options};
-use crate::network::local_ratelimit::Buckets;
+use crate::net::Options;
 use crate::task::Tasks;
-use crate::telemetry::AccessLog;
 use crate::telemetry::access_log::Sinks;
 use crate::telemetry::stats::Stats;
-use crate::world::{Parts, Status, builtin};
+use crate::world::{Status, builtin};
 
 /// As many clusters as wanted, all alike.
 struct Made {
@@ -61,8 +59,14 @@ impl View for Made {
         vec![self.cluster.name.clone(); self.count]
     }
     fn cluster(&self, _: &str) -> Option<ClusterView> {
-        let (model, success_rates) = (self.cluster.clone(), SuccessRates::default());
-        Some(ClusterView { model, added_via_api: false, hosts: vec![host()], success_rates })
+        Some(ClusterView {
+            model: self.cluster.clone(),
+            added_via_api: false,
+            hosts: vec![host()],
+            locality_weights: vec![7],
+            policy: AssignmentPolicy::default(),
+            success_rates: SuccessRates::default(),
+        })
     }
     fn bootstrap(&self) -> (Bytes, SystemTime) {
         self.plain.bootstrap()
@@ -95,25 +99,21 @@ impl View for Made {
 
 fn start(count: usize, access: Access) -> (Admin, SocketAddr) {
     let stats = Arc::new(Stats::new());
-    let log = AccessLog::start(None, 0, &stats).unwrap();
-    let no_files = Arc::new(|_: &str| Err(String::new()));
-    let env = Env::new(stats.clone(), Tasks::new(&stats), Arc::new(HostDial), no_files);
-    let (sinks, buckets) = (Sinks::new(Duration::from_secs(1), &stats), Buckets::default());
-    let parts = Parts { cluster: &env, sinks: &sinks, buckets: &buckets };
-    let shared = Arc::new(Shared::new(log, Options::default(), None, false, &parts).unwrap());
     let cluster = builtin::cluster("a", Discovery::Static, None, &Options::default()).into();
-    let tasks = env.tasks.clone();
+    let tasks = Tasks::new(&stats);
     let plain = Status::new(
         None,
         None,
-        Sinks::new(Duration::from_secs(1), &stats),
-        (tasks, &stats),
+        Arc::new(Sinks::new(Duration::from_secs(1), &stats)),
+        (tasks.clone(), &stats),
         Duration::ZERO,
         (1, serde_json::json!({})),
     );
     plain.set_warm();
     let view = Arc::new(Made { plain, cluster, count });
-    let context = Context { control: OnceLock::new(), shared, cgroup2: PathBuf::new(), view };
+    let own = Subject { view, stats, taps: Arc::default() };
+    let context =
+        Context { control: OnceLock::new(), own, sidecars: Arc::default(), tasks, cgroup2: PathBuf::new() };
     let admin = Admin::start(Arc::new(context)).unwrap();
     let address = admin.tcp("127.0.0.1:0".parse().unwrap(), access).unwrap();
     (admin, address)
@@ -173,7 +173,7 @@ async fn answers_as_envoy() {
             200,
             "envoy.admin.v3.ClustersConfigDump.StaticCluster",
         ),
-        ("GET", "/config_dump?resource=static_clusters&name_regex=b.*", 200, "{\n \"configs\": ["),
+        ("GET", "/config_dump?resource=static_clusters&name_regex=b.*", 200, "{}\n"),
         ("GET", "/tap", 405, "Method GET not allowed, POST required."),
         ("POST", "/tap", 400, "/tap requires a JSON/YAML body"),
         ("GET", "/workloads", 200, "[]"),

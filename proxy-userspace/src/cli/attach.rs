@@ -94,6 +94,7 @@ fn specify(args: &AttachArgs, parsed: &Parsed) -> Result<Workload> {
         cgroup: std::path::absolute(&args.cgroup)?,
         netns,
         proxy_cgroup: args.proxy_cgroup.as_ref().map(std::path::absolute).transpose()?,
+        bootstrap: None,
         policy: parsed.policy.clone(),
         notes: parsed.notes.clone(),
     })
@@ -142,6 +143,7 @@ fn put(kernel: &Kernel, state: &mut State, spec: &Workload, netns: &Netns, proxy
         cookie: netns.cookie(),
         policy: spec.policy.to_string(),
         proxy_cgroup: spec.proxy_cgroup.clone(),
+        bootstrap: None,
         owner: Owner::Attach,
     });
     Ok(())

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use proxy_config::load::Options;
 
 /// The flags that configure. `-l`, `--drain-time-s` and `--version` are the command's own.
 #[derive(Args, Clone, Debug, Default)]
@@ -140,6 +141,14 @@ impl EnvoyArgs {
             "component_log_level": self.component_log_level.clone().unwrap_or_default(),
             "allow_unknown_static_fields": self.allow_unknown_static_fields,
         })
+    }
+
+    /// How bootstraps are read.
+    pub(super) fn options(&self, strict: bool) -> Options {
+        Options {
+            strict,
+            allow_unknown_fields: self.allow_unknown_static_fields || self.allow_unknown_fields,
+        }
     }
 
     /// One per CPU unless said otherwise.

@@ -110,14 +110,14 @@ pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
         // `None`: by /quitquitquit, which ends at once, as Envoy's does.
         let asked = tokio::select! {
             asked = wait() => Some(asked?),
-            () = bound.status.quit_asked() => None,
+            () = bound.own.status.quit_asked() => None,
         };
         if asked.is_some() {
             tokio::select! {
-                () = bound.status.drain() => {}
+                () = bound.own.status.drain() => {}
                 // Whoever asks twice does not want to wait.
                 _ = wait() => log::info!("asked again: not waiting for connections"),
-                () = bound.status.quit_asked() => {}
+                () = bound.own.status.quit_asked() => {}
             }
         }
         let keep = match on_exit {
@@ -133,7 +133,7 @@ pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
 /// SIGUSR1 opens the access logs anew, after a rotation.
 fn reopen_on_request(bound: &Bound) -> Result<()> {
     let mut asked = signal(SignalKind::user_defined1())?;
-    let status = bound.status.clone();
+    let status = bound.own.status.clone();
     bound.shared.tasks.spawn("reopen logs", async move {
         while asked.recv().await.is_some() {
             status.reopen_logs();
@@ -180,6 +180,7 @@ fn config(args: RunArgs, bootstrap: Option<Loaded>) -> Result<Config> {
     Ok(Config {
         interception: intercept.then_some(interception),
         bootstrap,
+        options: args.envoy.options(false),
         run_dir: args.places.run_dir,
         admin_address: args.admin_address,
         access_log,
@@ -207,7 +208,7 @@ fn workloads(entries: &[String], defaults: &str) -> Result<Vec<Workload>> {
 }
 
 async fn announce(bound: &Bound) {
-    for (name, address) in bound.status.addresses() {
+    for (name, address) in bound.own.status.addresses() {
         log::info!("listener {name} on {address}");
     }
     let Some(control) = bound.control() else { return };

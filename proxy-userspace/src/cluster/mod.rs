@@ -26,7 +26,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use proxy_config::model;
 use proxy_config::model::cluster::Discovery;
-use proxy_config::model::endpoint::LoadAssignment;
+use proxy_config::model::endpoint::AssignmentPolicy;
 use proxy_config::model::metadata::Struct;
 use tokio::task::AbortHandle;
 
@@ -46,7 +46,8 @@ use crate::secret::Slot;
 use crate::task::Tasks;
 use crate::telemetry::stats::{ClusterStats, EdsStats, SocketMatchStats, Stats};
 use crate::transport::{self, BuildError, Factory, Failure};
-use crate::watch::{Directories, Files, Group, Together};
+use crate::watch::{Group, Together};
+use crate::xds::{Subscribe, Subscription};
 
 pub struct Cluster {
     pub model: Arc<model::Cluster>,
@@ -78,25 +79,13 @@ pub struct Env {
     pub stats: Arc<Stats>,
     pub tasks: Tasks,
     pub dial: Arc<dyn Dial>,
-    /// Reads the text of an EDS file.
-    pub endpoints: EndpointSource,
+    /// Where endpoints come from that are not the cluster's own.
+    pub sources: Arc<dyn Subscribe>,
     pub random: Arc<dyn Random>,
     pub transport: transport::Env,
     resolvers: Arc<Resolvers>,
-    pub(crate) directories: Arc<Directories>,
-    eds_files: Arc<Files<Cluster>>,
     intervals: Arc<Together<outlier::Interval, Cluster>>,
     born: Instant,
-}
-
-/// The text of an EDS file to what it says, or to the reason of its refusal.
-pub type EndpointSource = Arc<dyn Fn(&str) -> Result<EndpointUpdate, String> + Send + Sync>;
-
-/// A `DiscoveryResponse` of endpoints.
-#[derive(Clone, Debug, Default)]
-pub struct EndpointUpdate {
-    pub version: String,
-    pub assignments: Vec<LoadAssignment>,
 }
 
 /// What a connection wants of an endpoint.
@@ -178,21 +167,20 @@ struct Running {
     own: Vec<AbortHandle>,
     /// Tasks that it shares.
     groups: Vec<Arc<Group<Cluster>>>,
+    /// Where they come from a source.
+    _endpoints: Option<Subscription>,
 }
 
 impl Env {
-    pub fn new(stats: Arc<Stats>, tasks: Tasks, dial: Arc<dyn Dial>, endpoints: EndpointSource) -> Self {
-        let directories = Arc::<Directories>::default();
+    pub fn new(stats: Arc<Stats>, tasks: Tasks, dial: Arc<dyn Dial>, sources: Arc<dyn Subscribe>) -> Self {
         Self {
             transport: transport::Env::new(stats.clone(), tasks.clone(), Arc::default()),
             stats,
             tasks,
             dial,
-            endpoints,
+            sources,
             random: Arc::new(ThreadRandom),
             resolvers: Arc::default(),
-            eds_files: Arc::new(Files::new(&directories)),
-            directories,
             intervals: Arc::default(),
             born: clock::now(),
         }
@@ -292,6 +280,12 @@ impl Cluster {
         self.lb.load().hosts().cloned().collect()
     }
 
+    /// Of each of [`Self::hosts`] the weight of its locality, and what holds for all of them.
+    pub fn assignment(&self) -> (Vec<u32>, AssignmentPolicy) {
+        let state = self.lb.load();
+        (state.locality_weights(), state.policy())
+    }
+
     /// What makes the transports of connections to a host: of the first of `transport_socket_matches` that its
     /// metadata satisfies, else of the cluster's own socket. None for `raw_buffer`.
     pub fn transport(&self, host: &Host) -> Option<&Arc<dyn Factory>> {
@@ -299,6 +293,15 @@ impl Cluster {
         match index.and_then(|index| self.matches.get(index)) {
             Some(matched) => matched.transport.as_ref(),
             None => self.transport.as_ref(),
+        }
+    }
+
+    /// That socket as it was configured, with the name of its match.
+    pub fn transport_socket(&self, host: &Host) -> (Option<&str>, &model::TransportSocket) {
+        let index = (host.transport() as usize).checked_sub(1);
+        match index.and_then(|index| self.model.transport_socket_matches.get(index)) {
+            Some(matched) => (Some(&*matched.name), &matched.transport_socket),
+            None => (None, &self.model.transport_socket),
         }
     }
 

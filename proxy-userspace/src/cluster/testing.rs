@@ -12,9 +12,10 @@ use proxy_config::model::endpoint::{
 };
 use proxy_config::model::metadata::{Metadata, Struct, Value};
 use proxy_config::model::{self};
+use proxy_config::xds::Kind;
 
 use super::random::Seeded;
-use super::{Cluster, EndpointUpdate, Env, HealthFlag, Host, Want};
+use super::{Cluster, Env, HealthFlag, Host, Want};
 use crate::net::HostDial;
 use crate::task::Tasks;
 use crate::telemetry::stats::Stats;
@@ -24,22 +25,25 @@ pub(super) const LONG: Duration = Duration::from_secs(30);
 
 pub(super) fn env() -> Env {
     let stats = Arc::new(Stats::new());
-    let parse = |text: &str| match text.strip_prefix("bad") {
-        Some(why) => Err(why.to_owned()),
-        None => Ok(eds(text)),
-    };
     let tasks = Tasks::new(&stats);
-    Env { random: Arc::new(Seeded::new(7)), ..Env::new(stats, tasks, Arc::new(HostDial), Arc::new(parse)) }
+    let (sources, _) = crate::xds::testing::sources(&stats, &tasks);
+    Env { random: Arc::new(Seeded::new(7)), ..Env::new(stats, tasks, Arc::new(HostDial), sources) }
 }
 
-/// `version` then addresses, by spaces.
-fn eds(text: &str) -> EndpointUpdate {
+/// An EDS file for the cluster `c`: `version`, then addresses, by spaces.
+pub(super) fn eds(text: &str) -> String {
     let mut words = text.split_whitespace();
-    let version = words.next().unwrap_or_default().to_owned();
-    let endpoints: Vec<_> = words.map(endpoint).collect();
-    let localities = vec![LocalityEndpoints { endpoints, ..LocalityEndpoints::default() }];
-    let assignment = LoadAssignment { cluster_name: "c".into(), localities, ..LoadAssignment::default() };
-    EndpointUpdate { version, assignments: vec![assignment] }
+    let version = words.next().unwrap_or_default();
+    let endpoint = |address: &str| {
+        let (host, port) = address.split_once(':').unwrap();
+        format!("{{endpoint: {{address: {{socket_address: {{address: {host}, port_value: {port}}}}}}}}}")
+    };
+    let endpoints = words.map(endpoint).collect::<Vec<_>>().join(", ");
+    format!(
+        "version_info: '{version}'\nresources:\n- {{'@type': {}, cluster_name: c, endpoints: [{{lb_endpoints: \
+         [{endpoints}]}}]}}\n",
+        Kind::Endpoints.type_url()
+    )
 }
 
 pub(super) fn endpoint(address: &str) -> Endpoint {

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use proxy_config::model::cluster::{
     HashFunction, LbPolicy, LocalityLb, OriginalDst, SlowStart, TransportSocketMatch,
 };
-use proxy_config::model::endpoint::{HealthStatus, Locality, LocalityEndpoints};
+use proxy_config::model::endpoint::{HealthStatus, LoadAssignment, Locality, LocalityEndpoints};
 use tokio::net::TcpListener;
 
 use super::testing::*;
@@ -12,7 +12,7 @@ use crate::net::HostDial;
 
 /// On nobody's behalf.
 fn by(source: &Source) -> Client<'_> {
-    Client { source, facts: None, connection_id: 0 }
+    Client { source, facts: None, connection_id: 0, alpn: &[] }
 }
 
 fn locality(zone: &str, priority: u32, weight: u32, ports: &[u16]) -> LocalityEndpoints {

@@ -18,8 +18,8 @@ use crate::world::{Listener, Snapshot};
 
 /// Carries one connection from its first fact to its log line.
 pub async fn serve(stream: TcpStream, peer: SocketAddr, ctx: Arc<ListenerContext>, guard: Guard) {
-    // A socket without a listener is no listener's: nothing is carried.
-    let Some((snapshot, listener)) = ctx.enter() else { return };
+    // Nothing is carried for what no listener takes, as where nobody listens.
+    let Some((snapshot, listener)) = ctx.enter() else { return reset_on_close(&stream) };
     let (mut record, refusal) = begin(&stream, peer, &ctx, &listener);
     let outcome = match refusal {
         Some(refusal) => {
@@ -200,7 +200,7 @@ fn refuse(stream: &TcpStream, ctx: &ListenerContext, refusal: Refusal) -> Outcom
 
 /// Restores where the client of a captured workload was going, and refuses what may not be carried.
 fn captured(stream: &TcpStream, ctx: &ListenerContext, facts: &mut Facts) -> Result<(), Refusal> {
-    if ctx.place.workload.is_none() {
+    if !ctx.captures() {
         return Ok(());
     }
     let restored = ctx.original_dst.lookup(stream, facts.local).unwrap_or_else(|error| {

@@ -30,7 +30,6 @@ use crate::sys::sock;
 use crate::task::Tasks;
 use crate::telemetry::AccessLog;
 use crate::telemetry::stats::{OwnStats, Stats};
-use crate::transport::tap::Taps;
 use crate::world::builtin::Builtin;
 use crate::world::{BuildError, Listener, Parts, Snapshot, World};
 
@@ -174,11 +173,8 @@ pub struct Shared {
     /// What captured workloads run on where the configuration has no listener for them; none where nothing is
     /// captured.
     pub builtin: Option<Builtin>,
-    /// The configuration, where there is one.
-    pub world: Option<Arc<World>>,
     /// Drains connections that outlive what they were let in by; there only where that was asked for.
     pub expiry: Option<Expiry>,
-    pub taps: Arc<Taps>,
     connections: Arc<AtomicU64>,
 }
 
@@ -186,7 +182,6 @@ impl Shared {
     pub fn new(
         access_log: AccessLog,
         options: Options,
-        world: Option<Arc<World>>,
         captures: bool,
         parts: &Parts<'_>,
     ) -> Result<Self, BuildError> {
@@ -200,9 +195,7 @@ impl Shared {
             stats,
             access_log,
             options,
-            world,
             expiry: None,
-            taps: parts.cluster.transport.taps.clone(),
             connections: parts.cluster.transport.connections.clone(),
         })
     }
@@ -222,8 +215,27 @@ pub struct Place {
     pub in_port: u16,
     /// Addresses that no connection may be carried to. An unspecified IP stands for every IP.
     pub admin: Vec<SocketAddr>,
+    pub config: Config,
     pub shared: Arc<Shared>,
     traffic: RwLock<Traffic>,
+}
+
+/// What the connections of a place run on.
+#[derive(Clone)]
+pub enum Config {
+    /// The daemon's own; without one, or where that has no listener for captured connections, the built-in ones.
+    Daemon(Option<Arc<World>>),
+    /// The workload's own: what it has no listener for is refused.
+    Workload(Arc<World>),
+}
+
+impl Config {
+    fn world(&self) -> Option<&Arc<World>> {
+        match self {
+            Self::Daemon(world) => world.as_ref(),
+            Self::Workload(world) => Some(world),
+        }
+    }
 }
 
 impl Place {
@@ -232,17 +244,18 @@ impl Place {
         dial: Dialers,
         (out_port, in_port): (u16, u16),
         admin: Vec<SocketAddr>,
-        traffic: Traffic,
+        (config, traffic): (Config, Traffic),
         shared: Arc<Shared>,
     ) -> Self {
         let (workload, traffic) = (Some(name.into()), RwLock::new(traffic));
-        Self { workload, dial, out_port, in_port, admin, shared, traffic }
+        Self { workload, dial, out_port, in_port, admin, config, shared, traffic }
     }
 
     /// The daemon's own network namespace, with the listeners of its configuration.
-    pub fn own(admin: Vec<SocketAddr>, shared: Arc<Shared>) -> Self {
+    pub fn own(admin: Vec<SocketAddr>, world: Arc<World>, shared: Arc<Shared>) -> Self {
         let (dial, traffic) = (Dialers::both(Arc::new(HostDial)), RwLock::default());
-        Self { workload: None, dial, out_port: 0, in_port: 0, admin, shared, traffic }
+        let config = Config::Daemon(Some(world));
+        Self { workload: None, dial, out_port: 0, in_port: 0, admin, config, shared, traffic }
     }
 
     pub fn traffic(&self) -> Traffic {
@@ -286,7 +299,7 @@ impl ListenerContext {
         Self::with_original_dst(place, direction, local, Arc::new(SockOpt))
     }
 
-    /// A listener of the daemon's own.
+    /// A listener of a configuration, on a socket of its own.
     pub fn own(place: Arc<Place>, listener: Arc<Listener>, local: SocketAddr) -> Self {
         let told = match listener.model.traffic_direction {
             TrafficDirection::Inbound => Some(Direction::Inbound),
@@ -307,6 +320,11 @@ impl ListenerContext {
         Self { place, direction, told: Some(direction), local, listener: None, original_dst }
     }
 
+    /// Captured connections come in here; to a listener of a configuration, whoever knows its address.
+    pub(crate) fn captures(&self) -> bool {
+        self.place.workload.is_some() && self.listener.is_none()
+    }
+
     pub(crate) fn describe(&self) -> String {
         match (&self.listener, &self.place.workload) {
             (Some(listener), _) => format!("listener {} on {}", listener.model.name, self.local),
@@ -319,8 +337,8 @@ impl ListenerContext {
 
     /// What serves the next connection, until a hand-off: live connections keep what they had.
     pub(crate) fn enter(&self) -> Option<(Arc<Snapshot>, Arc<Listener>)> {
-        let shared = &self.place.shared;
-        let configured = shared.world.as_ref().map(|world| world.snapshot());
+        let config = &self.place.config;
+        let configured = config.world().map(|world| world.snapshot());
         if let (Some(listener), Some(snapshot)) = (&self.listener, &configured) {
             return Some((snapshot.clone(), listener.clone()));
         }
@@ -330,7 +348,10 @@ impl ListenerContext {
             let listener = listener.clone();
             return Some((snapshot, listener));
         }
-        let builtin = shared.builtin.as_ref()?;
+        let builtin = match config {
+            Config::Daemon(_) => self.place.shared.builtin.as_ref()?,
+            Config::Workload(_) => return None,
+        };
         let listener = builtin.listener(self.direction, self.place.traffic().outbound);
         Some((builtin.snapshot.clone(), listener.clone()))
     }

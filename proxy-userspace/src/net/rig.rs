@@ -71,18 +71,18 @@ impl Rig {
         let addr = listener.local_addr().unwrap();
         let stats = Arc::new(Stats::new());
         let log = AccessLog::start(None, 1_000, &stats).unwrap();
-        let no_files = Arc::new(|_: &str| Err(String::new()));
-        let env = Env::new(stats.clone(), Tasks::new(&stats), Arc::new(HostDial), no_files);
+        let env =
+            Env::new(stats.clone(), Tasks::new(&stats), Arc::new(HostDial), Arc::new(crate::xds::Nowhere));
         let (sinks, buckets) = (Sinks::new(Duration::from_secs(1), &stats), Buckets::default());
         let parts = Parts { cluster: &env, sinks: &sinks, buckets: &buckets };
-        let shared = Arc::new(Shared::new(log, setup.options, None, true, &parts).unwrap());
+        let shared = Arc::new(Shared::new(log, setup.options, true, &parts).unwrap());
         let ports = (addr.port(), addr.port());
         let view = Place::workload(
             "w",
             Dialers::both(Arc::new(HostDial)),
             ports,
             setup.admin,
-            setup.traffic,
+            (Config::Daemon(None), setup.traffic),
             shared,
         );
         let fixed = Arc::new(Fixed(destination(addr)));

@@ -1,24 +1,16 @@
 //! What a source of SDS tells a slot.
 
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
+use proxy_config::diagnostic::problems;
 use proxy_config::model::bootstrap::Resource;
 use proxy_config::model::tls::Secret;
-use tokio::sync::mpsc;
+use proxy_config::xds::{Decoder, RawResource};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::clock;
-use crate::watch::{Parse, Reader, Unusable};
-
-/// A `DiscoveryResponse` of secrets.
-#[derive(Clone, Debug, Default)]
-pub struct SecretResponse {
-    pub version: String,
-    pub secrets: Vec<Resource<Secret>>,
-}
-
-/// The text of an SDS file to what it says, or to the reason of its refusal.
-pub type SecretSource = Parse<SecretResponse>;
+use crate::xds::{self, Consumer, Failure, Verdict};
 
 /// A secret as it was received.
 #[derive(Clone, Debug)]
@@ -29,64 +21,86 @@ pub struct Answer {
 }
 
 /// The way to one slot. Files and servers use the same.
-pub struct Feed {
+pub(super) struct Feed {
     name: Arc<str>,
     updates: mpsc::UnboundedSender<Update>,
+    /// What becomes of the last secret.
+    judged: Mutex<Option<oneshot::Receiver<Result<(), String>>>>,
 }
 
 #[derive(Debug)]
 pub(super) enum Update {
-    Secret(Arc<Answer>),
+    Secret(Arc<Answer>, oneshot::Sender<Result<(), String>>),
     /// There was an answer, which cannot be used.
     Rejected(String),
     /// There was none, or none that can be read.
     Failed(String),
     /// The source is not there yet; it may come.
     Missing(String),
+    /// The server is away: the source says so, once for all.
+    Disconnected,
+    /// Nothing has come in time.
+    TimedOut(Duration),
 }
 
 impl Feed {
     pub(super) fn new(name: Arc<str>) -> (Arc<Self>, mpsc::UnboundedReceiver<Update>) {
         let (updates, receiver) = mpsc::unbounded_channel();
-        (Arc::new(Self { name, updates }), receiver)
-    }
-
-    /// A response has come: of the secrets in it, one must be the slot's.
-    pub fn response(&self, response: &SecretResponse) {
-        let found = response.secrets.iter().find(|secret| secret.model.name == self.name);
-        self.tell(match found {
-            Some(secret) => Update::Secret(Arc::new(Answer {
-                secret: secret.clone(),
-                version: response.version.as_str().into(),
-                received: clock::wall(),
-            })),
-            None if response.secrets.is_empty() => Update::Rejected("no secret in the response".to_owned()),
-            None => {
-                let names: Vec<_> = response.secrets.iter().map(|secret| &*secret.model.name).collect();
-                Update::Rejected(format!("not in the response, which has {}", names.join(", ")))
-            }
-        });
-    }
-
-    /// The source could not be asked, or its answer could not be read.
-    pub fn failed(&self, why: String) {
-        self.tell(Update::Failed(why));
+        (Arc::new(Self { name, updates, judged: Mutex::default() }), receiver)
     }
 
     fn tell(&self, update: Update) {
         // It fails where the slot has gone.
         let _ = self.updates.send(update);
     }
+
+    fn supply(&self, resource: &RawResource) -> Result<(), String> {
+        let decoded = Decoder::default().decode::<Secret>(resource).map_err(|found| problems(&found))?;
+        for warning in &decoded.warnings {
+            log::warn!("secret {}: {warning}", self.name);
+        }
+        let (judge, judged) = oneshot::channel();
+        *self.judged.lock().unwrap_or_else(PoisonError::into_inner) = Some(judged);
+        let (secret, version) = (decoded.resource, resource.version.clone());
+        let answer = Answer { secret, version, received: clock::wall() };
+        self.tell(Update::Secret(Arc::new(answer), judge));
+        Ok(())
+    }
 }
 
-impl Reader for Feed {
-    type Content = SecretResponse;
-
-    fn read(&self, content: Result<&SecretResponse, &Unusable>) {
-        match content {
-            Ok(response) => self.response(response),
-            Err(why @ Unusable::Missing(_)) => self.tell(Update::Missing(why.to_string())),
-            Err(why @ (Unusable::Unreadable(..) | Unusable::Malformed(..))) => self.failed(why.to_string()),
+impl Consumer for Feed {
+    /// Of the secrets in a response, one must be the slot's.
+    fn update(&self, update: &xds::Update<'_>) -> Result<(), String> {
+        let found = update.resources.iter().find(|resource| resource.name == self.name);
+        let result = match found {
+            Some(resource) => self.supply(resource),
+            // As Envoy: what is gone stays in use.
+            None if update.removed.contains(&self.name) => Ok(()),
+            None if update.response.is_empty() => Err("no secret in the response".to_owned()),
+            None => {
+                let names: Vec<_> = update.response.iter().map(|resource| &*resource.name).collect();
+                Err(format!("not in the response, which has {}", names.join(", ")))
+            }
+        };
+        if let Err(why) = &result {
+            self.tell(Update::Rejected(why.clone()));
         }
+        result
+    }
+
+    fn verdict(&self) -> Option<Verdict<'_>> {
+        let judged = self.judged.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        // Where the slot has gone, nobody objects.
+        Some(Box::pin(async move { judged.await.unwrap_or(Ok(())) }))
+    }
+
+    fn failed(&self, failure: &Failure) {
+        let why = failure.to_string();
+        self.tell(match failure {
+            Failure::Missing(_) => Update::Missing(why),
+            Failure::Unreadable(_) => Update::Failed(why),
+            Failure::Disconnected(_) => Update::Disconnected,
+            Failure::TimedOut(limit) => Update::TimedOut(*limit),
+        });
     }
 }

@@ -3,17 +3,16 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use proxy_config::model::tls::{CertificateKey, DataSource, SecretKind, TrustedCa};
 use tokio::sync::mpsc;
-use tokio::time::sleep_until;
 use xxhash_rust::xxh64::xxh64;
 
 use super::feed::{Answer, Update};
 use super::material::{self, Loaded};
 use super::slot::Slot;
-use crate::clock::{self, Instant};
+use crate::clock;
 use crate::telemetry::stats::SdsStats;
 use crate::watch::{Changes, directory_of};
 
@@ -44,15 +43,11 @@ enum Event {
     Update(Update),
     /// A file that the secret names may have changed.
     Files,
-    /// The first content has not come in time.
-    TimeOut,
 }
 
 impl Follow {
-    /// Ends with the slot, whose drop aborts this. Without a time-out, the first content is waited for for ever.
-    pub(super) async fn run(mut self, initial_fetch_timeout: Option<Duration>) {
-        let deadline = initial_fetch_timeout.and_then(|limit| clock::now().checked_add(limit));
-        let mut waiting = true;
+    /// Ends with the slot, whose drop aborts this.
+    pub(super) async fn run(mut self) {
         loop {
             let event = tokio::select! {
                 biased;
@@ -61,30 +56,22 @@ impl Follow {
                     None => return,
                 },
                 () = self.changes.changed() => Event::Files,
-                () = until(deadline), if waiting => Event::TimeOut,
             };
             let Some(slot) = self.slot.upgrade() else { return };
             match event {
                 Event::Update(update) => self.updated(&slot, update).await,
                 Event::Files => self.files_changed(&slot).await,
-                Event::TimeOut => {
-                    self.stats.init_fetch_timeout.inc();
-                    let limit = initial_fetch_timeout.unwrap_or_default();
-                    log::warn!(
-                        "{slot} has not come within {limit:?}: it is not waited for any longer, and connections that \
-                         need it are refused until it comes"
-                    );
-                    slot.give_up();
-                }
             }
-            waiting = !slot.is_settled();
         }
     }
 
     async fn updated(&mut self, slot: &Slot, update: Update) {
         self.stats.update_attempt.inc();
         match update {
-            Update::Secret(answer) => self.answered(slot, answer).await,
+            Update::Secret(answer, judge) => {
+                // Whoever has asked may have gone.
+                let _ = judge.send(self.answered(slot, answer).await);
+            }
             Update::Rejected(why) => self.rejected(slot, &why),
             Update::Failed(why) => {
                 self.stats.update_failure.inc();
@@ -97,10 +84,19 @@ impl Follow {
                 self.stats.update_failure.inc();
                 log::warn!("secret {}: {why}; {}", slot.name, self.what_stays());
             }
+            Update::Disconnected => self.stats.update_failure.inc(),
+            Update::TimedOut(limit) => {
+                self.stats.init_fetch_timeout.inc();
+                log::warn!(
+                    "{slot} has not come within {limit:?}: it is not waited for any longer, and connections that \
+                     need it are refused until it comes"
+                );
+                slot.give_up();
+            }
         }
     }
 
-    async fn answered(&mut self, slot: &Slot, answer: Arc<Answer>) {
+    async fn answered(&mut self, slot: &Slot, answer: Arc<Answer>) -> Result<(), String> {
         if slot.content().is_none() {
             slot.set_answer(answer.clone());
         }
@@ -114,8 +110,12 @@ impl Follow {
                 self.stats.version.set(xxh64(version.as_bytes(), 0));
                 let wall = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
                 self.stats.update_time.set(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX));
+                Ok(())
             }
-            Err(why) => self.rejected(slot, &why),
+            Err(why) => {
+                self.rejected(slot, &why);
+                Err(why)
+            }
         }
     }
 
@@ -175,13 +175,6 @@ impl Follow {
             }
             self.changes.changed().await;
         }
-    }
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }
 

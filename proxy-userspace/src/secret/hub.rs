@@ -6,14 +6,16 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use proxy_config::model::bootstrap::Resource;
 use proxy_config::model::config_source::{ConfigSource, ConfigSourceKind};
 use proxy_config::model::tls::{Secret, SecretRef};
+use proxy_config::xds::Kind;
 
-use super::feed::{Feed, SecretSource};
+use super::feed::Feed;
 use super::follow::{Follow, Supplied};
 use super::material::{self, LoadError};
 use super::slot::{Origin, Slot, Supply};
 use crate::task::Tasks;
 use crate::telemetry::stats::{SdsStats, Stats};
-use crate::watch::{Changes, Directories, Files};
+use crate::watch::{Changes, Directories};
+use crate::xds::{Consumer, Names, Subscribe};
 
 #[derive(Default)]
 pub struct Secrets {
@@ -28,8 +30,7 @@ struct Sources {
     stats: Arc<Stats>,
     tasks: Tasks,
     directories: Arc<Directories>,
-    files: Files<Feed>,
-    parse: SecretSource,
+    sources: Arc<dyn Subscribe>,
 }
 
 /// A static secret that cannot be had: the start fails.
@@ -47,14 +48,13 @@ impl Secrets {
         statics: &[Resource<Secret>],
         (stats, tasks): (&Arc<Stats>, &Tasks),
         directories: &Arc<Directories>,
-        parse: SecretSource,
+        sources: &Arc<dyn Subscribe>,
     ) -> Result<Self, StaticError> {
         let sources = Sources {
             stats: stats.clone(),
             tasks: tasks.clone(),
             directories: directories.clone(),
-            files: Files::new(directories),
-            parse,
+            sources: sources.clone(),
         };
         Ok(Self { sources: Some(sources), ..Self::fixed(statics)? })
     }
@@ -109,10 +109,7 @@ impl Secrets {
 
 impl Sources {
     fn follow(&self, name: &Arc<str>, source: &ConfigSource) -> Arc<Slot> {
-        let ConfigSourceKind::File { path, watched_directory } = &source.kind else {
-            return Arc::new(Slot::new(name.clone()));
-        };
-        let slot = Arc::new(Slot::of(name.clone(), Origin::File(path.clone())));
+        let slot = Arc::new(Slot::of(name.clone(), origin(source)));
         let (feed, updates) = Feed::new(name.clone());
         let follow = Follow {
             slot: Arc::downgrade(&slot),
@@ -122,9 +119,18 @@ impl Sources {
             answer: None,
             supplied: Supplied::default(),
         };
-        let follow = self.tasks.spawn("secret", follow.run(source.initial_fetch_timeout)).abort_handle();
-        let file = self.files.join((path, watched_directory.as_deref()), &feed, &self.parse, &self.tasks);
-        slot.keep(Supply { follow, _feed: feed, _file: file });
+        let follow = self.tasks.spawn("secret", follow.run()).abort_handle();
+        let consumer: Arc<dyn Consumer> = feed.clone();
+        let subscription = self.sources.subscribe(source, Kind::Secret, Names::One(name.clone()), &consumer);
+        slot.keep(Supply { follow, _feed: feed, _subscription: subscription });
         slot
+    }
+}
+
+fn origin(source: &ConfigSource) -> Origin {
+    match &source.kind {
+        ConfigSourceKind::File { path, .. } => Origin::File(path.clone()),
+        ConfigSourceKind::Ads | ConfigSourceKind::Same => Origin::Server("ads".into()),
+        ConfigSourceKind::Api(api) => Origin::Server(api.service.target.to_string().into()),
     }
 }

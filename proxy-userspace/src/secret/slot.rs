@@ -10,7 +10,7 @@ use tokio::task::AbortHandle;
 
 use super::feed::{Answer, Feed};
 use super::material::Loaded;
-use crate::watch::Group;
+use crate::xds::Subscription;
 
 /// Whoever builds something of a secret's content.
 pub trait Subscriber: Send + Sync {
@@ -40,6 +40,8 @@ pub enum Origin {
     /// As that, but there is none of that name.
     Unknown,
     File(PathBuf),
+    /// A control plane, in words.
+    Server(Arc<str>),
     /// Whoever has made the slot.
     Own,
 }
@@ -50,6 +52,7 @@ impl fmt::Display for Origin {
             Self::Static => f.write_str("the bootstrap"),
             Self::Unknown => f.write_str("nowhere"),
             Self::File(path) => path.display().fmt(f),
+            Self::Server(name) => f.write_str(name),
             Self::Own => f.write_str("its owner"),
         }
     }
@@ -59,7 +62,7 @@ impl fmt::Display for Origin {
 pub(super) struct Supply {
     pub(super) follow: AbortHandle,
     pub(super) _feed: Arc<Feed>,
-    pub(super) _file: Arc<Group<Feed>>,
+    pub(super) _subscription: Subscription,
 }
 
 impl Drop for Supply {

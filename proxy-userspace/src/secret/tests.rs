@@ -1,3 +1,4 @@
+use std::fmt::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use proxy_config::model::bootstrap::Resource;
 use proxy_config::model::config_source::{ConfigSource, ConfigSourceKind};
 use proxy_config::model::tls::{DataSource, Secret, SecretKind, SecretRef, ValidationContext};
+use proxy_config::xds::Kind;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
@@ -14,6 +16,7 @@ use super::*;
 use crate::task::Tasks;
 use crate::telemetry::stats::Stats;
 use crate::watch::Directories;
+use crate::xds::{Nowhere, Subscribe};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -25,7 +28,24 @@ fn secret(text: &str, dir: &Path) -> Resource<Secret> {
     Resource { model: Arc::new(secret), raw: [].as_slice().into() }
 }
 
-/// A directory with an SDS file, `sds`: `version secret secret`, where `bad` cannot be parsed.
+/// An SDS file: `version secret secret`, or `bad`, which cannot be parsed.
+fn response(text: &str, dir: &Path) -> String {
+    let mut words = text.split_whitespace();
+    let version = words.next().filter(|version| *version != "bad");
+    let Some(version) = version else { return "no good".to_owned() };
+    let mut text = format!("version_info: {version}\nresources:\n");
+    for word in words {
+        let (name, files) = word.split_once(':').unwrap();
+        let files = files.split(',').map(|file| format!("{{filename: {}}}", dir.join(file).display()));
+        let keys = files.collect::<Vec<_>>().join(", ");
+        let url = Kind::Secret.type_url();
+        writeln!(text, "- {{'@type': {url}, name: {name}, session_ticket_keys: {{keys: [{keys}]}}}}")
+            .unwrap();
+    }
+    text
+}
+
+/// A directory with an SDS file, `sds`.
 struct Rig {
     dir: TempDir,
     stats: Arc<Stats>,
@@ -36,22 +56,11 @@ struct Rig {
 impl Rig {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (root, parsed) = (dir.path().to_owned(), Arc::new(AtomicUsize::new(0)));
-        let count = parsed.clone();
-        let parse: SecretSource = Arc::new(move |text| {
-            count.fetch_add(1, Ordering::Relaxed);
-            let mut words = text.split_whitespace();
-            match words.next() {
-                Some("bad") | None => Err("no good".to_owned()),
-                Some(version) => Ok(SecretResponse {
-                    version: version.to_owned(),
-                    secrets: words.map(|word| secret(word, &root)).collect(),
-                }),
-            }
-        });
         let stats = Arc::new(Stats::new());
-        let of = (&stats, &Tasks::new(&stats));
-        let secrets = Secrets::new(&[], of, &Arc::<Directories>::default(), parse).unwrap();
+        let tasks = Tasks::new(&stats);
+        let (sources, parsed) = crate::xds::testing::sources(&stats, &tasks);
+        let directories = Arc::<Directories>::default();
+        let secrets = Secrets::new(&[], (&stats, &tasks), &directories, &sources).unwrap();
         Self { dir, stats, secrets, parsed }
     }
 
@@ -62,6 +71,7 @@ impl Rig {
     /// By an atomic rename.
     fn write(&self, file: &str, text: &str) {
         let new = self.path(".new");
+        let text = if file == "sds" { response(text, self.dir.path()) } else { text.to_owned() };
         std::fs::write(&new, text).unwrap();
         std::fs::rename(&new, self.path(file)).unwrap();
     }
@@ -349,9 +359,8 @@ fn a_first_content_stays_for_who_refuses_it_because_of_another_secret() {
 
 fn made(statics: &[Resource<Secret>]) -> Result<Secrets, StaticError> {
     let stats = Arc::new(Stats::new());
-    let parse: SecretSource = Arc::new(|_| Err("there are no files".to_owned()));
-    let of = (&stats, &Tasks::new(&stats));
-    Secrets::new(statics, of, &Arc::default(), parse)
+    let nowhere: Arc<dyn Subscribe> = Arc::new(Nowhere);
+    Secrets::new(statics, (&stats, &Tasks::new(&stats)), &Arc::default(), &nowhere)
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Files that are read once for all that follow them, and again whenever their directory changes.
 
 use std::fmt;
+use std::hash::Hash;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
@@ -15,13 +16,17 @@ use crate::task::Tasks;
 pub trait Reader: Send + Sync + 'static {
     /// What the file says, parsed once for all that follow it.
     type Content: Send + Sync + 'static;
+    /// As what it is read: those that read the same file as something else have their own reading.
+    type Kind: Copy + Eq + Hash + Send + Sync + 'static;
+
+    fn kind(&self) -> Self::Kind;
 
     /// The file was read: it has changed, or this follower is new.
-    fn read(&self, content: Result<&Self::Content, &Unusable>);
+    fn read(self: &Arc<Self>, content: Result<&Self::Content, &Unusable>);
 }
 
-/// The text of a file to what it says, or to the reason of its refusal.
-pub type Parse<C> = Arc<dyn Fn(&str) -> Result<C, String> + Send + Sync>;
+/// A file's bytes to what it says, or to the reason of its refusal. Of one file, again and again.
+pub type Parse<C> = Box<dyn FnMut(&[u8]) -> Result<C, String> + Send>;
 
 /// Why a file says nothing.
 #[derive(Debug)]
@@ -42,10 +47,10 @@ impl fmt::Display for Unusable {
     }
 }
 
-/// All files that followers of one kind follow.
+/// All files that are followed.
 pub struct Files<R: Reader> {
     /// By the file, and the directory to watch.
-    groups: Together<(PathBuf, PathBuf), R>,
+    groups: Together<(PathBuf, PathBuf, R::Kind), R>,
     directories: Arc<Directories>,
 }
 
@@ -56,19 +61,19 @@ impl<R: Reader> Files<R> {
 
     /// Follows a file while the group is kept. Those that name the same one share its reading: each on its own
     /// would parse all of it. `watched`: whose moves say that the file has changed, where that is not its own
-    /// directory.
+    /// directory. `parse`: of the first.
     pub fn join(
         &self,
         (path, watched): (&Path, Option<&Path>),
         reader: &Arc<R>,
-        parse: &Parse<R::Content>,
+        parse: impl FnOnce() -> Parse<R::Content>,
         tasks: &Tasks,
     ) -> Arc<Group<R>> {
         let dir = directory_of(path, watched);
-        self.groups.join((path.to_owned(), dir.clone()), reader, |group| {
+        self.groups.join((path.to_owned(), dir.clone(), reader.kind()), reader, |group| {
             let mut changes = Changes::new(&self.directories, tasks);
             changes.follow(vec![dir]);
-            let follow = Follow { group, path: path.to_owned(), parse: parse.clone(), last: None };
+            let follow = Follow { group, path: path.to_owned(), parse: parse(), last: None };
             tasks.spawn("file", follow.run(changes)).abort_handle()
         })
     }
@@ -78,7 +83,7 @@ struct Follow<R: Reader> {
     group: Weak<Group<R>>,
     path: PathBuf,
     parse: Parse<R::Content>,
-    /// The text that the followers know, by its length and hash.
+    /// The content that the followers know, by its length and hash.
     last: Option<(usize, u64)>,
 }
 
@@ -100,12 +105,12 @@ impl<R: Reader> Follow<R> {
 
     /// `again`: not only because followers have joined.
     async fn load(&mut self, group: &Group<R>, again: bool) {
-        let text = tokio::fs::read_to_string(&self.path).await;
+        let text = tokio::fs::read(&self.path).await;
         let newcomers = group.newcomers();
         let text = match text {
             Ok(text) => text,
             Err(error) => {
-                // The same text again would be news to those that have joined since.
+                // The same again would be news to those that have joined since.
                 self.last = None;
                 let readers = if again { group.members() } else { newcomers };
                 let why = if error.kind() == io::ErrorKind::NotFound {
@@ -116,7 +121,7 @@ impl<R: Reader> Follow<R> {
                 return readers.iter().for_each(|reader| reader.read(Err(&why)));
             }
         };
-        let known = (text.len(), xxh64(text.as_bytes(), 0));
+        let known = (text.len(), xxh64(&text, 0));
         let readers = if self.last == Some(known) { newcomers } else { group.members() };
         self.last = Some(known);
         if readers.is_empty() {

@@ -128,8 +128,11 @@ struct Log(Mutex<Vec<String>>);
 
 impl Reader for Log {
     type Content = String;
+    type Kind = ();
 
-    fn read(&self, content: Result<&String, &Unusable>) {
+    fn kind(&self) {}
+
+    fn read(self: &Arc<Self>, content: Result<&String, &Unusable>) {
         self.0.lock().unwrap().push(match content {
             Ok(content) => content.clone(),
             Err(Unusable::Missing(_)) => "missing".to_owned(),
@@ -161,12 +164,16 @@ async fn a_file_is_parsed_once_for_all_and_told_to_who_comes_later() {
     let tasks = Tasks::new(&Stats::new());
     let parsed = Arc::new(AtomicUsize::new(0));
     let count = parsed.clone();
-    let parse: Parse<String> = Arc::new(move |text| {
-        count.fetch_add(1, Ordering::Relaxed);
-        if text == "bad" { Err("no good".to_owned()) } else { Ok(text.to_owned()) }
-    });
+    let parse = || -> Parse<String> {
+        let count = count.clone();
+        Box::new(move |bytes| {
+            count.fetch_add(1, Ordering::Relaxed);
+            let text = String::from_utf8_lossy(bytes).into_owned();
+            if text == "bad" { Err("no good".to_owned()) } else { Ok(text) }
+        })
+    };
     let readers: Vec<_> = (0..10).map(|_| Arc::<Log>::default()).collect();
-    let join = |reader| files.join((&path, None), reader, &parse, &tasks);
+    let join = |reader| files.join((&path, None), reader, parse, &tasks);
     let groups: Vec<_> = readers.iter().map(join).collect();
     readers[0].until("missing").await;
     std::fs::write(&path, "one").unwrap();

@@ -12,11 +12,13 @@ mod state;
 pub use install::{Installed, adopt_stock_listeners, environment, install};
 pub use listeners::Dialer;
 pub(crate) use registry::respecify;
-pub use registry::{Origin, Registry, Settings, Status, Summary};
+pub use registry::{Configuration, ConfigurationState, Origin, Registry, Settings, Status, Summary, Wake};
 pub use state::{Owner, Record, State, StateFile};
 
 use std::io;
 use std::path::PathBuf;
+
+use crate::world::bind;
 
 /// Why a workload cannot be enrolled.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +39,8 @@ pub enum Error {
     Taken { path: PathBuf, other: String },
     #[error("cannot listen on {address} in the workload's network namespace: {source}")]
     Listen { address: std::net::SocketAddr, source: io::Error },
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Bind(Vec<bind::BindError>),
     #[error("state file {path}: {source}", path = path.display())]
     State { path: PathBuf, source: io::Error },
     #[error("no workload {0} is enrolled")]

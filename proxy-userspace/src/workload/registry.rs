@@ -2,14 +2,14 @@
 //!
 //! Every method blocks on the kernel, so the registry lives on a thread of its own ([`crate::control`]).
 
+mod brought;
 mod change;
 mod serving;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Weak};
 
 use proxy_common::{ListenerKey, direction};
 use proxy_config::enrol::Workload;
@@ -17,13 +17,18 @@ use proxy_config::policy::{Note, compile};
 use serde::Serialize;
 use tokio::runtime::Handle;
 
-use self::serving::Serving;
+use self::brought::Brought;
+pub use self::brought::{Configuration, ConfigurationState};
+use self::serving::{Serves, Serving};
 use super::install::own_ips;
+use super::listeners::Listening;
 use super::{Error, Installed, Owner, Record, State, StateFile, environment, install};
 use crate::drain::Drain;
 use crate::ebpf::Kernel;
-use crate::net::Shared;
+use crate::net::{Config, Shared};
+use crate::sidecar::{Common, Sidecar, Sidecars};
 use crate::sys::netns::Netns;
+use crate::world::World;
 
 /// Where a workload was asked for. A source replaces only what it asked for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -40,11 +45,15 @@ pub struct Settings {
     pub proxy_cgroup: u64,
     /// Addresses of the admin API, which no workload may be carried to.
     pub admin: Vec<SocketAddr>,
-    pub drain_time: Duration,
     /// The one exception to "never the host's namespace": `shunt exec`, which captures one cgroup, outbound.
     pub host_outbound: bool,
     /// Dial from this process's own namespace instead of the workload's (`shunt exec --netns new`).
     pub dial_from_host: bool,
+    /// The daemon's own configuration, for workloads that bring none.
+    pub world: Option<Arc<World>>,
+    /// How those that they bring are run, and where they are found.
+    pub common: Common,
+    pub sidecars: Arc<Sidecars>,
 }
 
 /// Whether a workload is captured.
@@ -67,6 +76,9 @@ pub struct Summary {
     pub cookie: Option<u64>,
     pub outbound_port: Option<u16>,
     pub policy: String,
+    /// What it has brought.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<Configuration>,
     pub notes: Vec<Note>,
 }
 
@@ -86,7 +98,25 @@ enum Phase {
 struct Running {
     netns: Arc<Netns>,
     installed: Installed,
-    serving: Serving,
+    /// None: captured, and closed until what it has brought is in force.
+    serving: Option<Serving>,
+    brought: Option<Brought>,
+}
+
+impl Running {
+    fn listening(&self) -> &[Listening] {
+        self.serving.as_ref().map(|serving| serving.listening.as_slice()).unwrap_or_default()
+    }
+}
+
+/// Has the registry look again, from wherever something has happened.
+#[derive(Clone)]
+pub struct Wake(pub Arc<dyn Fn() + Send + Sync>);
+
+impl Wake {
+    fn wake(&self) {
+        (self.0)();
+    }
 }
 
 /// All of the daemon's workloads.
@@ -99,6 +129,9 @@ pub struct Registry {
     entries: BTreeMap<String, Entry>,
     /// Listeners that are gone, with connections that may not be.
     draining: Vec<Arc<Drain>>,
+    /// Configurations that are no workload's any more, and may have connections.
+    leaving: Vec<Weak<Sidecar>>,
+    wake: Wake,
     /// Policies were replaced since the last tick: their tables can go at the next one.
     replaced: bool,
 }
@@ -111,10 +144,20 @@ impl Registry {
         state: StateFile,
         settings: Settings,
         shared: Arc<Shared>,
-        runtime: Handle,
+        (runtime, wake): (Handle, Wake),
     ) -> Result<Self, Error> {
-        let (entries, draining) = (BTreeMap::new(), Vec::new());
-        let mut this = Self { kernel, state, settings, shared, runtime, entries, draining, replaced: false };
+        let mut this = Self {
+            kernel,
+            state,
+            settings,
+            shared,
+            runtime,
+            entries: BTreeMap::new(),
+            draining: Vec::new(),
+            leaving: Vec::new(),
+            wake,
+            replaced: false,
+        };
         this.purge()?;
         Ok(this)
     }
@@ -215,7 +258,7 @@ impl Registry {
                 return;
             }
             Some(Entry { phase: Phase::Ready(running), .. }) => {
-                self.stop(&name, &running);
+                self.stop(&name, *running);
                 self.start(&spec, origin)
             }
             Some(_) | None => self.start(&spec, origin),
@@ -229,11 +272,15 @@ impl Registry {
     fn start(&mut self, spec: &Workload, origin: Origin) -> Phase {
         match self.try_start(spec, origin) {
             Ok(running) => {
-                log::info!(
-                    "workload {}: captured; outbound listener on port {}",
-                    spec.name,
-                    running.serving.view.out_port
-                );
+                match (&running.serving, &running.brought) {
+                    (None, Some(brought)) => log::warn!("workload {}: {}", spec.name, brought.closed()),
+                    (Some(_), _) | (None, None) => log::info!(
+                        "workload {}: captured; outbound listener on port {}",
+                        spec.name,
+                        running.installed.compiled.pod.out_port
+                    ),
+                }
+                self.publish(spec, &running);
                 Phase::Ready(Box::new(running))
             }
             Err(e) => Phase::Pending(e.to_string()),
@@ -277,7 +324,7 @@ impl Registry {
 
     /// Listeners before the flip: the first captured connect finds the proxy there.
     fn bring_up(
-        &self,
+        &mut self,
         spec: &Workload,
         netns: &Arc<Netns>,
         inbound: bool,
@@ -285,9 +332,16 @@ impl Registry {
     ) -> Result<Running, Error> {
         let proxy = self.settings.proxy_cgroup;
         let mut installed = install(&self.kernel, spec, netns, proxy, inbound, adopt)?;
-        let serving = self.serve(spec, netns, &mut installed, &[])?;
+        let brought = self.bring(spec, netns);
+        let serves = || Serves { config: Config::Daemon(self.settings.world.clone()), besides: None };
+        let serving = match &brought {
+            None => Some(self.serve(spec, netns, &mut installed, (&[], serves()))?),
+            Some(_) => None,
+        };
         installed.activate(&self.kernel, netns)?;
-        Ok(Running { netns: netns.clone(), installed, serving })
+        let mut running = Running { netns: netns.clone(), installed, serving, brought };
+        self.look_at(spec, &mut running);
+        Ok(running)
     }
 
     /// Takes a workload out. Its established connections drain; its new ones are no longer captured.
@@ -296,7 +350,7 @@ impl Registry {
             return Err(Error::Unknown(name.to_owned()));
         };
         if let Phase::Ready(running) = entry.phase {
-            self.stop(name, &running);
+            self.stop(name, *running);
         }
         Ok(())
     }
@@ -308,6 +362,8 @@ impl Registry {
             self.kernel.maps.drop_unused_policies().unwrap_or_else(|e| log::error!("{e}"));
         }
         self.draining.retain(|d| d.live() > 0);
+        self.leaving.retain(|sidecar| sidecar.strong_count() > 0);
+        self.look();
         let names: Vec<String> = self.entries.keys().cloned().collect();
         for name in names {
             let Some(entry) = self.entries.remove(&name) else { continue };
@@ -340,7 +396,7 @@ impl Registry {
             },
             Phase::Ready(running) if !is_there(&entry.spec, &running) => {
                 log::info!("workload {name}: its cgroup or network namespace is gone");
-                self.stop(name, &running);
+                self.stop(name, *running);
                 if entry.origin == Origin::Api {
                     return None;
                 }
@@ -397,7 +453,10 @@ fn confirm(summary: Summary, listening: &[ListenerKey]) -> Summary {
 fn summary(name: &str, entry: &Entry) -> Summary {
     let (status, running) = match &entry.phase {
         Phase::Pending(reason) => (Status::Pending { reason: reason.clone() }, None),
-        Phase::Ready(running) => (Status::Ready, Some(running)),
+        Phase::Ready(running) => match (&running.serving, &running.brought) {
+            (None, Some(brought)) => (Status::Pending { reason: brought.closed() }, Some(running)),
+            (Some(_), _) | (None, None) => (Status::Ready, Some(running)),
+        },
     };
     let mut notes = entry.spec.notes.clone();
     if let Some((wanted, reason)) = &entry.wanted {
@@ -412,8 +471,9 @@ fn summary(name: &str, entry: &Entry) -> Summary {
         cgroup: entry.spec.cgroup.clone(),
         netns: entry.spec.netns.clone(),
         cookie: running.map(|r| r.netns.cookie()),
-        outbound_port: running.map(|r| r.serving.view.out_port),
+        outbound_port: running.and_then(|r| r.serving.as_ref()).map(|serving| serving.view.out_port),
         policy: entry.spec.policy.to_string(),
+        configuration: running.and_then(|r| r.brought.as_ref()).map(Brought::summary),
         notes,
     }
 }
@@ -446,18 +506,22 @@ fn record(spec: &Workload, running: &Running, origin: Origin) -> Record {
         cookie: running.netns.cookie(),
         policy: spec.policy.to_string(),
         proxy_cgroup: None,
+        bootstrap: spec.bootstrap.clone(),
         owner: if origin == Origin::Api { Owner::Api } else { Owner::Daemon },
     }
 }
 
 /// The workload that a record describes.
 pub(crate) fn respecify(record: &Record) -> Result<Workload, String> {
-    let entry = serde_json::json!({
+    let mut entry = serde_json::json!({
         "name": record.name,
         "cgroup": record.cgroup,
         "netns": record.netns,
         "policy": record.policy,
     });
+    if let Some(file) = &record.bootstrap {
+        entry["bootstrap"] = serde_json::json!(file);
+    }
     Workload::parse(&entry.to_string())
         .map_err(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
 }

@@ -36,6 +36,8 @@ pub struct Record {
     pub policy: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_cgroup: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<PathBuf>,
     pub owner: Owner,
 }
 
@@ -156,6 +158,7 @@ mod tests {
             cookie: 2,
             policy: "-o 80".to_owned(),
             proxy_cgroup: None,
+            bootstrap: None,
             owner: Owner::Attach,
         }
     }

@@ -79,6 +79,12 @@ impl Listener {
         found.or(self.default.as_ref())
     }
 
+    /// That chain as it was configured.
+    pub fn chain_model(&self, facts: &Facts) -> Option<&model::FilterChain> {
+        let found = self.matcher.find(facts).and_then(|index| self.model.filter_chains.get(index));
+        found.or(self.model.default_filter_chain.as_ref())
+    }
+
     /// What makes the transports of its chains.
     pub fn transports(&self) -> impl Iterator<Item = &Arc<dyn Factory>> {
         self.chains.iter().chain(&self.default).filter_map(|chain| chain.transport.as_ref())

@@ -6,6 +6,7 @@
 pub mod bind;
 pub mod builtin;
 pub mod check;
+pub mod history;
 mod listener;
 mod status;
 

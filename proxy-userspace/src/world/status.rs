@@ -8,13 +8,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::body::Bytes;
 use proxy_config::load::Loaded;
-use proxy_config::model::bootstrap::{Node, Resource, StatsConfig};
+use proxy_config::model::bootstrap::{DynamicResources, Node, Resource, StatsConfig};
 use proxy_config::model::listener::TrafficDirection;
 use proxy_config::model::{self, Address};
 use rustls::pki_types::UnixTime;
 use tokio::sync::Notify;
 
-use super::{World, bind};
+use super::{Snapshot, World, bind};
 use crate::admin::view::{
     ClusterView, DrainListeners, Health, HostCounts, HostView, Kind, ListenerView, ResourceView, SecretView,
     State, SuccessRates, UnreadyView,
@@ -66,7 +66,7 @@ pub struct Status {
     start: Start,
     world: Option<Arc<World>>,
     loaded: Option<Loaded>,
-    sinks: Sinks,
+    sinks: Arc<Sinks>,
     tasks: Tasks,
     command_line: serde_json::Value,
     drain_time: Duration,
@@ -84,7 +84,7 @@ impl Status {
     pub fn new(
         world: Option<Arc<World>>,
         loaded: Option<Loaded>,
-        sinks: Sinks,
+        sinks: Arc<Sinks>,
         (tasks, stats): (Tasks, &Stats),
         drain_time: Duration,
         (workers, command_line): (usize, serde_json::Value),
@@ -130,9 +130,11 @@ impl Status {
                 view.addresses.push(socket.local);
             }
         }
-        // Those that wait for a hand-off listen nowhere, but are there.
+        // Those that wait for a hand-off, and those that a workload's captured connections enter by, have no socket
+        // of their own, but are there.
         let listeners = self.config().map(|config| config.listeners.as_slice()).unwrap_or_default();
-        for model in listeners.iter().map(|listener| &listener.model).filter(|model| !model.bind_to_port) {
+        let without = |model: &&Arc<model::Listener>| !by_name.contains_key(&model.name);
+        for model in listeners.iter().map(|listener| &listener.model).filter(without) {
             let addresses = model.addresses.iter().filter_map(|at| match at.address {
                 Address::Ip(address) => Some(address),
                 Address::Host(_) | Address::Pipe { .. } => None,
@@ -164,11 +166,14 @@ impl Status {
 
     /// Lets all listeners go and waits for their connections, no longer than the drain time.
     pub async fn drain(&self) {
+        self.drain_within(self.drain_time).await;
+    }
+
+    pub async fn drain_within(&self, time: Duration) {
         self.unhealthy.store(true, Ordering::Relaxed);
-        let (inbound, others) =
-            tokio::join!(self.inbound.drain(self.drain_time), self.others.drain(self.drain_time));
+        let (inbound, others) = tokio::join!(self.inbound.drain(time), self.others.drain(time));
         if inbound + others > 0 {
-            log::info!("{} connections were cut after {:?}", inbound + others, self.drain_time);
+            log::info!("{} connections were cut after {time:?}", inbound + others);
         }
     }
 
@@ -260,9 +265,12 @@ impl View for Status {
     fn cluster(&self, name: &str) -> Option<ClusterView> {
         let snapshot = self.world.as_ref()?.snapshot();
         let cluster = snapshot.cluster(name)?;
+        let (locality_weights, policy) = cluster.assignment();
         Some(ClusterView {
             model: cluster.model.clone(),
             added_via_api: false,
+            locality_weights,
+            policy,
             hosts: cluster.hosts().iter().map(view).collect(),
             success_rates: SuccessRates::default(),
         })
@@ -285,8 +293,15 @@ impl View for Status {
             Kind::StaticSecret => {
                 config.secrets.iter().map(|s| self.static_resource(&s.model.name, s)).collect()
             }
-            Kind::DynamicActiveCluster | Kind::DynamicWarmingCluster | Kind::DynamicListener => Vec::new(),
         }
+    }
+
+    fn is_dynamic(&self) -> bool {
+        self.config().is_some_and(|config| config.dynamic != DynamicResources::default())
+    }
+
+    fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        self.world.as_ref().map(|world| world.snapshot())
     }
 
     fn secrets(&self) -> Vec<SecretView> {

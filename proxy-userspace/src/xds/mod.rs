@@ -2,17 +2,39 @@
 //!
 //! A [`Consumer`] asks [`Sources`] for resources of one type, by name or all of them, and is told of each response
 //! that has one of them. Its answer is what the server is told: ACK, or NACK with the reason.
+//!
+//! - [`file`]: files, each read once for all that follow it.
+//! - [`mux`]: the protocol with one server, without I/O; [`session`] moves it, over [`grpc`]; [`apply`] tells the
+//!   consumers.
+
+mod apply;
+mod backoff;
+mod file;
+mod grpc;
+mod mux;
+mod session;
+mod sources;
+mod status;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::any::Any;
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use proxy_config::model::config_source::ConfigSource;
 use proxy_config::xds::{Kind, RawResource};
 
+pub use self::sources::{Clusters, Sources, SourcesEnv};
+pub use self::status::{ControlPlane, SessionView};
+
 /// What a response says to one consumer.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Update<'a> {
     /// `version_info`, `system_version_info`.
     pub version: &'a str,
@@ -22,13 +44,23 @@ pub struct Update<'a> {
     pub removed: &'a [Arc<str>],
     /// The state of the world: what was known and is not among `resources` is gone, for whoever asked for all.
     pub whole: bool,
+    /// Everything that the response has, also what others have asked for.
+    pub response: &'a [RawResource],
 }
+
+/// What is still to come before an update is judged.
+pub type Verdict<'a> = Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>>;
 
 /// Who takes resources. Called from the task of the source, one call at a time for each source and type.
 pub trait Consumer: Send + Sync + 'static {
     /// The reason of a refusal, with the paths of the fields, goes to the server. What can be used of a refused
     /// update may be used, as Envoy does.
     fn update(&self, update: &Update<'_>) -> Result<(), String>;
+
+    /// For those that cannot say at once how the last update has gone: files are to be read first.
+    fn verdict(&self) -> Option<Verdict<'_>> {
+        None
+    }
 
     /// There is no answer, or none that can be read.
     fn failed(&self, failure: &Failure);
@@ -72,6 +104,16 @@ impl Subscription {
 impl fmt::Debug for Subscription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Subscription")
+    }
+}
+
+/// Where nothing comes from: of a configuration that is only checked.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Nowhere;
+
+impl Subscribe for Nowhere {
+    fn subscribe(&self, _: &ConfigSource, _: Kind, _: Names, _: &Arc<dyn Consumer>) -> Subscription {
+        Subscription::new(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Where endpoints come from.
 
 mod dns;
-mod eds_file;
+mod eds;
 pub(super) mod fixed;
 pub(super) mod original_dst;
 pub(super) mod resolver;
@@ -27,7 +27,7 @@ pub(super) fn start(cluster: &Arc<Cluster>, env: &Env) -> Running {
             Running { own, ..Running::default() }
         }
         Discovery::Eds(eds) => {
-            Running { groups: eds_file::start(cluster, eds, env).into_iter().collect(), ..Running::default() }
+            Running { _endpoints: Some(eds::start(cluster, eds, env)), ..Running::default() }
         }
     }
 }

@@ -1,6 +1,6 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
 use crate::cluster::testing::*;
-use crate::cluster::{Cluster, EndpointSource, Env, Want};
+use crate::cluster::{Cluster, Env, Want};
 use crate::task::Tasks;
 use crate::telemetry::stats::Stats;
 
@@ -184,7 +184,7 @@ async fn a_failing_name_warms_too_and_is_asked_again() {
 async fn eds_files_are_followed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("eds.yaml");
-    std::fs::write(&path, "1 127.0.0.1:1").unwrap();
+    std::fs::write(&path, eds("1 127.0.0.1:1")).unwrap();
     let source = file(&path);
     let env = env();
     let cluster = start_in(&env, Discovery::Eds(Box::new(Eds { service_name: "c".into(), source })), &[]);
@@ -192,7 +192,7 @@ async fn eds_files_are_followed() {
     assert_eq!(addresses(&cluster), ["127.0.0.1:1"]);
     // By an atomic rename.
     let new = dir.path().join("new");
-    std::fs::write(&new, "2 127.0.0.1:1 127.0.0.1:2").unwrap();
+    std::fs::write(&new, eds("2 127.0.0.1:1 127.0.0.1:2")).unwrap();
     std::fs::rename(&new, &path).unwrap();
     until("the second version", || cluster.hosts().len() == 2).await;
     // A bad one changes nothing.
@@ -201,7 +201,7 @@ async fn eds_files_are_followed() {
     assert_eq!(cluster.hosts().len(), 2);
     // As a ConfigMap does it: a link to another directory, swapped.
     std::fs::create_dir(dir.path().join("data")).unwrap();
-    std::fs::write(dir.path().join("data/eds.yaml"), "3 127.0.0.1:3").unwrap();
+    std::fs::write(dir.path().join("data/eds.yaml"), eds("3 127.0.0.1:3")).unwrap();
     std::os::unix::fs::symlink("data/eds.yaml", &new).unwrap();
     std::fs::rename(&new, &path).unwrap();
     until("the third version", || addresses(&cluster) == ["127.0.0.1:3"]).await;
@@ -217,7 +217,7 @@ async fn an_eds_file_that_is_not_there_yet() {
     let cluster = start(Discovery::Eds(Box::new(Eds { service_name: "c".into(), source })), &[]);
     timeout(LONG, cluster.warmed()).await.unwrap();
     assert!(cluster.hosts().is_empty());
-    std::fs::write(&path, "1 127.0.0.1:1").unwrap();
+    std::fs::write(&path, eds("1 127.0.0.1:1")).unwrap();
     until("the file", || cluster.hosts().len() == 1).await;
 }
 
@@ -225,14 +225,10 @@ async fn an_eds_file_that_is_not_there_yet() {
 async fn clusters_of_one_eds_file_share_its_reading() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("eds.yaml");
-    std::fs::write(&path, "1 127.0.0.1:1").unwrap();
-    let (parsed, env) = (Arc::new(AtomicUsize::new(0)), env());
-    let (count, parse) = (parsed.clone(), env.endpoints.clone());
-    let endpoints: EndpointSource = Arc::new(move |text| {
-        count.fetch_add(1, Ordering::Relaxed);
-        parse(text)
-    });
-    let env = Env { endpoints, ..env };
+    std::fs::write(&path, eds("1 127.0.0.1:1")).unwrap();
+    let env = env();
+    let (sources, parsed) = crate::xds::testing::sources(&env.stats, &env.tasks);
+    let env = Env { sources, ..env };
     let join = || {
         let source = file(&path);
         let discovery = Discovery::Eds(Box::new(Eds { service_name: "c".into(), source }));
@@ -253,6 +249,6 @@ async fn clusters_of_one_eds_file_share_its_reading() {
     let late = join();
     timeout(LONG, late.warmed()).await.unwrap();
     assert_eq!(addresses(&late), ["127.0.0.1:1"]);
-    std::fs::write(&path, "2 127.0.0.1:1 127.0.0.1:2").unwrap();
+    std::fs::write(&path, eds("2 127.0.0.1:1 127.0.0.1:2")).unwrap();
     until("the second version", || clusters.iter().chain([&late]).all(|c| c.hosts().len() == 2)).await;
 }

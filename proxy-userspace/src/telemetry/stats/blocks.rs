@@ -134,6 +134,7 @@ stats_block! {
 stats_block! {
     /// `cluster.<name>.`, of clusters whose endpoints come from a subscription.
     pub struct EdsStats {
+        counter init_fetch_timeout;
         counter update_rejected;
         gauge update_time;
     }

@@ -389,9 +389,9 @@ async fn an_upstream_connection_has_an_id_of_its_own_and_its_address_later() {
                 [{endpoint: {address: {socket_address: {address: 192.0.2.9, port_value: 81}}}}]}]}}]}";
     let loaded = proxy_config::load::bootstrap(yaml, None, proxy_config::load::Options::default()).unwrap();
     let rig = Rig::new();
-    let no_files = Arc::new(|_: &str| Err(String::new()));
     let (stats, tasks) = (rig.env.stats.clone(), rig.env.tasks.clone());
-    let cluster_env = crate::cluster::Env::new(stats, tasks, Arc::new(crate::net::HostDial), no_files);
+    let cluster_env =
+        crate::cluster::Env::new(stats, tasks, Arc::new(crate::net::HostDial), Arc::new(crate::xds::Nowhere));
     let model = loaded.bootstrap.clusters[0].model.clone();
     let cluster = crate::cluster::Cluster::new(model, &cluster_env).unwrap();
     let host = cluster.hosts().first().unwrap().clone();
@@ -400,7 +400,7 @@ async fn an_upstream_connection_has_an_id_of_its_own_and_its_address_later() {
     config.output.format = TapFormat::JsonBodyAsBytes;
     let tap = Tap { per_event: true, ..rig.statically(config) };
     let local = Some("192.0.2.1:5000".parse().unwrap());
-    let link = Link::Upstream { host: &host, local, client: None, connection_id: 77 };
+    let link = Link::Upstream { host: &host, local, client: None, connection_id: 77, alpn: &[] };
     rig.env.connections.store(40, Ordering::Relaxed);
     drop(tap.create(&link).unwrap());
     drop(tap.create(&link).unwrap());

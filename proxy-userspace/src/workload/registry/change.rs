@@ -2,7 +2,7 @@
 
 use proxy_config::enrol::Workload;
 
-use super::serving::{Serving, inbound_port, traffic};
+use super::serving::{LAST_CONNECTS, Serves, Serving, inbound_port, traffic};
 use super::{Entry, Origin, Phase, Registry, Running};
 use crate::workload::listeners::Listening;
 use crate::workload::{Error, Installed, install};
@@ -14,23 +14,24 @@ impl Registry {
     pub(super) fn change(
         &mut self,
         (old, new): (Workload, Workload),
-        running: Box<Running>,
+        mut running: Box<Running>,
         origin: Origin,
     ) -> (Entry, Result<(), Error>) {
         match self.try_change(&new, &running) {
             Ok((installed, serving)) => {
                 self.replaced = true;
                 log::info!("workload {}: policy changed to '{}'", new.name, new.policy);
-                let Running { netns, serving: before, .. } = *running;
-                let serving = match serving {
-                    Some(serving) => {
-                        self.retire(before);
-                        serving
-                    }
-                    None => before,
-                };
-                serving.view.set_traffic(traffic(&new));
-                let phase = Phase::Ready(Box::new(Running { netns, installed, serving }));
+                running.installed = installed;
+                if let Some(serving) = serving
+                    && let Some(before) = running.serving.replace(serving)
+                {
+                    self.retire(before, LAST_CONNECTS);
+                }
+                if let Some(serving) = &running.serving {
+                    serving.view.set_traffic(traffic(&new));
+                }
+                self.bring_again(&new, &mut running);
+                let phase = Phase::Ready(running);
                 (Entry { spec: new, origin, phase, wanted: None }, Ok(()))
             }
             Err(e) => {
@@ -46,7 +47,7 @@ impl Registry {
         let (netns, proxy) = (&running.netns, self.settings.proxy_cgroup);
         let hooks = install(&self.kernel, spec, netns, proxy, !netns.is_host(), true).map(drop);
         let set = |l: &Listening| Ok(self.kernel.maps.set_listener(&l.key(netns.cookie()), l.fd())?);
-        let listeners: Result<(), Error> = running.serving.listening.iter().try_for_each(set);
+        let listeners: Result<(), Error> = running.listening().iter().try_for_each(set);
         hooks.and(listeners).unwrap_or_else(|e| log::error!("workload {}: {e}", spec.name));
     }
 
@@ -60,12 +61,18 @@ impl Registry {
             new.out_port = old.out_port;
         }
         let same = old.out_port == new.out_port && inbound_port(old) == inbound_port(new);
-        let listening = &running.serving.listening;
-        let serving =
-            if same { None } else { Some(self.serve(spec, &running.netns, &mut installed, listening)?) };
+        let serving = match &running.serving {
+            Some(before) if !same => {
+                let serves = Serves { config: before.view.config.clone(), besides: None };
+                Some(self.serve(spec, &running.netns, &mut installed, (&before.listening, serves))?)
+            }
+            // Where nobody listens, nobody will before there is a configuration.
+            Some(_) | None => None,
+        };
         self.state.change(|state| {
             if let Some(record) = state.workloads.iter_mut().find(|r| r.name == spec.name.as_str()) {
                 record.policy = spec.policy.to_string();
+                record.bootstrap.clone_from(&spec.bootstrap);
             }
             installed.activate(&self.kernel, &running.netns)
         })?;

@@ -1,25 +1,36 @@
 //! A workload's listeners: opened in its namespace, served, registered in the kernel, and let go.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use proxy_common::{Pod, flag};
 use proxy_config::enrol::Workload;
 use proxy_config::policy::OutboundTrafficPolicy;
 
+use super::brought::Brought;
 use super::{Phase, Registry, Running};
 use crate::clock;
 use crate::drain::Drain;
 use crate::net::{self, Direction, ListenerContext, OutboundPolicy, Place, Traffic};
+use crate::sidecar::Sidecar;
 use crate::sys::netns::Netns;
 use crate::workload::listeners::{Listening, open};
 use crate::workload::{Dialer, Error, Installed};
+use crate::world::{Listener, bind};
 
 /// How long connections may take to end by themselves when the daemon stops.
 const LAST_BYTES: Duration = Duration::from_millis(500);
 
 /// A connect that was sent to an old listener just before a flip has arrived there by then.
-const LAST_CONNECTS: Duration = Duration::from_secs(1);
+pub(super) const LAST_CONNECTS: Duration = Duration::from_secs(1);
+
+/// What a workload's listeners serve.
+pub(super) struct Serves {
+    /// For its captured connections.
+    pub(super) config: net::Config,
+    /// Whose other listeners are to be opened too.
+    pub(super) besides: Option<Arc<Sidecar>>,
+}
 
 /// A workload's listeners.
 pub(super) struct Serving {
@@ -36,7 +47,7 @@ impl Registry {
         spec: &Workload,
         netns: &Arc<Netns>,
         installed: &mut Installed,
-        old: &[Listening],
+        (old, serves): (&[Listening], Serves),
     ) -> Result<Serving, Error> {
         let pod = &mut installed.compiled.pod;
         let listening = open(netns, pod.out_port, inbound_port(pod), old)?;
@@ -44,58 +55,94 @@ impl Registry {
             // Where the port was left to the kernel.
             pod.out_port = outbound.address.port();
         }
-        let view = Arc::new(self.view(spec, netns, pod));
+        let view = Arc::new(self.view(spec, netns, pod, serves.config));
         let drain = Arc::new(Drain::new());
         // All that can fail first: nothing is served that is not wanted.
+        let besides = serves.besides.map(|sidecar| self.open_besides(netns, &view, sidecar)).transpose()?;
         let mut accepting = Vec::new();
         for l in &listening {
             let _runtime = self.runtime.enter();
             let socket = tokio::net::TcpListener::from_std(l.share()?.socket)
                 .map_err(|source| Error::Listen { address: l.address, source })?;
-            self.kernel.maps.set_listener(&l.key(netns.cookie()), l.fd())?;
             accepting.push((socket, ListenerContext::new(view.clone(), l.direction, l.address)));
+        }
+        for l in &listening {
+            self.kernel.maps.set_listener(&l.key(netns.cookie()), l.fd())?;
         }
         let _runtime = self.runtime.enter();
         for (socket, context) in accepting {
             let run = net::accept::run(socket, Arc::new(context), drain.watch());
             self.shared.tasks.spawn("accept", run);
         }
+        if let Some((sidecar, bound)) = besides {
+            sidecar.accept(bound, &view, &self.shared.tasks);
+        }
         Ok(Serving { view, listening, drain })
     }
 
-    fn view(&self, spec: &Workload, netns: &Arc<Netns>, pod: &Pod) -> Place {
+    /// The listeners of its configuration that captured connections do not enter by: in its namespace, as a sidecar
+    /// would open them.
+    fn open_besides(
+        &self,
+        netns: &Netns,
+        place: &Place,
+        sidecar: Arc<Sidecar>,
+    ) -> Result<(Arc<Sidecar>, Vec<bind::Bound>), Error> {
+        let Some(world) = &sidecar.world else { return Ok((sidecar, Vec::new())) };
+        let snapshot = world.snapshot();
+        let entries = [(Direction::Outbound, place.out_port), (Direction::Inbound, place.in_port)];
+        let entries = entries.map(|(direction, port)| snapshot.captured(direction, port));
+        let is_entry =
+            |listener: &Arc<Listener>| entries.iter().flatten().any(|one| Arc::ptr_eq(one, listener));
+        let others = snapshot.listeners().iter().filter(|listener| !is_entry(listener));
+        let _runtime = self.runtime.enter();
+        let opened = netns.enter(|| bind::open(others, self.settings.common.workers));
+        let opened = opened.map_err(|source| Error::Netns { path: netns.path().to_owned(), source })?;
+        Ok((sidecar, opened.map_err(Error::Bind)?))
+    }
+
+    /// What makes its upstream sockets.
+    pub(super) fn dialers(&self, netns: &Arc<Netns>) -> net::Dialers {
         let inside: Arc<dyn net::Dial> = Arc::new(Dialer::new(netns.clone()));
         let outbound = if self.settings.dial_from_host { Arc::new(net::HostDial) } else { inside.clone() };
+        net::Dialers { outbound, inbound: inside }
+    }
+
+    fn view(&self, spec: &Workload, netns: &Arc<Netns>, pod: &Pod, config: net::Config) -> Place {
         Place::workload(
             spec.name.as_str(),
-            net::Dialers { outbound, inbound: inside },
+            self.dialers(netns),
             (pod.out_port, pod.in_port),
             self.settings.admin.clone(),
-            traffic(spec),
+            (config, traffic(spec)),
             self.shared.clone(),
         )
     }
 
-    /// Lets listeners go a while after nobody is sent to them any more; their connections drain.
-    pub(super) fn retire(&mut self, old: Serving) {
+    /// Lets listeners go, `after` nobody is sent to them any more; their connections drain.
+    pub(super) fn retire(&mut self, old: Serving, after: Duration) {
         self.draining.push(old.drain.clone());
-        let time = self.settings.drain_time;
+        let time = self.settings.common.drain_time;
         let _runtime = self.runtime.enter();
+        if after.is_zero() {
+            old.drain.start();
+        }
         self.shared.tasks.spawn("drain", async move {
-            tokio::time::sleep(LAST_CONNECTS).await;
+            tokio::time::sleep(after).await;
             drop(old.listening);
             old.drain.drain(time).await;
         });
     }
 
-    pub(super) fn stop(&mut self, name: &str, running: &Running) {
-        self.uncapture(name, running);
-        let (drain, time) = (running.serving.drain.clone(), self.settings.drain_time);
-        self.draining.push(drain.clone());
-        let _runtime = self.runtime.enter();
-        self.shared.tasks.spawn("drain", async move {
-            drain.drain(time).await;
-        });
+    pub(super) fn stop(&mut self, name: &str, mut running: Running) {
+        self.uncapture(name, &running);
+        if let Some(serving) = running.serving.take() {
+            self.retire(serving, Duration::ZERO);
+        }
+        self.settings.sidecars.set(name, None);
+        if let Some(sidecar) = running.brought.as_ref().and_then(Brought::current) {
+            self.let_go(sidecar.clone());
+        }
     }
 
     fn uncapture(&self, name: &str, running: &Running) {
@@ -113,23 +160,30 @@ impl Registry {
     /// Takes everything out, or leaves it captured for the next daemon. Either way its connections end now, and
     /// each has said so when this returns.
     pub fn shut_down(mut self, keep: bool) {
+        let mut sidecars: Vec<_> = self.leaving.iter().filter_map(Weak::upgrade).collect();
         for (name, entry) in std::mem::take(&mut self.entries) {
             let Phase::Ready(running) = entry.phase else { continue };
             if !keep {
                 self.uncapture(&name, &running);
             }
-            self.draining.push(running.serving.drain.clone());
+            self.draining.extend(running.serving.map(|serving| serving.drain));
+            sidecars.extend(running.brought.as_ref().and_then(Brought::current).cloned());
         }
         if !keep {
             self.kernel.detach_proxy();
         }
         self.draining.iter().for_each(|d| d.start());
         let deadline = clock::now() + LAST_BYTES;
+        let left = || deadline.saturating_duration_since(clock::now());
         self.runtime.block_on(async {
             for drain in &self.draining {
-                drain.drain(deadline.saturating_duration_since(clock::now())).await;
+                drain.drain(left()).await;
+            }
+            for sidecar in &sidecars {
+                sidecar.drain(left()).await;
             }
         });
+        sidecars.iter().for_each(|sidecar| sidecar.flush(LAST_BYTES));
     }
 }
 
