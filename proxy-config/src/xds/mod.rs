@@ -17,11 +17,13 @@ use crate::lower::{Cx, Lower, Reference, StaticSecrets};
 use crate::model::bootstrap::Resource;
 use crate::model::tls::Secret;
 use crate::model::{self, Raw};
+use crate::proto::schema;
 
 pub mod file;
 mod resource;
 mod split;
 mod store;
+mod unknown;
 pub mod wire;
 
 pub use resource::RawResource;
@@ -165,8 +167,9 @@ impl Decoder {
         let mut cx = Cx::default().with_secrets(self.secrets.clone()).dynamic();
         let short = T::KIND.type_name().rsplit('.').next().unwrap_or_default();
         let model = cx.within(Segment::Type(short.into()), |cx| message.lower(cx));
-        let (errors, warnings): (Vec<_>, Vec<_>) =
-            cx.diagnostics.into_iter().partition(|found| found.severity == Severity::Error);
+        let unknown = schema::message(&name).map(|message| unknown::fields(message, &bytes));
+        let said = cx.diagnostics.into_iter().chain(unknown.into_iter().flatten());
+        let (errors, warnings): (Vec<_>, Vec<_>) = said.partition(|found| found.severity == Severity::Error);
         let Some(model) = model.filter(|_| errors.is_empty()) else { return Err(errors) };
         let found = Found { warnings: warnings.into(), references: cx.references.into() };
         let (resource, found) = match &self.store {

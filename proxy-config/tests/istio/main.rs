@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use proxy_config::model::cluster::{Discovery, LbPolicy};
 use proxy_config::model::config_source::ConfigSourceKind;
-use proxy_config::model::grpc::GrpcTarget;
 use proxy_config::model::network_filter::NetworkFilter;
 use proxy_config::model::route::RouteConfiguration;
 use proxy_config::model::tls::Secret;
@@ -80,7 +79,7 @@ fn decoded<T: Discover>(text: &str) -> Vec<Decoded<T>> {
     read.resources.iter().map(decode).collect()
 }
 
-fn model<'d, T>(all: &'d [Decoded<T>], name: impl Fn(&T) -> bool) -> &'d T {
+fn model<T>(all: &[Decoded<T>], name: impl Fn(&T) -> bool) -> &T {
     &all.iter().find(|decoded| name(&decoded.resource.model)).expect("it is in the file").resource.model
 }
 
