@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::diagnostic::{Diagnostic, Path, Segment, Severity};
+use crate::model::config_source::ConfigSourceKind;
 pub use tls::StaticSecrets;
 
 /// Where lowering stands, and what it has found.
@@ -26,6 +27,8 @@ pub struct Cx {
     side: Option<Side>,
     secrets: Option<Arc<StaticSecrets>>,
     dynamic: bool,
+    /// Where it comes from.
+    source: Option<ConfigSourceKind>,
 }
 
 /// A cluster that is named where only one of the bootstrap can be.
@@ -61,8 +64,13 @@ impl Cx {
     /// For what a control plane or a file sends: a filter that is known and not implemented does not spoil the rest
     /// of it, unless it decides who may do what.
     #[must_use]
-    pub(crate) fn dynamic(self) -> Self {
-        Self { dynamic: true, ..self }
+    pub(crate) fn dynamic(self, source: Option<ConfigSourceKind>) -> Self {
+        Self { dynamic: true, source, ..self }
+    }
+
+    /// What `self` says.
+    pub(crate) fn own_source(&self) -> ConfigSourceKind {
+        self.source.clone().unwrap_or(ConfigSourceKind::Same)
     }
 
     pub(crate) fn is_dynamic(&self) -> bool {

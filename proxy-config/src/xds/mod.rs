@@ -15,6 +15,7 @@ use crate::diagnostic::{Diagnostic, Path, Segment, Severity};
 use crate::load::primary;
 use crate::lower::{Cx, Lower, Reference, StaticSecrets};
 use crate::model::bootstrap::Resource;
+use crate::model::config_source::ConfigSourceKind;
 use crate::model::tls::Secret;
 use crate::model::{self, Raw};
 
@@ -108,6 +109,8 @@ pub struct Decoder {
     pub secrets: Option<Arc<StaticSecrets>>,
     /// Clusters of the bootstrap that may be called by gRPC; `None` takes all names.
     pub clusters: Option<Arc<HashSet<Arc<str>>>>,
+    /// Where the resources come from: what `self` says in them.
+    pub source: Option<ConfigSourceKind>,
 }
 
 /// A resource with its meaning.
@@ -122,7 +125,14 @@ impl Decoder {
     /// For what comes beside this bootstrap.
     pub fn of(bootstrap: &model::Bootstrap) -> Self {
         let secrets = bootstrap.secrets.iter().map(|secret| secret.model.clone()).collect();
-        Self { secrets: Some(Arc::new(secrets)), clusters: Some(Arc::new(primary(&bootstrap.clusters))) }
+        let clusters = Some(Arc::new(primary(&bootstrap.clusters)));
+        Self { secrets: Some(Arc::new(secrets)), clusters, source: None }
+    }
+
+    /// For what comes from there.
+    #[must_use]
+    pub fn coming_from(&self, source: &ConfigSourceKind) -> Self {
+        Self { source: Some(source.clone()), ..self.clone() }
     }
 
     /// The model of a resource, or everything that is wrong with it. Paths begin at the resource.
@@ -134,7 +144,7 @@ impl Decoder {
             return Err(here(format!("{name} where {} is expected", T::KIND.type_name())));
         }
         let message = T::Message::decode(bytes.as_ref()).map_err(|error| here(error.to_string()))?;
-        let mut cx = Cx::default().with_secrets(self.secrets.clone()).dynamic();
+        let mut cx = Cx::default().with_secrets(self.secrets.clone()).dynamic(self.source.clone());
         let short = T::KIND.type_name().rsplit('.').next().unwrap_or_default();
         let model = cx.within(Segment::Type(short.into()), |cx| message.lower(cx));
         let missing =
@@ -149,5 +159,29 @@ impl Decoder {
             }
             Some(_) | None => Err(errors),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_resource_calls_itself_is_where_it_comes_from() {
+        let text = format!(
+            "resources: [{{'@type': {}, name: a, type: EDS, eds_cluster_config: {{eds_config: {{self: {{}}}}}}}}]",
+            Kind::Cluster.type_url()
+        );
+        let read = file::Reader::new(Kind::Cluster).read(&text).unwrap();
+        let source = |decoder: &Decoder| {
+            let decoded = decoder.decode::<model::Cluster>(&read.resources[0]).unwrap();
+            match &decoded.resource.model.discovery {
+                model::cluster::Discovery::Eds(eds) => eds.source.kind.clone(),
+                other => panic!("{other:?}"),
+            }
+        };
+        let plain = Decoder::default();
+        assert_eq!(source(&plain), ConfigSourceKind::Same);
+        assert_eq!(source(&plain.coming_from(&ConfigSourceKind::Ads)), ConfigSourceKind::Ads);
     }
 }
