@@ -88,7 +88,7 @@ lower! { "envoy.config.core.v3.SelfConfigSource" pb::SelfConfigSource => ConfigS
     read { transport_api_version }
     {
         v3(cx, transport_api_version)?;
-        Some(ConfigSourceKind::Same)
+        Some(cx.own_source())
     }
 }
 

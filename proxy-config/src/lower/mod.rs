@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::diagnostic::{Diagnostic, Path, Segment, Severity};
+use crate::model::config_source::ConfigSourceKind;
 pub use tls::StaticSecrets;
 
 /// Where lowering stands, and what it has found.
@@ -26,8 +27,10 @@ pub struct Cx {
     side: Option<Side>,
     secrets: Option<Arc<StaticSecrets>>,
     dynamic: bool,
-    /// A secret of the bootstrap is named: beside another bootstrap the same bytes may mean something else.
-    pub(crate) names_static_secret: bool,
+    /// A secret of the bootstrap is named, or `self`: elsewhere the same bytes may mean something else.
+    pub(crate) depends_on_place: bool,
+    /// Where it comes from.
+    source: Option<ConfigSourceKind>,
 }
 
 /// A cluster that is named where only one of the bootstrap can be.
@@ -63,8 +66,14 @@ impl Cx {
     /// For what a control plane or a file sends: a filter that is known and not implemented does not spoil the rest
     /// of it, unless it decides who may do what.
     #[must_use]
-    pub(crate) fn dynamic(self) -> Self {
-        Self { dynamic: true, ..self }
+    pub(crate) fn dynamic(self, source: Option<ConfigSourceKind>) -> Self {
+        Self { dynamic: true, source, ..self }
+    }
+
+    /// What `self` says.
+    pub(crate) fn own_source(&mut self) -> ConfigSourceKind {
+        self.depends_on_place = true;
+        self.source.clone().unwrap_or(ConfigSourceKind::Same)
     }
 
     pub(crate) fn is_dynamic(&self) -> bool {

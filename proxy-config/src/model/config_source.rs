@@ -13,6 +13,12 @@ pub struct ConfigSource {
     pub initial_fetch_timeout: Option<Duration>,
 }
 
+impl ConfigSource {
+    pub fn is_file(&self) -> bool {
+        matches!(self.kind, ConfigSourceKind::File { .. })
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ConfigSourceKind {
     /// `path_config_source`, `path`.

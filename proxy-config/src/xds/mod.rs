@@ -15,6 +15,7 @@ use crate::diagnostic::{Diagnostic, Path, Segment, Severity};
 use crate::load::primary;
 use crate::lower::{Cx, Lower, Reference, StaticSecrets};
 use crate::model::bootstrap::Resource;
+use crate::model::config_source::ConfigSourceKind;
 use crate::model::tls::Secret;
 use crate::model::{self, Raw};
 use crate::proto::schema;
@@ -126,6 +127,8 @@ pub struct Decoder {
     pub clusters: Option<Arc<HashSet<Arc<str>>>>,
     /// Shared by all that may have the same resources.
     pub store: Option<Arc<Store>>,
+    /// Where the resources come from: what `self` says in them.
+    pub source: Option<ConfigSourceKind>,
 }
 
 /// A resource with its meaning.
@@ -140,14 +143,20 @@ impl Decoder {
     /// For what comes beside this bootstrap.
     pub fn of(bootstrap: &model::Bootstrap) -> Self {
         let secrets = bootstrap.secrets.iter().map(|secret| secret.model.clone()).collect();
-        let clusters = primary(&bootstrap.clusters);
-        Self { secrets: Some(Arc::new(secrets)), clusters: Some(Arc::new(clusters)), store: None }
+        let clusters = Some(Arc::new(primary(&bootstrap.clusters)));
+        Self { secrets: Some(Arc::new(secrets)), clusters, store: None, source: None }
     }
 
     /// With what other configurations of this process have already.
     #[must_use]
     pub fn with_store(self, store: Arc<Store>) -> Self {
         Self { store: Some(store), ..self }
+    }
+
+    /// For what comes from there.
+    #[must_use]
+    pub fn coming_from(&self, source: &ConfigSourceKind) -> Self {
+        Self { source: Some(source.clone()), ..self.clone() }
     }
 
     /// The model of a resource, or everything that is wrong with it. Paths begin at the resource.
@@ -164,7 +173,7 @@ impl Decoder {
             return found.answer(resource, there);
         }
         let message = T::Message::decode(bytes.as_ref()).map_err(|error| here(error.to_string()))?;
-        let mut cx = Cx::default().with_secrets(self.secrets.clone()).dynamic();
+        let mut cx = Cx::default().with_secrets(self.secrets.clone()).dynamic(self.source.clone());
         let short = T::KIND.type_name().rsplit('.').next().unwrap_or_default();
         let model = cx.within(Segment::Type(short.into()), |cx| message.lower(cx));
         let unknown = schema::message(&name).map(|message| unknown::fields(message, &bytes));
@@ -173,9 +182,33 @@ impl Decoder {
         let Some(model) = model.filter(|_| errors.is_empty()) else { return Err(errors) };
         let found = Found { warnings: warnings.into(), references: cx.references.into() };
         let (resource, found) = match &self.store {
-            Some(store) if !cx.names_static_secret => store.keep(model, &bytes, found),
+            Some(store) if !cx.depends_on_place => store.keep(model, &bytes, found),
             Some(_) | None => (Resource { model: Arc::new(model), raw: Raw::from(bytes.as_ref()) }, found),
         };
         found.answer(resource, there)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_resource_calls_itself_is_where_it_comes_from() {
+        let text = format!(
+            "resources: [{{'@type': {}, name: a, type: EDS, eds_cluster_config: {{eds_config: {{self: {{}}}}}}}}]",
+            Kind::Cluster.type_url()
+        );
+        let read = file::Reader::new(Kind::Cluster).read(&text).unwrap();
+        let source = |decoder: &Decoder| {
+            let decoded = decoder.decode::<model::Cluster>(&read.resources[0]).unwrap();
+            match &decoded.resource.model.discovery {
+                model::cluster::Discovery::Eds(eds) => eds.source.kind.clone(),
+                other => panic!("{other:?}"),
+            }
+        };
+        let plain = Decoder::default();
+        assert_eq!(source(&plain), ConfigSourceKind::Same);
+        assert_eq!(source(&plain.coming_from(&ConfigSourceKind::Ads)), ConfigSourceKind::Ads);
     }
 }

@@ -111,11 +111,16 @@ impl Sources {
     fn follow(&self, name: &Arc<str>, source: &ConfigSource) -> Arc<Slot> {
         let slot = Arc::new(Slot::of(name.clone(), origin(source)));
         let (feed, updates) = Feed::new(name.clone());
+        let stats = SdsStats::of(&self.stats, name);
+        // As Envoy: to ask a server is an attempt too; a file is read.
+        if !source.is_file() {
+            stats.update_attempt.inc();
+        }
         let follow = Follow {
             slot: Arc::downgrade(&slot),
             updates,
             changes: Changes::new(&self.directories, &self.tasks),
-            stats: SdsStats::of(&self.stats, name),
+            stats,
             answer: None,
             supplied: Supplied::default(),
         };

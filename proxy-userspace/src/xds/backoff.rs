@@ -50,7 +50,7 @@ impl Bucket {
     /// `Err`: when to ask again.
     pub(super) fn take(&mut self, now: Instant) -> Result<(), Instant> {
         let Some(limit) = self.limit else { return Ok(()) };
-        let interval = limit.fill_interval.max(Duration::from_millis(1));
+        let interval = limit.fill_interval.max(Duration::from_nanos(1));
         let passed = now.saturating_duration_since(self.filled).as_nanos() / interval.as_nanos();
         let new = u32::try_from(passed).unwrap_or(u32::MAX);
         if new > 0 {

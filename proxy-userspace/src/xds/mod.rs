@@ -12,6 +12,7 @@ mod backoff;
 mod file;
 mod grpc;
 mod mux;
+#[cfg(test)]
 mod session;
 mod sources;
 mod status;

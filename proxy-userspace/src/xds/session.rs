@@ -14,7 +14,7 @@ use proxy_config::xds::wire::Response;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, sleep_until};
-use tonic::Streaming;
+use tonic::{Code, Streaming};
 
 use super::apply;
 use super::backoff::{Bucket, Delays};
@@ -224,14 +224,35 @@ enum Ended {
     Failed(String),
 }
 
+/// Why a stream does not go on.
+struct Broken {
+    why: String,
+    code: Code,
+}
+
+impl Broken {
+    fn ours(why: String) -> Self {
+        Self { why, code: Code::Cancelled }
+    }
+}
+
 async fn attempt(shared: &Shared, spec: &SessionSpec, channel: &Channel, delays: &mut Delays) -> Ended {
     let connection = match channel.connect().await {
         Ok(connection) => connection,
         Err(why) => return Ended::Failed(why),
     };
     shared.mux().connected();
-    let mut exchange = Exchange::new(shared, spec);
-    exchange.run(&connection, delays).await
+    channel.began();
+    match Exchange::new(shared, spec).run(&connection, delays).await {
+        Ok(()) => {
+            channel.ended(Code::Cancelled);
+            Ended::Again
+        }
+        Err(Broken { why, code }) => {
+            channel.ended(code);
+            Ended::Failed(why)
+        }
+    }
 }
 
 /// What goes over one stream.
@@ -248,7 +269,8 @@ impl<'a> Exchange<'a> {
         Self { shared, spec, bucket: Bucket::new(spec.source.rate_limit, clock::now()), limited: None }
     }
 
-    async fn run(&mut self, connection: &Connection, delays: &mut Delays) -> Ended {
+    /// Ends well where something is asked for that only a new stream will say.
+    async fn run(&mut self, connection: &Connection, delays: &mut Delays) -> Result<(), Broken> {
         let (out, requests) = mpsc::unbounded_channel();
         let call = connection.call(path(self.spec), requests);
         tokio::pin!(call);
@@ -257,10 +279,7 @@ impl<'a> Exchange<'a> {
             self.send(&out);
             tokio::select! {
                 biased;
-                answered = &mut call => match answered {
-                    Ok(stream) => break stream,
-                    Err(status) => return Ended::Failed(said(&status)),
-                },
+                answered = &mut call => break answered.map_err(|status| said(&status))?,
                 () = self.news() => {}
             }
         };
@@ -268,20 +287,16 @@ impl<'a> Exchange<'a> {
         loop {
             self.send(&out);
             if self.shared.mux().take_restart() {
-                return Ended::Again;
+                return Ok(());
             }
             let shared = self.shared;
             tokio::select! {
                 biased;
-                message = next(shared, &mut stream) => match message {
-                    Ok(message) => {
-                        delays.reset();
-                        if let Err(why) = self.take(&message) {
-                            return Ended::Failed(why);
-                        }
-                    }
-                    Err(why) => return Ended::Failed(why),
-                },
+                message = next(shared, &mut stream) => {
+                    let message = message?;
+                    delays.reset();
+                    self.take(&message).map_err(Broken::ours)?;
+                }
                 () = self.news() => {}
             }
         }
@@ -334,24 +349,26 @@ impl<'a> Exchange<'a> {
     }
 }
 
-async fn next(shared: &Shared, stream: &mut Streaming<Bytes>) -> Result<Bytes, String> {
+async fn next(shared: &Shared, stream: &mut Streaming<Bytes>) -> Result<Bytes, Broken> {
     shared.room().await;
     match stream.message().await {
         Ok(Some(message)) => Ok(message),
-        Ok(None) => Err("the server has ended the stream".to_owned()),
+        Ok(None) => Err(Broken { why: "the server has ended the stream".to_owned(), code: Code::Ok }),
         Err(status) => Err(said(&status)),
     }
 }
 
 /// A status, for people.
-fn said(status: &tonic::Status) -> String {
+fn said(status: &tonic::Status) -> Broken {
     let message = status.message();
     let cause = std::error::Error::source(status).map(super::grpc::chain);
     let cause = cause.filter(|cause| !message.contains(cause.as_str()));
-    match cause {
-        Some(cause) => format!("{:?}: {message}: {cause}", status.code()),
-        None => format!("{:?}: {message}", status.code()),
-    }
+    let code = status.code();
+    let why = match cause {
+        Some(cause) => format!("{code:?}: {message}: {cause}"),
+        None => format!("{code:?}: {message}"),
+    };
+    Broken { why, code }
 }
 
 fn path(spec: &SessionSpec) -> &'static str {

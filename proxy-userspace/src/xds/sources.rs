@@ -97,6 +97,7 @@ impl Sources {
             random: Arc::new(ThreadRandom),
         };
         let env = ChannelEnv {
+            stats: self.env.stats.clone(),
             tasks: self.env.tasks.clone(),
             dial: self.env.dial.clone(),
             connections: self.env.connections.clone(),

@@ -435,6 +435,7 @@ async fn a_token_is_read_again_for_each_stream() {
     std::fs::write(&path, "two").unwrap();
     drop(stream);
     assert_eq!(server.stream().await.headers["authorization"], "Bearer two");
+    assert_eq!((rig.stat("grpc.g.streams_total"), rig.stat("grpc.g.streams_closed_0")), (2, 1));
 }
 
 /// A CA, and servers that it has signed for these names.
@@ -513,4 +514,39 @@ async fn a_cluster_that_is_not_there_is_named() {
     rig.sources.set_clusters(&clusters);
     assert_eq!(rig.why().await, "unknown cluster \"xds\"");
     assert_eq!(log.next().await, "failed: ADS of cluster xds: unknown cluster \"xds\"");
+}
+
+/// A file of clusters with these names.
+fn clusters_file(version: &str, names: &[&str]) -> String {
+    let each =
+        names.iter().map(|name| format!("- {{'@type': {}, name: {name}}}\n", Kind::Cluster.type_url()));
+    format!("version_info: {version}\nresources:\n{}", each.collect::<String>())
+}
+
+#[tokio::test]
+async fn a_file_is_for_all_that_follow_it_each_with_what_it_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cds.yaml");
+    let (stats, all, one) = (Arc::new(Stats::new()), Arc::<Log>::default(), Arc::<Log>::default());
+    let sources = Sources::new(env(&stats, &Tasks::new(&stats)));
+    let follow = |names, log: &Arc<Log>, limit| {
+        let kind = ConfigSourceKind::File { path: path.clone(), watched_directory: None };
+        let consumer: Arc<dyn Consumer> = log.clone();
+        let source = ConfigSource { kind, initial_fetch_timeout: limit };
+        sources.subscribe(&source, Kind::Cluster, names, &consumer)
+    };
+    let _all = follow(Names::All, &all, Some(Duration::from_millis(20)));
+    let one_held = follow(named("b"), &one, None);
+    let missing = format!("failed: {}: it is not there", path.display());
+    assert_eq!((all.next().await, one.next().await), (missing.clone(), missing));
+    assert_eq!(all.next().await, "failed: no answer within 20ms");
+    std::fs::write(&path, clusters_file("v1", &["a", "b"])).unwrap();
+    assert_eq!((all.next().await.as_str(), one.next().await.as_str()), ("v1 a,b", "v1 b"));
+    std::fs::write(&path, "resources: [").unwrap();
+    let bad = all.next().await;
+    assert!(bad.starts_with(&format!("failed: {}: ", path.display())), "{bad}");
+    drop(one_held);
+    std::fs::write(&path, clusters_file("v2", &["c"])).unwrap();
+    assert_eq!(all.next().await, "v2 c");
+    assert_eq!(one.told.lock().unwrap().len(), 1, "it has heard of the bad file and no more");
 }

@@ -17,6 +17,10 @@ use crate::xds::{Consumer, Failure, Names, Subscription, Update};
 
 pub(super) fn start(cluster: &Arc<Cluster>, eds: &Eds, env: &Env) -> Subscription {
     let consumer: Arc<dyn Consumer> = cluster.clone();
+    // As Envoy: to ask a server is an attempt too; a file is read.
+    if !eds.source.is_file() {
+        cluster.stats.update_attempt.inc();
+    }
     env.sources.subscribe(&eds.source, Kind::Endpoints, Names::One(eds.service_name.clone()), &consumer)
 }
 

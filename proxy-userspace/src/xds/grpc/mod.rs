@@ -24,7 +24,7 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::body::Body;
 use tonic::metadata::{Ascii, MetadataKey, MetadataMap, MetadataValue};
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use self::codec::Raw;
 use super::{Clusters, Nowhere};
@@ -48,6 +48,7 @@ pub(super) struct Channel {
 /// What channels need of the proxy around them.
 #[derive(Clone)]
 pub(super) struct ChannelEnv {
+    pub(super) stats: Arc<Stats>,
     pub(super) tasks: Tasks,
     pub(super) dial: Arc<dyn Dial>,
     pub(super) connections: Arc<AtomicU64>,
@@ -65,6 +66,19 @@ pub(super) struct Connection {
     _driver: Driver,
 }
 
+/// `grpc.<stat_prefix>.`, of `google_grpc`.
+struct Counted<'a>(&'a Stats, &'a str);
+
+impl Counted<'_> {
+    fn began(&self) {
+        self.0.counter(format!("grpc.{}.streams_total", self.1)).inc();
+    }
+
+    fn ended(&self, code: Code) {
+        self.0.counter(format!("grpc.{}.streams_closed_{}", self.1, i32::from(code))).inc();
+    }
+}
+
 struct Driver(AbortHandle);
 
 impl Drop for Driver {
@@ -76,6 +90,23 @@ impl Drop for Driver {
 impl Channel {
     pub(super) fn new(service: GrpcService, env: ChannelEnv) -> Self {
         Self { service, env, own: Mutex::default() }
+    }
+
+    fn counted(&self) -> Option<Counted<'_>> {
+        match &self.service.target {
+            GrpcTarget::Cluster { .. } => None,
+            GrpcTarget::Google(google) => Some(Counted(&self.env.stats, &google.stat_prefix)),
+        }
+    }
+
+    /// A stream begins.
+    pub(super) fn began(&self) {
+        self.counted().iter().for_each(Counted::began);
+    }
+
+    /// A stream has ended.
+    pub(super) fn ended(&self, code: Code) {
+        self.counted().iter().for_each(|counted| counted.ended(code));
     }
 
     /// Connects, to whom it should be or not at all. The error says to whom, and why not.
