@@ -28,8 +28,11 @@ pub(super) struct Hub {
     env: Arc<super::Env>,
     listeners: Weak<Listeners>,
     routes: Mutex<HashMap<RouteRef, Weak<Route>>>,
-    extensions: Mutex<HashMap<(Arc<str>, ConfigSource), Weak<Slot>>>,
+    extensions: Mutex<HashMap<Key, Weak<Slot>>>,
 }
+
+/// An extension's name and source.
+type Key = (Arc<str>, ConfigSource);
 
 /// What one listener has named. It is warm once all of it has come, or is not waited for any longer.
 #[derive(Clone, Default)]

@@ -14,6 +14,7 @@ use crate::cluster::address_text;
 use crate::task;
 use crate::world::clusters::MANY;
 use crate::world::discovered::Wants;
+use crate::world::history::Change;
 use crate::world::listener::differ_in_chains_alone;
 use crate::world::resource::{Origin, refusal};
 use crate::world::{Listener, listeners::State};
@@ -48,14 +49,8 @@ impl Listeners {
             state.errors.remove(name);
         }
         for (raw, origin, wants) in fresh {
-            let name = origin.resource.model.name.clone();
-            let before = state.entry(&name).and_then(Entry::latest);
-            let before = before.map(|stage| stage.origin.resource.raw.bytes());
-            // What is new can be seen where it is.
-            let after = before.as_ref().map_or_else(Bytes::new, |_| origin.resource.raw.bytes());
-            match self.take(&mut state, origin, wants) {
-                Ok(()) => change.note(&name, before, Some(after)),
-                Err(why) => refused.push((raw, why)),
+            if let Err(why) = self.take_and_note(&mut state, origin, wants, &mut change) {
+                refused.push((raw, why));
             }
         }
         refused.iter().for_each(|(raw, why)| change.refuse(&raw.name, why.as_str()));
@@ -131,6 +126,23 @@ impl Listeners {
             return Ok((name, None));
         }
         Ok((name, Some(Origin::new(resource, raw.version.clone()))))
+    }
+
+    fn take_and_note(
+        &self,
+        state: &mut State,
+        origin: Origin<model::Listener>,
+        wants: Wants,
+        change: &mut Change,
+    ) -> Result<(), String> {
+        let name = origin.resource.model.name.clone();
+        let before = state.entry(&name).and_then(Entry::latest);
+        let before = before.map(|stage| stage.origin.resource.raw.bytes());
+        // What is new can be seen where it is.
+        let after = before.as_ref().map_or_else(Bytes::new, |_| origin.resource.raw.bytes());
+        self.take(state, origin, wants)?;
+        change.note(&name, before, Some(after));
+        Ok(())
     }
 
     /// Builds a listener, opens its doors, and gives it its place or lets it warm first.
