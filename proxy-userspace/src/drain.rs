@@ -71,7 +71,7 @@ impl Drain {
     /// were cut.
     pub async fn drain(&self, deadline: Duration) -> usize {
         self.start();
-        finish(&[self.inner.roster.clone()], deadline).await
+        finish(std::slice::from_ref(&self.inner.roster), deadline).await
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use proxy_config::load::{self, Loaded};
-use proxy_config::xds::Decoder;
+use proxy_config::xds::{Decoder, Store};
 
 use crate::admin::View as _;
 use crate::cluster::Env;
@@ -78,6 +78,8 @@ pub struct Common {
     pub command_line: serde_json::Value,
     /// Watched for all of them: the system allows few instances of inotify.
     pub directories: Arc<Directories>,
+    /// Resources that several of them have are kept once.
+    pub store: Arc<Store>,
     /// The last connection's id: one count for the daemon, so that an id is in one log only.
     pub connections: Arc<AtomicU64>,
 }
@@ -113,7 +115,7 @@ impl Sidecar {
                     sinks: sinks.clone(),
                     buckets: buckets.clone(),
                     sources,
-                    decoder: Decoder::of(bootstrap),
+                    decoder: Decoder::of(bootstrap).with_store(common.store.clone()),
                     drain_time: common.drain_time,
                     history: History::default(),
                 };

@@ -12,6 +12,7 @@ use proxy_config::xds::{Discover, Kind, RawResource};
 use tokio::sync::watch;
 use xxhash_rust::xxh64::xxh64;
 
+use super::history::{self, Change};
 use crate::clock::{self, Instant};
 use crate::telemetry::stats::{Stats, SubscriptionStats};
 use crate::xds::Failure;
@@ -28,6 +29,7 @@ pub(super) struct Subscribed {
 
 #[derive(Default)]
 struct State {
+    source: Option<Arc<str>>,
     version: Option<Arc<str>>,
     /// Warnings that were said: thousands of resources may say the same, again with each update.
     said: HashSet<String>,
@@ -44,12 +46,20 @@ impl Subscribed {
 
     /// A stream's first request is an attempt, as in Envoy; a file's is its first reading.
     pub(super) fn begin(&self, source: &ConfigSource) {
+        self.lock().source = Some(history::source(source));
         match source.kind {
             ConfigSourceKind::File { .. } => {}
             ConfigSourceKind::Ads | ConfigSourceKind::Same | ConfigSourceKind::Api(_) => {
                 self.stats.update_attempt.inc();
             }
         }
+    }
+
+    /// What an update does, before anything of it is known.
+    pub(super) fn change(&self, version: &str) -> Change {
+        let state = self.lock();
+        let (source, from) = (state.source.clone(), state.version.clone());
+        Change::new(self.kind, source.unwrap_or_default(), from.unwrap_or_default(), version.into())
     }
 
     /// An update was looked at.
