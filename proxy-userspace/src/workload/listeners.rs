@@ -31,6 +31,10 @@ impl Dial for Dialer {
     fn socket(&self, family: Family) -> io::Result<Socket> {
         self.netns.enter(|| HostDial.socket(family))?
     }
+
+    fn datagrams(&self, family: Family) -> io::Result<Socket> {
+        self.netns.enter(|| HostDial.datagrams(family))?
+    }
 }
 
 /// One of the proxy's listening sockets.
