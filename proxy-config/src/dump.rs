@@ -15,6 +15,23 @@ pub fn json(message_name: &str, bytes: &[u8]) -> Result<Json, String> {
     convert(message, bytes, false, 0).map_err(|why| format!("{message_name}: {why}"))
 }
 
+/// Whether a path of field names leads to something in a message: not through a list, and not into an `Any`. What
+/// a `FieldMask` may name.
+pub fn has_path(message_name: &str, path: &[String]) -> bool {
+    let Some((first, rest)) = path.split_first() else { return true };
+    let Some(message) = schema::message(message_name) else { return false };
+    let Some((_, field)) = message.field(first).filter(|(_, field)| field.name == first) else {
+        return false;
+    };
+    match &field.kind {
+        _ if rest.is_empty() => true,
+        Kind::Message(inner) if !field.repeated => {
+            inner.get().is_some_and(|inner| has_path(inner.name, rest))
+        }
+        _ => false,
+    }
+}
+
 /// A `google.protobuf.Struct`, with nothing left out.
 pub(crate) fn structure(bytes: &[u8]) -> Result<Json, String> {
     json("google.protobuf.Struct", bytes)

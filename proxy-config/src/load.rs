@@ -3,21 +3,25 @@
 //! Listeners, clusters and secrets go the whole way one at a time, so that a configuration of thousands is never in memory
 //! as protobuf. A base and an overlay are merged as protobuf merges, which on the wire is to put one after the other.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::bootstrap::v3::Bootstrap;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use envoy_types::pb::envoy::config::core::v3::{Locality, Node};
 use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, secret};
+use prost::Message as _;
 
 use crate::decode::document::{Content, Document, Id};
 use crate::decode::encode::Encoder;
 use crate::decode::problem::Problems;
 use crate::diagnostic::{Diagnostic, Path, Position, Segment, Severity};
-use crate::lower::{Cx, Lower, StaticSecrets};
-use crate::model::{self, bootstrap::Resource, raw::Sharing};
+use crate::lower::{Cx, Lower, Reference, StaticSecrets};
+use crate::model::{
+    self, bootstrap::Resource, cluster::Discovery, config_source::ConfigSourceKind, raw::Sharing,
+};
 use crate::proto::schema;
 
 /// How strictly a file is read.
@@ -36,6 +40,17 @@ impl Options {
     }
 }
 
+/// What flags say of the node: it comes before what the configuration says.
+#[derive(Clone, Debug, Default)]
+pub struct Identity {
+    /// `--service-node`.
+    pub id: Option<String>,
+    /// `--service-cluster`.
+    pub cluster: Option<String>,
+    /// `--service-zone`.
+    pub zone: Option<String>,
+}
+
 /// A configuration that can be run.
 #[derive(Clone, Debug)]
 pub struct Loaded {
@@ -48,18 +63,37 @@ pub struct Loaded {
 
 /// Reads a bootstrap, YAML or JSON. `overlay` is merged over it, as `--config-yaml` over `-c`.
 pub fn bootstrap(text: &str, overlay: Option<&str>, options: Options) -> Result<Loaded, Vec<Diagnostic>> {
+    bootstrap_as(text, overlay, options, &Identity::default())
+}
+
+/// As [`bootstrap`], by a name that the flags give.
+pub fn bootstrap_as(
+    text: &str,
+    overlay: Option<&str>,
+    options: Options,
+    identity: &Identity,
+) -> Result<Loaded, Vec<Diagnostic>> {
     let mut findings = Findings::default();
     let sources: Vec<Source<'_>> = [Some((text, "")), overlay.map(|text| (text, OVERLAY))]
         .into_iter()
         .flatten()
         .filter_map(|(text, suffix)| Source::parse(text, suffix, &mut findings))
         .collect();
-    let mut load = Load { sources: &sources, options, findings, detached: Vec::new(), secrets: None };
-    let (lowered, raw) = load.message();
+    let mut load = Load {
+        sources: &sources,
+        options,
+        findings,
+        detached: Vec::new(),
+        secrets: None,
+        references: Vec::new(),
+    };
+    let (lowered, raw) = load.message(identity);
     let secrets = load.secrets();
     let listeners = load.resources::<Listener>("listeners", |l| ("", &l.name), &[], Twice::Replaces);
     let clusters =
         load.resources::<Cluster>("clusters", |c| ("", &c.name), OWN_OF_CLUSTERS, Twice::IsRefused);
+    load.check_references(&clusters);
+    load.check_node(lowered.as_ref());
     let (mut errors, warnings) = load.findings.finish();
     if options.strict {
         errors.extend(warnings.iter().cloned().map(Diagnostic::refused));
@@ -99,6 +133,8 @@ struct Load<'s> {
     detached: Vec<(&'s Source<'s>, &'static str, Id)>,
     /// What listeners and clusters may name; `None` where that is not known, since a secret was refused.
     secrets: Option<Arc<StaticSecrets>>,
+    /// Clusters that must be there, with what to say if not, and the end of that.
+    references: Vec<(Reference, &'static str)>,
 }
 
 /// What a name that is given again does.
@@ -120,7 +156,7 @@ impl<'t> Source<'t> {
 
 impl<'s> Load<'s> {
     /// The bootstrap without its listeners, clusters and secrets: lowered where it could be, and encoded.
-    fn message(&mut self) -> (Option<model::Bootstrap>, Bytes) {
+    fn message(&mut self, identity: &Identity) -> (Option<model::Bootstrap>, Bytes) {
         let Some(message) = schema::message(Bootstrap::NAME) else { return (None, Bytes::new()) };
         let mut bytes = Vec::new();
         let before = self.findings.errors;
@@ -134,6 +170,7 @@ impl<'s> Load<'s> {
         if self.findings.errors > before || self.sources.is_empty() {
             return (None, Bytes::new());
         }
+        bytes.extend(identity.message().encode_to_vec());
         let raw = Bytes::from(bytes);
         (self.lower::<Bootstrap>(&raw, Path::default(), &Path::default(), self.sources), raw)
     }
@@ -244,6 +281,31 @@ impl<'s> Load<'s> {
         self.findings.add(diagnostic, place.source.suffix);
     }
 
+    /// What is called by gRPC has to be there before anything else is.
+    fn check_references(&mut self, clusters: &[Resource<model::Cluster>]) {
+        let primary = primary(clusters);
+        for (Reference { cluster, diagnostic }, suffix) in std::mem::take(&mut self.references) {
+            if !primary.contains(&cluster) {
+                self.findings.add(diagnostic, suffix);
+            }
+        }
+    }
+
+    /// Envoy wants to be somebody wherever it asks for listeners and clusters, also in a file.
+    fn check_node(&mut self, lowered: Option<&model::Bootstrap>) {
+        let Some(model::Bootstrap { node, dynamic, .. }) = lowered else { return };
+        let asks = dynamic.lds.is_some() || dynamic.cds.is_some() || dynamic.ads.is_some();
+        if asks && (node.id.is_empty() || node.cluster.is_empty()) {
+            let path = Path::default().field("node");
+            let why = "id and cluster are required with dynamic_resources: \
+                here, or by --service-node and --service-cluster"
+                .to_owned();
+            let located = self.sources.iter().find_map(|source| source.document.locate(&path));
+            let position = located.map(|(position, _)| position);
+            self.findings.add(Diagnostic { severity: Severity::Error, position, path, why }, "");
+        }
+    }
+
     fn lower<M: Lower + prost::Message + Default>(
         &mut self,
         raw: &Bytes,
@@ -284,7 +346,10 @@ impl<'s> Load<'s> {
         let mut cx = Cx::at(path).with_secrets(self.secrets.clone());
         let model = message.lower(&mut cx);
         let failed = cx.failed();
-        for mut diagnostic in cx.diagnostics {
+        let diagnostics =
+            std::mem::take(&mut cx.diagnostics).into_iter().map(|diagnostic| (diagnostic, None));
+        let references = cx.references.into_iter().map(|found| (found.diagnostic, Some(found.cluster)));
+        for (mut diagnostic, cluster) in diagnostics.chain(references) {
             let mut place = written.clone();
             for segment in diagnostic.path.segments().iter().skip(depth) {
                 place.push(segment.clone());
@@ -293,10 +358,40 @@ impl<'s> Load<'s> {
             let located = sources.iter().filter_map(|s| Some((s.document.locate(&place)?, s.suffix)));
             let deepest = located.max_by_key(|((_, depth), _)| *depth);
             diagnostic.position = deepest.map(|((position, _), _)| position);
-            self.findings.add(diagnostic, deepest.map_or("", |(_, suffix)| suffix));
+            let suffix = deepest.map_or("", |(_, suffix)| suffix);
+            match cluster {
+                Some(cluster) => self.references.push((Reference { cluster, diagnostic }, suffix)),
+                None => self.findings.add(diagnostic, suffix),
+            }
         }
         model.filter(|_| !failed)
     }
+}
+
+impl Identity {
+    /// To be merged over the configuration.
+    fn message(&self) -> Bootstrap {
+        let zone = self.zone.clone().map(|zone| Locality { zone, ..Locality::default() });
+        let node = Node {
+            id: self.id.clone().unwrap_or_default(),
+            cluster: self.cluster.clone().unwrap_or_default(),
+            locality: zone,
+            ..Node::default()
+        };
+        Bootstrap { node: (node != Node::default()).then_some(node), ..Bootstrap::default() }
+    }
+}
+
+/// Those that servers of resources may be: Envoy has them before it asks for anything.
+pub(crate) fn primary(clusters: &[Resource<model::Cluster>]) -> HashSet<Arc<str>> {
+    let primary = clusters.iter().filter(|cluster| match &cluster.model.discovery {
+        Discovery::Eds(eds) => matches!(eds.source.kind, ConfigSourceKind::File { .. }),
+        Discovery::Static
+        | Discovery::StrictDns(_)
+        | Discovery::LogicalDns(_)
+        | Discovery::OriginalDst(_) => true,
+    });
+    primary.map(|cluster| cluster.model.name.clone()).collect()
 }
 
 /// A resource in its text.

@@ -135,11 +135,9 @@ pub async fn start(mut config: Config) -> Result<Bound> {
     let loaded = config.bootstrap.take();
     let common = common(&config);
     let (shared, own) = build(&config, loaded, &common)?;
-    let bound = match &own.world {
-        Some(world) => bind::open(world.snapshot().listeners(), config.workers).map_err(all)?,
-        None => Vec::new(),
-    };
-    own.status.bound(&bound);
+    if let Some(world) = &own.world {
+        world.bind(Arc::new(bind::Own { workers: config.workers })).map_err(all)?;
+    }
     // The admin's addresses first: where a port was left to the kernel, only now it is known what no connection
     // may be carried to.
     let context = Arc::new(admin::Context {
@@ -171,7 +169,7 @@ pub async fn start(mut config: Config) -> Result<Bound> {
         }
         None => None,
     };
-    serve(bound, &shared, forbidden, &own);
+    serve(&shared, forbidden, &own);
     Ok(Bound { shared, own, admin_address, bootstrap_admin, half, _admin: admin })
 }
 
@@ -180,17 +178,17 @@ fn all<E: std::fmt::Display>(errors: Vec<E>) -> anyhow::Error {
     anyhow::anyhow!("{}", lines.join("\n"))
 }
 
-/// Accepts once every cluster knows its endpoints and no secret is waited for, as Envoy's workers do.
-fn serve(bound: Vec<bind::Bound>, shared: &Arc<Shared>, admin: Vec<SocketAddr>, own: &Arc<Sidecar>) {
-    let Some(world) = own.world.clone() else {
+/// Accepts once every cluster knows its endpoints and nothing is waited for, as Envoy's workers do.
+fn serve(shared: &Arc<Shared>, admin: Vec<SocketAddr>, own: &Arc<Sidecar>) {
+    let Some(world) = &own.world else {
         own.status.set_warm();
         return;
     };
-    let place = Arc::new(Place::own(admin, world, shared.clone()));
-    let (tasks, own) = (shared.tasks.clone(), own.clone());
+    let place = Arc::new(Place::own(admin, world.live.clone(), shared.clone()));
+    let own = own.clone();
     shared.tasks.spawn("listeners", async move {
         own.warmed("").await;
-        own.accept(bound, &place, &tasks);
+        own.accept(place);
         // Loading leaves many times as much behind as it made.
         crate::sys::process::give_back_memory();
         log::info!("all clusters are warm: connections are accepted");
@@ -223,7 +221,7 @@ async fn intercept(
         admin: admin.to_vec(),
         host_outbound: wanted.host_outbound,
         dial_from_host: wanted.dial_from_host,
-        world: own.world.clone(),
+        live: own.world.as_ref().map(|world| world.live.clone()),
         common,
         sidecars: sidecars.clone(),
     };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::telemetry::stats::{Counter, Stats};
 
@@ -30,6 +30,22 @@ impl Tasks {
         F: Future<Output = ()> + Send + 'static,
     {
         tokio::spawn(Named { future, name, panics: self.panics.clone() })
+    }
+}
+
+/// Ends a task when it is dropped.
+#[derive(Debug)]
+pub struct Abort(AbortHandle);
+
+impl Abort {
+    pub fn of(task: JoinHandle<()>) -> Self {
+        Self(task.abort_handle())
+    }
+}
+
+impl Drop for Abort {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

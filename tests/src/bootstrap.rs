@@ -9,6 +9,9 @@ const TYPE: &str = "type.googleapis.com/";
 /// Replaced by the proxy's own directory.
 pub const DIR: &str = "@DIR@";
 
+/// Replaced by the proxy's name: by its node, a control plane tells one from the other.
+pub const NODE: &str = "@NODE@";
+
 /// A bootstrap under construction.
 #[derive(Clone, Debug, Default)]
 pub struct Bootstrap {

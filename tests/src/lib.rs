@@ -32,6 +32,7 @@ pub mod tls_server;
 pub mod upstream;
 pub mod wait;
 pub mod wire;
+pub mod xds;
 
 mod sweep;
 
@@ -50,3 +51,4 @@ pub use tls_server::{TlsOptions, TlsServer};
 pub use upstream::{Does, Upstream};
 pub use wait::{eventually, until};
 pub use wire::{Client, End};
+pub use xds::ControlPlane;

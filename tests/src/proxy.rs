@@ -13,12 +13,15 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::admin::Admin;
-use crate::bootstrap::DIR;
+use crate::bootstrap::{DIR, NODE};
 use crate::lab::Lab;
 use crate::process::{Output, Place, Process, Spawn};
 use crate::wait::until;
 
 const READY: Duration = Duration::from_secs(15);
+
+/// Set, it lets a second Envoy stand for shunt: how the tests are tested.
+pub const TWIN: &str = "SHUNT_TESTS_TWIN";
 
 /// Which proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +44,8 @@ impl Kind {
     pub fn command(self, lab: &Lab, place: &Place) -> Result<Spawn> {
         match self {
             Self::Envoy => lab.program("envoy", place),
+            // What fails with a twin is the test's own fault.
+            Self::Shunt if std::env::var_os(TWIN).is_some() => lab.program("envoy", place),
             Self::Shunt => Ok(lab.shunt(place)?.arg("run")),
         }
     }
@@ -48,7 +53,7 @@ impl Kind {
     /// Runs it to its end on a configuration.
     pub fn output(self, lab: &Lab, config: &str, args: &[&str]) -> Result<Output> {
         let dir = directory(lab, self)?;
-        let file = write(&dir, config)?;
+        let file = write(&dir, self, config)?;
         self.command(lab, &Place::default())?.arg("-c").arg(file).args(args).output()
     }
 }
@@ -91,7 +96,7 @@ impl Proxy {
     pub fn start_unready(lab: &Lab, start: &Start<'_>) -> Result<Self> {
         let Start { kind, config, args, place } = start;
         let dir = directory(lab, *kind)?;
-        let file = write(&dir, config)?;
+        let file = write(&dir, *kind, config)?;
         let addresses = dir.join("admin-address");
         let mut spawn =
             kind.command(lab, place)?.arg("-c").arg(&file).arg("--admin-address-path").arg(&addresses);
@@ -127,15 +132,27 @@ impl Proxy {
 
     /// Reads the listeners' addresses anew.
     pub fn read_listeners(&mut self) -> Result<()> {
-        let answer = self.admin.json("/listeners?format=json")?;
-        let statuses = answer["listener_statuses"].as_array().map_or(&[] as &[_], Vec::as_slice);
-        self.listeners = statuses.iter().map(addresses_of).collect::<Result<_>>()?;
+        self.listeners = self.addresses()?;
         Ok(())
     }
 
     /// Where a listener is.
     pub fn at(&self, listener: &str) -> Result<SocketAddr> {
         self.all_at(listener).and_then(|all| all.first().copied().context("no address"))
+    }
+
+    /// Where a listener is that may have come, or moved, since.
+    pub fn listening(&self, listener: &str) -> Result<SocketAddr> {
+        until(&format!("listener {listener} of {}", self.kind.name()), READY, || {
+            Ok(self.addresses()?.remove(listener).and_then(|all| all.first().copied()))
+        })
+    }
+
+    /// All listeners that there are now.
+    pub fn addresses(&self) -> Result<BTreeMap<String, Vec<SocketAddr>>> {
+        let answer = self.admin.json("/listeners?format=json")?;
+        let statuses = answer["listener_statuses"].as_array().map_or(&[] as &[_], Vec::as_slice);
+        statuses.iter().map(addresses_of).collect()
     }
 
     /// Where a listener is, with its additional addresses.
@@ -251,9 +268,9 @@ fn directory(lab: &Lab, kind: Kind) -> Result<PathBuf> {
     Ok(dir)
 }
 
-fn write(dir: &Path, config: &str) -> Result<PathBuf> {
+fn write(dir: &Path, kind: Kind, config: &str) -> Result<PathBuf> {
     let file = dir.join("envoy.yaml");
-    fs::write(&file, config.replace(DIR, &dir.display().to_string()))?;
+    fs::write(&file, config.replace(DIR, &dir.display().to_string()).replace(NODE, kind.name()))?;
     Ok(file)
 }
 

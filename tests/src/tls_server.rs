@@ -88,7 +88,7 @@ impl TlsOptions {
         self
     }
 
-    fn config(&self) -> Result<ServerConfig> {
+    pub(crate) fn config(&self) -> Result<ServerConfig> {
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&self.versions)?;

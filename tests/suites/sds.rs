@@ -25,13 +25,13 @@ use crate::tls_common::{CLIENT, Mesh, SERVER, secure};
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// A volume of a Secret or a ConfigMap: files are links into a directory that is replaced as a whole.
-struct Mount {
+pub(crate) struct Mount {
     dir: PathBuf,
     versions: Cell<u32>,
 }
 
 impl Mount {
-    fn new(lab: &Lab, name: &str) -> Result<Self> {
+    pub(crate) fn new(lab: &Lab, name: &str) -> Result<Self> {
         let dir = lab.dir().join(name);
         fs::create_dir(&dir)?;
         Ok(Self { dir, versions: Cell::new(0) })
@@ -43,11 +43,11 @@ impl Mount {
         Ok(mount)
     }
 
-    fn at(&self, file: &str) -> PathBuf {
+    pub(crate) fn at(&self, file: &str) -> PathBuf {
         self.dir.join(file)
     }
 
-    fn swap(&self, files: &[(&str, &[u8])]) -> Result<()> {
+    pub(crate) fn swap(&self, files: &[(&str, &[u8])]) -> Result<()> {
         let version = self.versions.get();
         self.versions.set(version + 1);
         let data = self.at(&format!("..{version}"));

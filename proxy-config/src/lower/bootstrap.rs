@@ -27,16 +27,15 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 const STATS_FLUSH_LIMIT: Duration = Duration::from_secs(300);
 
 lower! { "envoy.config.bootstrap.v3.Bootstrap" pb::Bootstrap => Bootstrap, cx;
-    read { node, static_resources, cluster_manager, stats_config, layered_runtime, admin }
+    read { node, static_resources, dynamic_resources, cluster_manager, stats_config, layered_runtime, admin }
     reject {
-        dynamic_resources: "dynamic listeners and clusters are not implemented yet: use static_resources",
         hds_config: "the health discovery service is not implemented",
-        config_sources: "xDS servers are not implemented yet",
-        default_config_source: "xDS servers are not implemented yet",
+        config_sources: "authorities (xdstp) are not implemented: use dynamic_resources",
+        default_config_source: "authorities (xdstp) are not implemented: use dynamic_resources",
         default_socket_interface: "there is one socket interface",
         certificate_provider_instances: "certificate providers are not implemented",
-        xds_delegate_extension: "xDS servers are not implemented yet",
-        xds_config_tracker_extension: "xDS servers are not implemented yet",
+        xds_delegate_extension: "extensions of the xDS client are not implemented",
+        xds_config_tracker_extension: "extensions of the xDS client are not implemented",
     }
     warn {
         node_context_params: "xDS resource locators are not implemented",
@@ -60,7 +59,7 @@ lower! { "envoy.config.bootstrap.v3.Bootstrap" pb::Bootstrap => Bootstrap, cx;
         default_regex_engine: "there is one engine, with the syntax of RE2",
         listener_manager: "there is one listener manager",
         application_log_config: "is set by --log-format",
-        grpc_async_client_manager_config: "there are no gRPC clients",
+        grpc_async_client_manager_config: "its clients are made as they are needed",
         memory_allocator_manager: "memory is given back to the system without it",
         enable_worker_cpu_affinity: "workers are placed by the kernel",
         stats_flush: "stats are counted when they are read",
@@ -79,13 +78,17 @@ lower! { "envoy.config.bootstrap.v3.Bootstrap" pb::Bootstrap => Bootstrap, cx;
         if flush.is_some_and(|interval| interval >= STATS_FLUSH_LIMIT) {
             cx.reject("stats_flush_interval", "must be less than 300s");
         }
+        let dynamic = match dynamic_resources {
+            Some(resources) => cx.lower("dynamic_resources", resources)?,
+            None => DynamicResources::default(),
+        };
         Some(Bootstrap {
-            node: node.and_then(|node| cx.lower("node", node)).unwrap_or_default(),
+            node: cx.lower("node", node.unwrap_or_default())?,
             admin: admin.and_then(|admin| cx.lower("admin", admin)).flatten(),
             listeners: Vec::new(),
             clusters: Vec::new(),
             secrets: Vec::new(),
-            dynamic: DynamicResources::default(),
+            dynamic,
             stats,
             runtime: layered_runtime.and_then(|r| cx.lower("layered_runtime", r)).unwrap_or_default(),
         })

@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3 as pb;
 use envoy_types::pb::envoy::r#type::v3 as pb_type;
+use envoy_types::pb::envoy::r#type::v3::SemanticVersion;
+use envoy_types::pb::google::protobuf::Struct;
+use prost::Message as _;
 
 use super::registry::registry;
 use super::value::{flag, number, structure};
@@ -15,7 +17,6 @@ use crate::model::address::{
     Address, BindConfig, Cidr, HostPort, SocketOption, SocketOptionValue, SocketState,
 };
 use crate::model::bootstrap::Node;
-use crate::model::config_source::{ConfigSource, ConfigSourceKind};
 use crate::model::endpoint::Locality;
 use crate::model::metadata::Metadata;
 use crate::model::network_filter::Backoff;
@@ -26,7 +27,7 @@ registry! {
     pb::Address, pb::SocketAddress, pb::Pipe,  pb::CidrRange, pb::TcpKeepalive,
     pb::SocketOption, pb::SocketOptionsOverride, pb::ExtraSourceAddress, pb::BindConfig, pb::Metadata,
     pb::RuntimeFractionalPercent, pb::RuntimeFeatureFlag, pb_type::FractionalPercent, pb_type::Percent,
-    pb::Locality, pb::Node, pb::ConfigSource, pb::PathConfigSource, pb::WatchedDirectory, pb::BackoffStrategy,
+    pb::Locality, pb::Node, pb::BackoffStrategy,
     pb::TransportSocket, pb::DataSource,
 }
 
@@ -323,6 +324,7 @@ lower! { "envoy.config.core.v3.Node" pb::Node => Node, cx;
         user_agent_version_type: "is filled in by the proxy",
     }
     {
+        let raw = told(&id, &cluster, metadata.as_ref(), locality.as_ref()).encode_to_vec().into();
         let locality = locality.and_then(|l| cx.lower("locality", l)).unwrap_or_default();
         Some(Node {
             id,
@@ -331,61 +333,36 @@ lower! { "envoy.config.core.v3.Node" pb::Node => Node, cx;
             zone: locality.zone.to_string(),
             sub_zone: locality.sub_zone.to_string(),
             metadata: metadata.map(structure).unwrap_or_default(),
-            raw: Bytes::new(),
+            raw,
         })
     }
 }
 
-lower! { "envoy.config.core.v3.ConfigSource" pb::ConfigSource => ConfigSource, cx;
-    read { config_source_specifier, initial_fetch_timeout, resource_api_version }
-    reject { authorities: "xDS resource locators are not implemented" }
-    {
-        use pb::config_source::ConfigSourceSpecifier as Source;
-        if let pb::ApiVersion::V2 = cx.variant("resource_api_version", resource_api_version)? {
-            cx.reject("resource_api_version", "V2 is gone: use V3");
-        }
-        let initial_fetch_timeout =
-            cx.timeout("initial_fetch_timeout", initial_fetch_timeout, Some(Duration::from_secs(15)));
-        let kind = match config_source_specifier {
-            Some(Source::Path(path)) => {
-                let path = cx.non_empty("path", path)?;
-                Some(ConfigSourceKind::File { path: path.into(), watched_directory: None })
-            }
-            Some(Source::PathConfigSource(source)) => cx.lower("path_config_source", source),
-            Some(Source::ApiConfigSource(_)) => refuse_source(cx, "api_config_source"),
-            Some(Source::Ads(_)) => refuse_source(cx, "ads"),
-            Some(Source::Self_(_)) => refuse_source(cx, "self"),
-            None => {
-                cx.reject("config_source_specifier", "is required");
-                None
-            }
-        };
-        Some(ConfigSource { kind: kind?, initial_fetch_timeout })
+/// What a control plane is told of us: who we are by the configuration, and what we can do.
+fn told(id: &str, cluster: &str, metadata: Option<&Struct>, locality: Option<&pb::Locality>) -> pb::Node {
+    let number = |part: &str| part.parse().unwrap_or_default();
+    let version = SemanticVersion {
+        major_number: number(env!("CARGO_PKG_VERSION_MAJOR")),
+        minor_number: number(env!("CARGO_PKG_VERSION_MINOR")),
+        patch: number(env!("CARGO_PKG_VERSION_PATCH")),
+    };
+    let build = pb::BuildVersion { version: Some(version), metadata: None };
+    pb::Node {
+        id: id.to_owned(),
+        cluster: cluster.to_owned(),
+        metadata: metadata.cloned(),
+        locality: locality.cloned(),
+        user_agent_name: "shunt".to_owned(),
+        user_agent_version_type: Some(pb::node::UserAgentVersionType::UserAgentBuildVersion(build)),
+        client_features: CLIENT_FEATURES.map(str::to_owned).to_vec(),
+        ..pb::Node::default()
     }
 }
 
-fn refuse_source(cx: &mut Cx, field: &'static str) -> Option<ConfigSourceKind> {
-    cx.reject(field, "xDS servers are not implemented yet: use path_config_source");
-    None
-}
-
-lower! { "envoy.config.core.v3.PathConfigSource" pb::PathConfigSource => ConfigSourceKind, cx;
-    read { path, watched_directory }
-    warn { poll_interval: "the file is watched: there is no need to poll" }
-    {
-        let watched_directory = watched_directory.map(|watched| cx.lower("watched_directory", watched));
-        let path = cx.non_empty("path", path)?;
-        Some(ConfigSourceKind::File { path: path.into(), watched_directory: watched_directory.flatten() })
-    }
-}
-
-lower! { "envoy.config.core.v3.WatchedDirectory" pb::WatchedDirectory => PathBuf, cx;
-    read { path }
-    warn { watch_modify: "a file that is changed in place is seen without it" }
-    {
-        cx.non_empty("path", path).map(PathBuf::from)
-    }
-}
+/// As Envoy's documentation names them: a `Resource` around a resource is opened also in the state of the world.
+/// Over-provisioning and the answers to all clusters' load reports have names as well; the first says that it is
+/// lacking, which it is not, and the second is not implemented.
+const CLIENT_FEATURES: [&str; 1] = ["xds.config.resource-in-sotw"];
 
 lower! { "envoy.config.core.v3.BackoffStrategy" pb::BackoffStrategy => Backoff, cx;
     read { base_interval, max_interval }

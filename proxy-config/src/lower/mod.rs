@@ -21,8 +21,21 @@ pub use tls::StaticSecrets;
 pub struct Cx {
     path: Path,
     pub diagnostics: Vec<Diagnostic>,
+    /// Clusters that the configuration says to be called by gRPC: whoever knows all clusters checks them.
+    pub(crate) references: Vec<Reference>,
     side: Option<Side>,
     secrets: Option<Arc<StaticSecrets>>,
+    dynamic: bool,
+    /// A secret of the bootstrap is named: beside another bootstrap the same bytes may mean something else.
+    pub(crate) names_static_secret: bool,
+}
+
+/// A cluster that is named where only one of the bootstrap can be.
+#[derive(Debug)]
+pub(crate) struct Reference {
+    pub(crate) cluster: Arc<str>,
+    /// What to say where there is no such cluster.
+    pub(crate) diagnostic: Diagnostic,
 }
 
 /// Whose connections a transport socket is for.
@@ -45,6 +58,26 @@ impl Cx {
     pub fn with_secrets(mut self, secrets: Option<Arc<StaticSecrets>>) -> Self {
         self.secrets = secrets;
         self
+    }
+
+    /// For what a control plane or a file sends: a filter that is known and not implemented does not spoil the rest
+    /// of it, unless it decides who may do what.
+    #[must_use]
+    pub(crate) fn dynamic(self) -> Self {
+        Self { dynamic: true, ..self }
+    }
+
+    pub(crate) fn is_dynamic(&self) -> bool {
+        self.dynamic
+    }
+
+    /// Notes a cluster that must be one of the bootstrap.
+    pub(crate) fn refer(&mut self, field: &'static str, cluster: &Arc<str>) {
+        let why =
+            format!("no cluster '{cluster}' of static_resources that needs no server for its own endpoints");
+        let diagnostic =
+            Diagnostic { severity: Severity::Error, position: None, path: self.path.field(field), why };
+        self.references.push(Reference { cluster: cluster.clone(), diagnostic });
     }
 
     pub fn path(&self) -> &Path {
@@ -278,11 +311,14 @@ pub(crate) const fn field_name(name: &'static str) -> &'static str {
 mod access_log;
 mod bootstrap;
 pub mod cluster;
+mod config_source;
 pub mod core;
+mod discovered;
 mod docs;
 pub mod endpoint;
 pub mod extension;
 mod filter_chain;
+mod grpc;
 mod listener;
 mod listener_filter;
 mod matcher;
@@ -292,9 +328,11 @@ mod rbac;
 mod reflection;
 mod refused;
 pub mod registry;
+mod route;
 mod starttls;
 mod tls;
 mod transport;
+mod unserved;
 mod value;
 
 pub use docs::markdown;

@@ -17,13 +17,17 @@ pub fn messages() -> impl Iterator<Item = Message> {
     [
         super::access_log::MESSAGES,
         super::bootstrap::MESSAGES,
+        super::config_source::MESSAGES,
         super::core::MESSAGES,
+        super::discovered::MESSAGES,
         super::filter_chain::MESSAGES,
+        super::grpc::MESSAGES,
         super::listener::MESSAGES,
         super::listener_filter::MESSAGES,
         super::matcher::MESSAGES,
         super::network_filter::MESSAGES,
         super::rbac::MESSAGES,
+        super::route::MESSAGES,
         super::starttls::MESSAGES,
     ]
     .into_iter()

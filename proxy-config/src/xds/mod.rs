@@ -3,6 +3,7 @@
 //! A [`RawResource`] is one resource with its name, its message still encoded. [`decode`] makes its model of it: all
 //! of it, or every reason why not. Fields that Envoy does not know are no reason: dynamic configuration is lenient.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config as pb;
@@ -11,15 +12,21 @@ use prost::Message;
 
 use crate::decode::any;
 use crate::diagnostic::{Diagnostic, Path, Segment, Severity};
-use crate::lower::{Cx, Lower, StaticSecrets};
+use crate::load::primary;
+use crate::lower::{Cx, Lower, Reference, StaticSecrets};
 use crate::model::bootstrap::Resource;
 use crate::model::tls::Secret;
 use crate::model::{self, Raw};
 
 pub mod file;
 mod resource;
+mod split;
+mod store;
+pub mod wire;
 
 pub use resource::RawResource;
+use store::Found;
+pub use store::Store;
 
 /// A type of resource that is discovered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -72,7 +79,7 @@ impl Kind {
 }
 
 /// A type of model that is discovered. Implemented here only.
-pub trait Discover: Sized {
+pub trait Discover: Sized + Send + Sync + 'static {
     const KIND: Kind;
     #[doc(hidden)]
     type Message: Message + Default + Lower<Model = Self>;
@@ -93,16 +100,30 @@ impl Discover for model::Listener {
     type Message = pb::listener::v3::Listener;
 }
 
+impl Discover for model::route::RouteConfiguration {
+    const KIND: Kind = Kind::Route;
+    type Message = pb::route::v3::RouteConfiguration;
+}
+
+impl Discover for model::discovered::Extension {
+    const KIND: Kind = Kind::Extension;
+    type Message = pb::core::v3::TypedExtensionConfig;
+}
+
 impl Discover for Secret {
     const KIND: Kind = Kind::Secret;
     type Message = SecretMessage;
 }
 
-/// What resources may name beside each other.
+/// What resources may name beside each other, and what is known of them already.
 #[derive(Clone, Debug, Default)]
 pub struct Decoder {
     /// Of the bootstrap.
     pub secrets: Option<Arc<StaticSecrets>>,
+    /// Clusters of the bootstrap that may be called by gRPC; `None` takes all names.
+    pub clusters: Option<Arc<HashSet<Arc<str>>>>,
+    /// Shared by all that may have the same resources.
+    pub store: Option<Arc<Store>>,
 }
 
 /// A resource with its meaning.
@@ -114,6 +135,19 @@ pub struct Decoded<T> {
 }
 
 impl Decoder {
+    /// For what comes beside this bootstrap.
+    pub fn of(bootstrap: &model::Bootstrap) -> Self {
+        let secrets = bootstrap.secrets.iter().map(|secret| secret.model.clone()).collect();
+        let clusters = primary(&bootstrap.clusters);
+        Self { secrets: Some(Arc::new(secrets)), clusters: Some(Arc::new(clusters)), store: None }
+    }
+
+    /// With what other configurations of this process have already.
+    #[must_use]
+    pub fn with_store(self, store: Arc<Store>) -> Self {
+        Self { store: Some(store), ..self }
+    }
+
     /// The model of a resource, or everything that is wrong with it. Paths begin at the resource.
     pub fn decode<T: Discover>(&self, raw: &RawResource) -> Result<Decoded<T>, Vec<Diagnostic>> {
         let here =
@@ -122,18 +156,23 @@ impl Decoder {
         if name != T::KIND.type_name() {
             return Err(here(format!("{name} where {} is expected", T::KIND.type_name())));
         }
+        let there =
+            |found: &Reference| self.clusters.as_ref().is_none_or(|known| known.contains(&found.cluster));
+        if let Some((resource, found)) = self.store.as_ref().and_then(|store| store.find::<T>(&bytes)) {
+            return found.answer(resource, there);
+        }
         let message = T::Message::decode(bytes.as_ref()).map_err(|error| here(error.to_string()))?;
-        let mut cx = Cx::default().with_secrets(self.secrets.clone());
+        let mut cx = Cx::default().with_secrets(self.secrets.clone()).dynamic();
         let short = T::KIND.type_name().rsplit('.').next().unwrap_or_default();
         let model = cx.within(Segment::Type(short.into()), |cx| message.lower(cx));
         let (errors, warnings): (Vec<_>, Vec<_>) =
             cx.diagnostics.into_iter().partition(|found| found.severity == Severity::Error);
-        match model {
-            Some(model) if errors.is_empty() => {
-                let resource = Resource { model: Arc::new(model), raw: Raw::from(bytes.as_ref()) };
-                Ok(Decoded { resource, warnings })
-            }
-            Some(_) | None => Err(errors),
-        }
+        let Some(model) = model.filter(|_| errors.is_empty()) else { return Err(errors) };
+        let found = Found { warnings: warnings.into(), references: cx.references.into() };
+        let (resource, found) = match &self.store {
+            Some(store) if !cx.names_static_secret => store.keep(model, &bytes, found),
+            Some(_) | None => (Resource { model: Arc::new(model), raw: Raw::from(bytes.as_ref()) }, found),
+        };
+        found.answer(resource, there)
     }
 }

@@ -57,7 +57,7 @@ impl RawResource {
     }
 }
 
-const WRAPPER: &str = "envoy.service.discovery.v3.Resource";
+pub(super) const WRAPPER: &str = "envoy.service.discovery.v3.Resource";
 
 /// Field 1 of all types of resources. The last one holds, as on all wires.
 fn name_of(message: &[u8]) -> Result<Arc<str>, String> {
@@ -70,7 +70,7 @@ fn name_of(message: &[u8]) -> Result<Arc<str>, String> {
     Ok(name.into())
 }
 
-fn lifetime(ttl: envoy_types::pb::google::protobuf::Duration) -> Result<Duration, String> {
+pub(super) fn lifetime(ttl: envoy_types::pb::google::protobuf::Duration) -> Result<Duration, String> {
     match (u64::try_from(ttl.seconds), u32::try_from(ttl.nanos)) {
         (Ok(seconds), Ok(nanos)) if nanos < 1_000_000_000 => Ok(Duration::new(seconds, nanos)),
         (Ok(_) | Err(_), Ok(_) | Err(_)) => Err("ttl: must not be negative".into()),

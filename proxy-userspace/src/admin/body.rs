@@ -10,6 +10,7 @@ use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
 use tokio::task::JoinHandle;
 
+use super::updates::Follow;
 use crate::transport::tap::admin::Attached;
 
 pub(super) type Answer = Response<Body>;
@@ -20,6 +21,8 @@ pub(super) enum Body {
     Pieces(Pieces),
     /// What is tapped, as it comes; with this the tapping ends.
     Tap(Box<Attached>),
+    /// Updates, as they come.
+    Updates(Box<Follow>),
 }
 
 type Chunks = Box<dyn Iterator<Item = Bytes> + Send>;
@@ -79,6 +82,7 @@ impl hyper::body::Body for Body {
             Self::Whole(bytes) => Poll::Ready(bytes.take()),
             Self::Pieces(pieces) => pieces.poll(cx),
             Self::Tap(attached) => attached.poll_next(cx),
+            Self::Updates(follow) => follow.poll_next(cx),
         };
         next.map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
     }
@@ -90,7 +94,7 @@ impl hyper::body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Pieces(_) | Self::Tap(_) => SizeHint::default(),
+            Self::Pieces(_) | Self::Tap(_) | Self::Updates(_) => SizeHint::default(),
         }
     }
 }

@@ -258,7 +258,7 @@ fn health_status(health: Health) -> Value {
     status
 }
 
-pub(super) fn eds_health(health: Health) -> &'static str {
+fn eds_health(health: Health) -> &'static str {
     if health.eds_status_draining {
         "DRAINING"
     } else if health.failed_eds_health {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-/// An endpoint of Envoy's admin API.
+/// An endpoint of Envoy's admin API, or one of ours below `/shunt`.
 pub(super) struct Endpoint {
     pub(super) path: &'static str,
     pub(super) help: &'static str,
@@ -36,6 +36,12 @@ const STATS: &[(&str, &str)] = &[
     ("format", "Format to use; One of (text, json, prometheus)"),
     ("type", "Stat types to include.; One of (All, Counters, Histograms, Gauges, TextReadouts)"),
     ("histogram_buckets", "Histogram bucket display mode; One of (cumulative, disjoint, detailed, summary)"),
+];
+
+const UPDATES: &[(&str, &str)] = &[
+    ("type", "Only updates of that type; One of (CDS, EDS, LDS, RDS, SDS, ECDS)"),
+    ("after", "Only updates with a greater number"),
+    ("last", "Only the last one of each type; not with watch"),
 ];
 
 pub(super) const ENDPOINTS: &[Endpoint] = &[
@@ -99,6 +105,23 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     get("/runtime", "print runtime values", &[]),
     post("/runtime_modify", "modify runtime values (there is no admin layer)", &[]),
     get("/server_info", "print server version/status information", &[]),
+    get("/shunt/listeners", "every listener with its filter chains and clusters, as JSON", &[]),
+    get(
+        "/shunt/match",
+        "which listener, filter chain, clusters and endpoints a connection would take, as JSON",
+        &[
+            ("destination", "Where it goes: IP:PORT"),
+            ("source", "Where it comes from: IP:PORT or IP"),
+            ("sni", "The server name of its ClientHello"),
+            ("alpn", "The protocols of its ClientHello, by commas"),
+            ("tls", "It begins with a ClientHello"),
+            ("http", "It begins with a request of HTTP/1.1"),
+            ("direction", "Whether it leaves the workload or comes to it; One of (outbound, inbound)"),
+            ("entry", "The listener that it comes in by"),
+        ],
+    ),
+    get("/shunt/updates", "what the last updates have changed, as JSON", UPDATES),
+    get("/shunt/watch", "updates as they come, a line of JSON each", UPDATES),
     get("/stats", "print server stats", STATS),
     get("/stats/prometheus", "print server stats in prometheus format", STATS),
     get("/stats/recentlookups", "Show recent stat-name lookups (not recorded)", &[]),

@@ -16,10 +16,14 @@ mod client;
 mod clusters;
 mod config_dump;
 mod help;
+mod matching;
 mod query;
 mod routes;
 mod server;
 mod stats;
+#[cfg(test)]
+mod testing;
+mod updates;
 pub mod view;
 mod workloads;
 
@@ -38,7 +42,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
-pub use client::{Reply, request};
+pub use client::{Daemon, Reply, request};
 pub use server::Memory;
 pub use view::View;
 

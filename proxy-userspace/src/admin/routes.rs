@@ -11,7 +11,9 @@ use proxy_config::model::StringMatcher;
 use super::body::{self, Answer, Body, text};
 use super::query::Params;
 use super::view::State;
-use super::{Access, Context, Subject, clusters, config_dump, help, server, stats, workloads};
+use super::{
+    Access, Context, Subject, clusters, config_dump, help, matching, server, stats, updates, workloads,
+};
 use crate::transport::tap::admin::Refusal;
 use crate::workload::{Status, Summary};
 
@@ -115,6 +117,10 @@ async fn worked_out(path: String, params: Params, subject: Subject) -> Answer {
             "/memory" => server::memory(),
             "/runtime" => server::runtime(view.as_ref()),
             "/logging" => server::logging(&params),
+            "/shunt/match" => matching::answer(&params, view.as_ref()),
+            "/shunt/listeners" => matching::listeners(view.as_ref()),
+            "/shunt/updates" => updates::answer(&params, view.as_ref()),
+            "/shunt/watch" => updates::watch(&params, view.as_ref()),
             path => server::small(path, &params, view.as_ref(), stats)
                 .unwrap_or_else(|| text(StatusCode::NOT_FOUND, format!("invalid path. {}", help::text()))),
         }

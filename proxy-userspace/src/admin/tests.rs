@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use hyper::body::Bytes;
 use proxy_config::model::cluster::{Cluster, Discovery};
+use proxy_config::model::endpoint::AssignmentPolicy;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -58,8 +59,14 @@ impl View for Made {
         vec![self.cluster.name.clone(); self.count]
     }
     fn cluster(&self, _: &str) -> Option<ClusterView> {
-        let (model, success_rates) = (self.cluster.clone(), SuccessRates::default());
-        Some(ClusterView { model, added_via_api: false, hosts: vec![host()], success_rates })
+        Some(ClusterView {
+            model: self.cluster.clone(),
+            added_via_api: false,
+            hosts: vec![host()],
+            locality_weights: vec![7],
+            policy: AssignmentPolicy::default(),
+            success_rates: SuccessRates::default(),
+        })
     }
     fn bootstrap(&self) -> (Bytes, SystemTime) {
         self.plain.bootstrap()
@@ -166,7 +173,7 @@ async fn answers_as_envoy() {
             200,
             "envoy.admin.v3.ClustersConfigDump.StaticCluster",
         ),
-        ("GET", "/config_dump?resource=static_clusters&name_regex=b.*", 200, "{\n \"configs\": ["),
+        ("GET", "/config_dump?resource=static_clusters&name_regex=b.*", 200, "{}\n"),
         ("GET", "/tap", 405, "Method GET not allowed, POST required."),
         ("POST", "/tap", 400, "/tap requires a JSON/YAML body"),
         ("GET", "/workloads", 200, "[]"),

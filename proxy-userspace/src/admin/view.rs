@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hyper::body::Bytes;
+use proxy_config::model::endpoint::AssignmentPolicy;
 use proxy_config::{model, xds};
 
-use crate::transport::tls::CertificateSet;
-
 use crate::secret::Loaded;
+use crate::transport::tls::CertificateSet;
+use crate::world::Snapshot;
+use crate::world::history::History;
 
 /// `envoy.admin.v3.ServerInfo.State`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +53,10 @@ pub struct ClusterView {
     /// From CDS, not from the bootstrap.
     pub added_via_api: bool,
     pub hosts: Vec<HostView>,
+    /// Of each host's locality, in the order of the hosts; 0: it has none.
+    pub locality_weights: Vec<u32>,
+    /// Of its endpoints.
+    pub policy: AssignmentPolicy,
     pub success_rates: SuccessRates,
 }
 
@@ -111,15 +117,11 @@ pub struct HostCounts {
     pub rq_pending_active: u64,
 }
 
-/// A section of `/config_dump` that holds resources.
+/// Resources of the bootstrap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     StaticCluster,
-    /// From CDS, in use.
-    DynamicActiveCluster,
-    DynamicWarmingCluster,
     StaticListener,
-    DynamicListener,
     StaticSecret,
 }
 
@@ -199,6 +201,18 @@ pub trait View: Send + Sync {
     fn version(&self, kind: xds::Kind) -> Arc<str> {
         let _ = kind;
         "".into()
+    }
+    /// Listeners and clusters come from a control plane or a file, or may.
+    fn is_dynamic(&self) -> bool {
+        false
+    }
+    /// What connections are served by at the moment; none without a configuration.
+    fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        None
+    }
+    /// What the last updates have changed; none where there can be no update.
+    fn history(&self) -> Option<History> {
+        None
     }
     /// Those of SDS, by name.
     fn secrets(&self) -> Vec<SecretView> {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use proxy_config::load::{self, Loaded};
+use proxy_config::load::{self, Identity, Loaded};
 
 use super::envoy::EnvoyArgs;
 use super::say;
@@ -53,22 +53,17 @@ pub(super) fn load(args: &EnvoyArgs, strict: bool) -> Result<Loaded> {
         (None, None) => bail!("no configuration"),
     };
     let name = args.config_path.as_deref().unwrap_or(Path::new("--config-yaml")).display();
-    let mut loaded = match load::bootstrap(text, overlay, options) {
+    let identity = Identity {
+        id: args.service_node.clone(),
+        cluster: args.service_cluster.clone(),
+        zone: args.service_zone.clone(),
+    };
+    let loaded = match load::bootstrap_as(text, overlay, options, &identity) {
         Ok(loaded) => loaded,
         Err(problems) => bail!("{name}: {}", bootstrap::summary(&problems)),
     };
     for warning in &loaded.warnings {
         log::warn!("{name}: {warning}");
-    }
-    let node = &mut loaded.bootstrap.node;
-    for (flag, field) in [
-        (&args.service_cluster, &mut node.cluster),
-        (&args.service_node, &mut node.id),
-        (&args.service_zone, &mut node.zone),
-    ] {
-        if let Some(value) = flag {
-            field.clone_from(value);
-        }
     }
     Ok(loaded)
 }

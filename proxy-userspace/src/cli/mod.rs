@@ -2,6 +2,7 @@
 
 mod attach;
 mod check;
+mod config;
 mod demo;
 mod envoy;
 mod exec;
@@ -53,6 +54,9 @@ enum Command {
     /// List, add or remove the running daemon's workloads.
     #[command(subcommand)]
     Workload(workload::WorkloadCommand),
+    /// Ask the running daemon about its configuration: which way connections go, and what updates change.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Make two namespaces and a workload, capture it, show what was captured, and stay until Ctrl-C.
     Demo(demo::DemoArgs),
 }
@@ -152,6 +156,7 @@ fn dispatch(cli: Cli, flags: &[String]) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Workload(command) => workload::run(command),
+        Command::Config(command) => config::run(command),
         Command::Demo(args) => {
             crate::logging::start(level.unwrap_or(LevelFilter::Warn));
             demo::run(args, flags)

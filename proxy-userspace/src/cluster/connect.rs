@@ -56,6 +56,8 @@ pub struct Client<'a> {
     /// None: the proxy's own, for a health check.
     pub facts: Option<&'a Facts>,
     pub connection_id: u64,
+    /// What is offered by ALPN where the transport socket itself says nothing of it.
+    pub alpn: &'a [&'static str],
 }
 
 /// A connection whose transport is ready.
@@ -158,7 +160,13 @@ async fn secure(
         Io::Tcp(stream) => stream.local_addr().ok(),
         Io::Unix(_) => None,
     };
-    let link = Link::Upstream { host, local, client: client.facts, connection_id: client.connection_id };
+    let link = Link::Upstream {
+        host,
+        local,
+        client: client.facts,
+        connection_id: client.connection_id,
+        alpn: client.alpn,
+    };
     let missing = |missing: NotReady| ConnectError::Transport(Failure::new(missing.to_string()));
     let mut transport = factory.create(&link).map_err(missing)?;
     let ready = poll_fn(|cx| transport.poll_ready(cx, io.socket())).await;

@@ -158,9 +158,10 @@ impl Level {
         }
     }
 
-    /// Spans are only worth their memory where there are several localities, or their weights count.
+    /// Spans are only worth their memory where there are several localities, or weights.
     fn members(self, weighted: bool) -> Members {
-        let spans = weighted || self.localities.len() > 1;
+        let given = self.localities.iter().any(|(_, weight, _)| *weight > 0);
+        let spans = weighted || given || self.localities.len() > 1;
         let groups = self.localities.into_iter().map(|(_, weight, hosts)| (weight, hosts)).collect();
         Members::new(groups, spans)
     }

@@ -26,6 +26,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use proxy_config::model;
 use proxy_config::model::cluster::Discovery;
+use proxy_config::model::endpoint::AssignmentPolicy;
 use proxy_config::model::metadata::Struct;
 use tokio::task::AbortHandle;
 
@@ -279,6 +280,12 @@ impl Cluster {
         self.lb.load().hosts().cloned().collect()
     }
 
+    /// Of each of [`Self::hosts`] the weight of its locality, and what holds for all of them.
+    pub fn assignment(&self) -> (Vec<u32>, AssignmentPolicy) {
+        let state = self.lb.load();
+        (state.locality_weights(), state.policy())
+    }
+
     /// What makes the transports of connections to a host: of the first of `transport_socket_matches` that its
     /// metadata satisfies, else of the cluster's own socket. None for `raw_buffer`.
     pub fn transport(&self, host: &Host) -> Option<&Arc<dyn Factory>> {
@@ -286,6 +293,15 @@ impl Cluster {
         match index.and_then(|index| self.matches.get(index)) {
             Some(matched) => matched.transport.as_ref(),
             None => self.transport.as_ref(),
+        }
+    }
+
+    /// That socket as it was configured, with the name of its match.
+    pub fn transport_socket(&self, host: &Host) -> (Option<&str>, &model::TransportSocket) {
+        let index = (host.transport() as usize).checked_sub(1);
+        match index.and_then(|index| self.model.transport_socket_matches.get(index)) {
+            Some(matched) => (Some(&*matched.name), &matched.transport_socket),
+            None => (None, &self.model.transport_socket),
         }
     }
 

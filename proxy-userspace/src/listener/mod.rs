@@ -7,6 +7,6 @@ pub mod select;
 pub mod token_bucket;
 
 pub use self::chain_match::ChainMatch;
-pub use self::filters::{Failure, Filters};
+pub use self::filters::{Failure, Filters, First};
 pub use self::select::Handoff;
 pub use self::token_bucket::TokenBucket;

@@ -128,6 +128,8 @@ pub enum Link<'a> {
         /// On whose behalf; none for a health check.
         client: Option<&'a Facts>,
         connection_id: u64,
+        /// What is offered where the transport socket itself says nothing of it.
+        alpn: &'a [&'static str],
     },
 }
 

@@ -4,9 +4,17 @@
 //! that has one of them. Its answer is what the server is told: ACK, or NACK with the reason.
 //!
 //! - [`file`]: files, each read once for all that follow it.
+//! - [`mux`]: the protocol with one server, without I/O; [`session`] moves it, over [`grpc`]; [`apply`] tells the
+//!   consumers.
 
+mod apply;
+mod backoff;
 mod file;
+mod grpc;
+mod mux;
+mod session;
 mod sources;
+mod status;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -21,6 +29,7 @@ use proxy_config::model::config_source::ConfigSource;
 use proxy_config::xds::{Kind, RawResource};
 
 pub use self::sources::{Clusters, Sources, SourcesEnv};
+pub use self::status::{ControlPlane, SessionView};
 
 /// What a response says to one consumer.
 #[derive(Clone, Copy, Debug, Default)]

@@ -25,7 +25,7 @@ pub(crate) fn sources(stats: &Arc<Stats>, tasks: &Tasks) -> (Arc<dyn Subscribe>,
             read(bytes)
         })
     };
-    (Sources::reading(env(stats, tasks), Arc::new(open)), parsed)
+    (Sources::reading(env(stats, tasks), Arc::new(open), 1 << 20), parsed)
 }
 
 pub(crate) fn env(stats: &Arc<Stats>, tasks: &Tasks) -> SourcesEnv {

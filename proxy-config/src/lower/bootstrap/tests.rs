@@ -61,8 +61,9 @@ fn what_is_said() {
             "at layered_runtime.layers[0].disk_layer: runtime values from a directory are not implemented",
         ),
         (
-            json!({"dynamic_resources": {}}),
-            "at dynamic_resources: dynamic listeners and clusters are not implemented yet: use static_resources",
+            json!({"dynamic_resources": {"lds_resources_locator": "xdstp://x"}}),
+            "at dynamic_resources.lds_resources_locator: xDS resource locators (xdstp) are not implemented: \
+                use lds_config",
         ),
         (
             json!({"stats_config": {"stats_tags": [{"tag_name": "t", "regex": "("}]}}),

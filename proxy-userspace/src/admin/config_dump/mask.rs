@@ -1,5 +1,7 @@
 //! `mask=`: a `google.protobuf.FieldMask`.
 
+use std::fmt;
+
 use serde_json::{Map, Value};
 
 /// Paths that are kept; none: everything.
@@ -17,11 +19,13 @@ impl Mask {
         self.0.is_empty() || self.0.iter().any(|path| path.first().is_some_and(|first| first == field))
     }
 
-    /// A path that begins with none of `fields`.
-    pub(super) fn foreign(&self, fields: &[&str]) -> Option<String> {
-        let foreign =
-            |path: &&Vec<String>| !path.first().is_some_and(|first| fields.contains(&first.as_str()));
-        self.0.iter().find(foreign).map(|path| path.join("."))
+    pub(super) fn paths(&self) -> &[Vec<String>] {
+        &self.0
+    }
+
+    /// As it was given.
+    pub(super) fn text(&self) -> String {
+        self.0.iter().map(|path| path.join(".")).collect::<Vec<_>>().join(",")
     }
 
     /// What holds within a field.
@@ -57,6 +61,13 @@ impl Mask {
     }
 }
 
+/// As protobuf writes the message.
+impl fmt::Display for Mask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|path| writeln!(f, "paths: \"{}\"", path.join(".")))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -77,6 +88,10 @@ mod tests {
         ] {
             assert_eq!(Mask::parse(mask).apply(value.clone()), want, "{mask}");
         }
-        assert_eq!(Mask::parse("foo.bar").foreign(&["cluster"]), Some("foo.bar".to_owned()));
+        let mask = Mask::parse("foo.bar,,a");
+        assert_eq!(
+            (mask.text().as_str(), mask.to_string().as_str()),
+            ("foo.bar,a", "paths: \"foo.bar\"\npaths: \"a\"\n")
+        );
     }
 }

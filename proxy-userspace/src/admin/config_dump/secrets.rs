@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use super::super::view::SecretView;
-use super::message;
+use super::elements::message;
 use crate::clock;
 use crate::secret::Loaded;
 use crate::secret::material::{CertificateMaterial, KeyMaterial, Material};

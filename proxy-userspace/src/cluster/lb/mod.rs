@@ -78,6 +78,17 @@ impl LbState {
         self.all.members().flat_map(|members| members.hosts.iter())
     }
 
+    /// Of each host the weight of its locality; 0 where none was given.
+    pub(super) fn locality_weights(&self) -> Vec<u32> {
+        let spanned = self.all.members().flat_map(|members| {
+            let weighted = !members.localities.is_empty();
+            members.groups().flat_map(move |(weight, hosts)| {
+                std::iter::repeat_n(if weighted { weight } else { 0 }, hosts.len())
+            })
+        });
+        spanned.collect()
+    }
+
     pub(super) fn members(&self) -> Vec<Members> {
         self.all.members().cloned().collect()
     }

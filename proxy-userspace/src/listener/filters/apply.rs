@@ -24,20 +24,25 @@ pub(super) fn tls(
     facts: &mut Facts,
 ) -> Result<(), Failure> {
     stats.bytes_processed.record(inspected.bytes as u64);
-    let Some(Hello { server_name, alpn }) = inspected.hello else {
+    let Some(found) = inspected.hello else {
         stats.tls_not_found.inc();
-        let why = "client_hello_not_detected";
-        return if close_if_none { Err(Failure::refused("tls_inspector", why)) } else { Ok(()) };
+        return if close_if_none { Err(Failure::refused("tls_inspector", NO_HELLO)) } else { Ok(()) };
     };
     stats.tls_found.inc();
-    either(server_name.is_some(), &stats.sni_found, &stats.sni_not_found);
-    either(!alpn.is_empty(), &stats.alpn_found, &stats.alpn_not_found);
+    either(found.server_name.is_some(), &stats.sni_found, &stats.sni_not_found);
+    either(!found.alpn.is_empty(), &stats.alpn_found, &stats.alpn_not_found);
+    hello(found, facts);
+    Ok(())
+}
+
+pub(super) const NO_HELLO: &str = "client_hello_not_detected";
+
+pub(super) fn hello(Hello { server_name, alpn }: Hello, facts: &mut Facts) {
     facts.transport_protocol = "tls";
     facts.server_name = server_name;
     if !alpn.is_empty() {
         facts.application_protocols = alpn;
     }
-    Ok(())
 }
 
 pub(super) fn tls_refusal(refusal: tls_inspector::Refusal, max: usize, stats: &TlsInspectorStats) -> Failure {
@@ -60,9 +65,13 @@ pub(super) fn http(found: Option<Protocol>, stats: &HttpInspectorStats, facts: &
         None => &stats.http_not_found,
     };
     counter.inc();
-    if let Some(protocol) = found {
-        facts.application_protocols = vec![Arc::from(protocol.name())];
+    if let Some(found) = found {
+        protocol(found, facts);
     }
+}
+
+pub(super) fn protocol(found: Protocol, facts: &mut Facts) {
+    facts.application_protocols = vec![Arc::from(found.name())];
 }
 
 /// The stats of one proxy_protocol filter.

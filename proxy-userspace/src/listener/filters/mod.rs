@@ -5,6 +5,7 @@
 
 mod apply;
 pub mod http_inspector;
+mod look;
 mod peek;
 pub mod proxy_protocol;
 mod reader;
@@ -21,6 +22,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use self::apply::ProxyProtocol;
+pub use self::look::First;
 use self::peek::Peeked;
 use self::stats::{HttpInspectorStats, LocalRateLimitStats, TlsInspectorStats};
 use super::TokenBucket;

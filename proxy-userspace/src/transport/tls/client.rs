@@ -46,17 +46,17 @@ impl Factory for Client {
             self.live.common.factory_stats.upstream_context_secrets_not_ready.inc();
             return Err(NotReady);
         };
-        let (hostname, addresses) = match link {
-            Link::Upstream { host, local, .. } => {
+        let (hostname, addresses, alpn) = match link {
+            Link::Upstream { host, local, alpn, .. } => {
                 let remote = match host.address() {
                     Address::Ip(address) => Some(address.ip()),
                     Address::Host(_) | Address::Pipe { .. } => None,
                 };
-                (host.hostname.clone(), local.map(|local| local.ip()).zip(remote))
+                (host.hostname.clone(), local.map(|local| local.ip()).zip(remote), *alpn)
             }
-            Link::Downstream { .. } => (Arc::from(""), None),
+            Link::Downstream { .. } => (Arc::from(""), None, &[] as &[_]),
         };
-        Ok(Box::new(TlsSocket::client(context, &hostname, addresses)))
+        Ok(Box::new(TlsSocket::client(context, &hostname, addresses, alpn)))
     }
 
     fn secrets(&self, found: &mut Vec<Arc<Slot>>) {
@@ -182,6 +182,7 @@ impl ClientContext {
         &self,
         hostname: &Arc<str>,
         addresses: Option<(IpAddr, IpAddr)>,
+        alpn: &[&str],
     ) -> Result<Opening, String> {
         let sni = if self.auto_host_sni && !hostname.is_empty() { hostname } else { &self.sni };
         let sni = Some(sni).filter(|sni| !sni.is_empty());
@@ -192,7 +193,12 @@ impl ClientContext {
         let [named, nameless] =
             self.configs.logged.as_ref().filter(|_| logged).unwrap_or(&self.configs.silent);
         let config = if sni.is_some() { named } else { nameless };
-        Ok(Opening { config: config.clone(), name, sni: sni.cloned() })
+        let mut config = config.clone();
+        if config.alpn_protocols.is_empty() && !alpn.is_empty() {
+            let offered = Arc::make_mut(&mut config);
+            offered.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        }
+        Ok(Opening { config, name, sni: sni.cloned() })
     }
 
     /// Our certificate, whether or not the server has asked for it.
@@ -212,7 +218,7 @@ mod tests {
         let opened = |model: &UpstreamTls, hostname: &str| {
             let client = Client::new(&Arc::new(model.clone()), &"c".into(), &env()).unwrap();
             let context = client.live.context().unwrap();
-            context.open(&hostname.into(), None).map(|opening| (opening.config.enable_sni, opening.sni))
+            context.open(&hostname.into(), None, &[]).map(|opening| (opening.config.enable_sni, opening.sni))
         };
         assert_eq!(opened(&model, "b.test"), Ok((true, Some("a.test".into()))));
         model.auto_host_sni = true;

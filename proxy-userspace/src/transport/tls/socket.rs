@@ -110,8 +110,9 @@ impl TlsSocket {
         context: Arc<ClientContext>,
         hostname: &Arc<str>,
         addresses: Option<(IpAddr, IpAddr)>,
+        alpn: &[&str],
     ) -> Self {
-        let opened = context.open(hostname, addresses).and_then(|opening| {
+        let opened = context.open(hostname, addresses, alpn).and_then(|opening| {
             let connection = ClientConnection::new(opening.config, opening.name);
             Ok((connection.map_err(|e| error::reason(&e, b""))?, opening.sni))
         });
