@@ -236,7 +236,7 @@ impl tower_service::Service<Request<Body>> for Sender {
 }
 
 #[derive(Clone)]
-struct Executor(Tasks);
+pub(super) struct Executor(pub(super) Tasks);
 
 impl<F> hyper::rt::Executor<F> for Executor
 where

@@ -15,6 +15,7 @@ mod programs;
 mod proxy;
 mod tls;
 mod traffic;
+mod xds;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,8 @@ enum Bench {
     Match(matching::Options),
     /// TLS: handshakes for a CPU second and bytes, beside Envoy and beside rustls alone.
     Tls(tls::Options),
+    /// Dynamic configuration: loads, updates and changing endpoints, by file and by delta xDS, beside Envoy.
+    Xds(xds::Options),
     /// Runs one command and prints what it took.
     #[command(hide = true)]
     Took(proxy::Command),
@@ -58,6 +61,7 @@ fn main() -> Result<ExitCode> {
         Bench::Config(options) => config::run(&options)?,
         Bench::Match(options) => matching::run(&options)?,
         Bench::Tls(options) => tls::run(&options)?,
+        Bench::Xds(options) => xds::run(&options)?,
         Bench::Relay(relay) => relay.run()?,
         Bench::Took(command) => command.run()?,
         Bench::Serve => traffic::serve()?,
