@@ -8,11 +8,11 @@ pub mod bootstrap;
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use proxy_config::load::{self, Loaded};
-use proxy_config::xds::Decoder;
+use proxy_config::xds::{Decoder, Store};
 
 use crate::admin::View as _;
 use crate::cluster::Env;
@@ -25,7 +25,7 @@ use crate::telemetry::stats::Stats;
 use crate::watch::Directories;
 use crate::world::history::History;
 use crate::world::{self, Parts, Status, World};
-use crate::xds::{Clusters, Sources, SourcesEnv, Subscribe};
+use crate::xds::{Clusters, SessionView, Sources, SourcesEnv, Subscribe};
 
 /// One configuration, running; or, where the daemon has none, what it has all the same.
 pub struct Sidecar {
@@ -33,6 +33,7 @@ pub struct Sidecar {
     pub world: Option<Arc<World>>,
     pub status: Arc<Status>,
     pub env: Env,
+    servers: Arc<Sources>,
     sinks: Arc<Sinks>,
     buckets: Arc<Buckets>,
 }
@@ -75,6 +76,8 @@ pub struct Common {
     pub command_line: serde_json::Value,
     /// Watched for all of them: the system allows few instances of inotify.
     pub directories: Arc<Directories>,
+    /// What is the same in many of them is there once.
+    pub store: Arc<Store>,
     /// The last connection's id: one count for the daemon, so that an id is in one log only.
     pub connections: Arc<AtomicU64>,
 }
@@ -110,7 +113,7 @@ impl Sidecar {
                     sinks: sinks.clone(),
                     buckets: buckets.clone(),
                     sources,
-                    decoder: Decoder::of(bootstrap),
+                    decoder: Decoder::of(bootstrap).with_store(common.store.clone()),
                     drain_time: common.drain_time,
                     history: History::default(),
                 };
@@ -131,7 +134,7 @@ impl Sidecar {
             common.drain_time,
             (workers, options),
         );
-        Ok(Self { world, status: Arc::new(whole), env, sinks, buckets })
+        Ok(Self { world, status: Arc::new(whole), env, servers, sinks, buckets })
     }
 
     /// What more of it is built with.
@@ -152,6 +155,17 @@ impl Sidecar {
     /// The id of its node.
     pub fn node(&self) -> String {
         self.status.node().id
+    }
+
+    /// How it stands with its control planes.
+    pub fn control_planes(&self) -> Vec<SessionView> {
+        self.servers.sessions()
+    }
+
+    /// When the last update of a file or a control plane came.
+    pub fn updated(&self) -> Option<SystemTime> {
+        let last = self.world.as_ref()?.history().after(0).pop()?;
+        Some(last.at)
     }
 
     /// What [`Self::warmed`] waits for, in words.

@@ -10,7 +10,10 @@ use serde_json::Value;
 use shunt_tests::admin::Admin;
 use shunt_tests::bootstrap::{Bootstrap, address, chain, says, tcp_proxy};
 use shunt_tests::probe::{Connect, Report};
-use shunt_tests::{Daemon, Lab, Pod, eventually, lab};
+use shunt_tests::xds::{Push, Resource, Type, file};
+use shunt_tests::{ControlPlane, Daemon, Lab, Pod, eventually, lab};
+
+use crate::xds_common::{bad_listener, cluster};
 
 const SOON: Duration = Duration::from_secs(10);
 /// Nobody is there: what answers is the proxy.
@@ -247,30 +250,9 @@ fn without_a_good_bootstrap_a_workload_is_captured_and_closed() -> Result<()> {
         let dump = admin.get("/workloads/a/config_dump")?;
         ensure!(dump.status == 404 && dump.body.contains("listeners[0]"), "{dump:?}");
 
-        // Nor does one that waits for its endpoints let anybody through.
-        let endpoints = lab.dir().join("eds.yaml");
-        let eds = format!(
-            "type: EDS, eds_cluster_config: {{ eds_config: {{ path_config_source: {{ path: {:?} }}, \
-             initial_fetch_timeout: 0s }} }}",
-            endpoints.display().to_string()
-        );
-        let relay = chain("", &[tcp_proxy("out", "cluster: app")]);
-        let fields = format!("traffic_direction: OUTBOUND, filter_chains: [ {relay} ]");
-        let waiting = Bootstrap::new()
-            .top("node: { id: a, cluster: test }")
-            .listener_at("virtualOutbound", &address("0.0.0.0", 15_001), &fields)
-            .cluster("app", &eds)
-            .yaml();
-        file.write(&waiting)?;
-        eventually("it waits", SOON, || {
-            let shown = configuration(&admin, &a)?;
-            ensure!(shown["state"] == "warming", "{shown}");
-            ensure!(shown["waits_for"].to_string().contains("cluster app"), "{shown}");
-            Ok(())
-        })?;
-        refused(lab, &a)?;
-        fs::write(&endpoints, shared_endpoints(server.address(a.gateway4)))?;
-        eventually("it is served", SOON, || through(lab, &a, SocketAddr::from((NOWHERE, 80))).map(drop))?;
+        // A file that does not say what it should is read again when it changes.
+        file.write(&answering("a", "a").yaml())?;
+        eventually("it is served", SOON, || expect(lab, &a, "a"))?;
         eventually("ready", SOON, || {
             ensure!(admin.get("/ready")?.status == 200, "not ready");
             Ok(())
@@ -282,17 +264,6 @@ fn without_a_good_bootstrap_a_workload_is_captured_and_closed() -> Result<()> {
 
 fn through(lab: &Lab, pod: &Pod, to: SocketAddr) -> Result<Report> {
     Connect::new(pod.place(), to).steps("addr echo:100").run(lab)
-}
-
-fn shared_endpoints(to: SocketAddr) -> String {
-    let endpoint = shunt_tests::bootstrap::endpoint(to, "");
-    let locality = shunt_tests::bootstrap::locality(&[endpoint], "");
-    let assignment = shunt_tests::bootstrap::assignment("app", &[locality], "");
-    let (open, rest) = assignment.split_at(1);
-    format!(
-        "version_info: one\nresources: [ {open} \"@type\": \
-         type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment, {rest} ]\n"
-    )
 }
 
 #[test]
@@ -340,4 +311,144 @@ fn what_a_workload_brings_comes_and_goes_with_its_entry() -> Result<()> {
         ensure!(!lab.pins().exists(), "pins are left: {:?}", lab.pins().pins());
         Ok(())
     })
+}
+
+/// As Istio calls a sidecar.
+fn node(pod: &Pod) -> String {
+    format!("sidecar~{}~{}.default~default.svc.cluster.local", pod.v4, pod.name)
+}
+
+/// What takes captured connections and says a word.
+fn outbound(word: &str) -> Result<Resource> {
+    let chain = chain("", &[says(&format!("{word}\n"))]);
+    let at = address("0.0.0.0", 15_001);
+    let fields = format!("traffic_direction: OUTBOUND, filter_chains: [ {chain} ]");
+    Resource::new(Type::Listener, &format!("{{ name: virtualOutbound, address: {at}, {fields} }}"))
+}
+
+fn control_plane(admin: &Admin, pod: &Pod, connected: bool) -> Result<()> {
+    let shown = configuration(admin, pod)?;
+    ensure!(shown["control_planes"][0]["connected"] == connected, "{shown}");
+    Ok(())
+}
+
+#[test]
+fn one_control_plane_tells_each_workload_its_own() -> Result<()> {
+    lab(|lab| {
+        let (a, b) = (lab.pod("a")?, lab.pod("b")?);
+        let mut plane = ControlPlane::start_unix(&lab.dir().join("xds.sock"))?;
+        plane.hold(Type::Listener);
+        plane.set(cluster("app", SocketAddr::from((NOWHERE, 80)))?);
+        let ads = "{ ads: {}, resource_api_version: V3 }";
+        let api = "{ api_type: DELTA_GRPC, transport_api_version: V3, set_node_on_first_message_only: true, \
+                   grpc_services: [ { envoy_grpc: { cluster_name: xds } } ] }";
+        let bootstrap = |pod: &Pod| {
+            Bootstrap::new()
+                .top(&format!(
+                    "node: {{ id: {:?}, cluster: test, metadata: {{ NAME: {:?} }} }}",
+                    node(pod),
+                    pod.name
+                ))
+                .top(&format!(
+                    "dynamic_resources: {{ ads_config: {api}, lds_config: {ads}, cds_config: {ads} }}"
+                ))
+                .cluster("xds", &plane.cluster())
+                .yaml()
+        };
+        let (of_a, of_b) = (File::new(lab, "a", &bootstrap(&a))?, File::new(lab, "b", &bootstrap(&b))?);
+        let entries = [bringing(&a, &of_a.0, "-b 1")?, bringing(&b, &of_b.0, "-b 1")?];
+        let mut daemon = Daemon::launch(lab, &entries, &[])?;
+        let admin = daemon.admin();
+        for pod in [&a, &b] {
+            eventually("it waits for LDS", Duration::from_secs(20), || {
+                let shown = configuration(&admin, pod)?;
+                ensure!(
+                    shown["state"] == "warming" && shown["waits_for"].to_string().contains("LDS"),
+                    "{shown}"
+                );
+                control_plane(&admin, pod, true)
+            })?;
+            refused(lab, pod)?;
+            let said = plane.node(&node(pod))?;
+            ensure!(said["metadata"]["NAME"] == pod.name.as_str(), "{said}");
+        }
+        for pod in [&a, &b] {
+            plane.push(&node(pod), &Push::new(Type::Listener).version("1").resource(outbound(&pod.name)?))?;
+        }
+        daemon.wait_ready()?;
+        expect(lab, &a, "a")?;
+        expect(lab, &b, "b")?;
+
+        // An update of one, a refusal, and the end of the server.
+        plane.push(&node(&a), &Push::new(Type::Listener).version("2").resource(outbound("again a")?))?;
+        eventually("the update", SOON, || expect(lab, &a, "again a"))?;
+        plane.push(&node(&b), &Push::new(Type::Listener).version("2").resource(bad_listener("bad")?))?;
+        let refused = plane.settled(&node(&b))?;
+        ensure!(refused.contains_key(&Type::Listener), "{refused:?}");
+        ensure!(plane.settled(&node(&a))?.is_empty(), "a has refused something");
+        expect(lab, &b, "b")?;
+        plane.stop();
+        for pod in [&a, &b] {
+            eventually("it is alone", SOON, || control_plane(&admin, pod, false))?;
+        }
+        expect(lab, &a, "again a")?;
+        plane.restart()?;
+        for pod in [&a, &b] {
+            eventually("it is back", Duration::from_secs(40), || control_plane(&admin, pod, true))?;
+        }
+
+        // Its session ends with the workload; the other's does not.
+        ensure!(admin.delete("/workloads/a")?.status == 200, "DELETE");
+        eventually("a's session has ended", SOON, || {
+            let open = plane.streams(&node(&a)).into_iter().filter(|stream| stream.open).count();
+            ensure!(open == 0, "{open} streams");
+            Ok(())
+        })?;
+        ensure!(plane.streams(&node(&b)).iter().any(|stream| stream.open), "b's session has ended too");
+        expect(lab, &b, "b")?;
+        daemon.interrupt()?;
+        Ok(())
+    })
+}
+
+#[test]
+fn what_many_workloads_have_alike_is_there_once() -> Result<()> {
+    const WORKLOADS: usize = 50;
+    const CLUSTERS: usize = 500;
+    lab(|lab| {
+        let pods = (0..WORKLOADS).map(|n| lab.pod(&format!("w{n}"))).collect::<Result<Vec<_>>>()?;
+        let clusters = (0..CLUSTERS).map(|n| cluster(&service(n), SocketAddr::from((NOWHERE, 80))));
+        let clusters = clusters.collect::<Result<Vec<_>>>()?;
+        let cds = lab.dir().join("cds.yaml");
+        fs::write(&cds, file("1", &clusters))?;
+        let daemon = Daemon::start(lab, &[])?;
+        let admin = daemon.admin();
+        let resident = || -> Result<u64> {
+            let memory = admin.json("/memory")?;
+            memory["total_physical_bytes"].as_str().and_then(|text| text.parse().ok()).context("no memory")
+        };
+        let enrol = |pod: &Pod| -> Result<()> {
+            let cds =
+                format!("cds_config: {{ path_config_source: {{ path: {:?} }} }}", cds.display().to_string());
+            let text =
+                answering(&node(pod), &pod.name).top(&format!("dynamic_resources: {{ {cds} }}")).yaml();
+            let file = File::new(lab, &pod.name, &text)?;
+            admin.post("/workloads", &bringing(pod, &file.0, "-b 1")?)?;
+            eventually("it is served", SOON, || expect(lab, pod, &pod.name))
+        };
+        let (first, others) = pods.split_first().context("no pods")?;
+        enrol(first)?;
+        let before = resident()?;
+        others.iter().try_for_each(enrol)?;
+        let each = resident()?.saturating_sub(before) / (WORKLOADS as u64 - 1);
+        eprintln!("a workload with {CLUSTERS} clusters: {} KiB more", each >> 10);
+        let dump = admin.ok("/workloads/w7/clusters")?;
+        ensure!(dump.contains(&format!("{}::", service(CLUSTERS - 1))), "w7 lacks clusters");
+        ensure!(each < 4 << 20, "{each} bytes for each workload");
+        Ok(())
+    })
+}
+
+fn service(n: usize) -> String {
+    format!("outbound|{}||service-{n}.default.svc.cluster.local", 8_000 + n)
 }

@@ -25,6 +25,7 @@ use crate::sidecar::{Sidecar, bootstrap};
 use crate::sys::netns::Netns;
 use crate::watch::{Changes, directory_of};
 use crate::workload::Error;
+use crate::xds::SessionView;
 
 /// What a workload has brought.
 pub(super) struct Brought {
@@ -78,7 +79,8 @@ pub struct Configuration {
     /// Why what the file says is not in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
-    /// Since when what the file said is in force.
+    pub control_planes: Vec<SessionView>,
+    /// When the last update was taken: of the file, or of what it names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub updated: Option<String>,
 }
@@ -241,6 +243,14 @@ impl Registry {
         self.publish(spec, running);
     }
 
+    /// Whether what a workload brings may come into force in a moment.
+    pub fn is_warming(&self, name: &str) -> bool {
+        let Some(super::Phase::Ready(running)) = self.entries.get(name).map(|entry| &entry.phase) else {
+            return false;
+        };
+        running.brought.as_ref().is_some_and(|brought| brought.next.is_some())
+    }
+
     /// Where the admin API finds it.
     pub(super) fn publish(&self, spec: &Workload, running: &Running) {
         let shown = running.brought.as_ref().and_then(Brought::shown);
@@ -382,13 +392,16 @@ impl Brought {
             (None, None) => ConfigurationState::Ready,
         };
         let shown = self.shown();
+        let since = self.current.as_ref().map(|current| current.since);
+        let updated = [since, shown.and_then(|sidecar| sidecar.updated())];
         Configuration {
             bootstrap: self.file.clone(),
             state,
             node: shown.map(|sidecar| sidecar.node()).unwrap_or_default(),
             waits_for: self.next.as_ref().map(Next::waits_for).unwrap_or_default(),
             problem: self.problem.clone(),
-            updated: self.current.as_ref().map(|current| clock::rfc3339(current.since)),
+            control_planes: shown.map(|sidecar| sidecar.control_planes()).unwrap_or_default(),
+            updated: updated.into_iter().flatten().max().map(clock::rfc3339),
         }
     }
 }
