@@ -16,12 +16,14 @@ use proxy_config::xds::{Decoder, Store};
 
 use crate::admin::View as _;
 use crate::cluster::Env;
+use crate::drain::Drain;
 use crate::net::{Dial, Place};
 use crate::network::local_ratelimit::Buckets;
 use crate::secret::Secrets;
 use crate::task::Tasks;
 use crate::telemetry::access_log::Sinks;
 use crate::telemetry::stats::Stats;
+use crate::transport::tap::Taps;
 use crate::watch::Directories;
 use crate::world::history::History;
 use crate::world::{self, Parts, Status, World};
@@ -189,15 +191,48 @@ impl Sidecar {
         self.status.set_warm();
     }
 
-    /// Lets its listeners go and waits for their connections, for so long.
-    pub async fn drain(&self, time: Duration) {
-        self.status.drain_within(time).await;
+    /// What is left of it when nobody has it any more.
+    pub fn rest(&self) -> Rest {
+        let taps = self.env.transport.taps.clone();
+        Rest { drains: self.status.drains(), sinks: self.sinks.clone(), taps }
     }
 
     /// Waits until what its logs and taps were told is written.
     pub fn flush(&self, deadline: Duration) {
-        self.status.flush(deadline);
-        if !self.env.transport.taps.flush(deadline) {
+        self.rest().flush(deadline);
+    }
+}
+
+/// Connections that outlive their configuration, and what they write to.
+pub struct Rest {
+    drains: [Arc<Drain>; 2],
+    sinks: Arc<Sinks>,
+    taps: Arc<Taps>,
+}
+
+impl Rest {
+    /// Closes the listeners.
+    pub fn start(&self) {
+        self.drains.iter().for_each(|drain| drain.start());
+    }
+
+    /// How many connections and listeners there are.
+    pub fn live(&self) -> usize {
+        self.drains.iter().map(|drain| drain.live()).sum()
+    }
+
+    /// Closes the listeners and waits for their connections, for so long.
+    pub async fn drain(&self, time: Duration) {
+        let [inbound, others] = &self.drains;
+        tokio::join!(inbound.drain(time), others.drain(time));
+    }
+
+    /// Waits until what was logged and tapped is written.
+    pub fn flush(&self, deadline: Duration) {
+        if !self.sinks.flush(deadline) {
+            log::warn!("access logs: not everything could be written");
+        }
+        if !self.taps.flush(deadline) {
             log::warn!("tap: not everything could be written");
         }
     }

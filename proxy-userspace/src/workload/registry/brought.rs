@@ -55,6 +55,9 @@ struct Next {
     _warming: Option<Task>,
 }
 
+/// What was accepted until the end of a configuration has found its cluster by then.
+const LAST_LOOKUPS: Duration = Duration::from_secs(2);
+
 /// A text's length and hash.
 type Digest = (usize, u64);
 
@@ -343,14 +346,20 @@ impl Registry {
         self.publish(spec, running);
     }
 
-    /// Its listeners close, its connections drain, and then nothing is left of it.
+    /// Its listeners close and its connections drain. Soon nothing is asked of its control planes any more.
     pub(super) fn let_go(&mut self, sidecar: Arc<Sidecar>) {
+        let rest = Arc::new(sidecar.rest());
+        rest.start();
+        self.leaving.push(rest.clone());
         let time = self.settings.common.drain_time;
-        self.leaving.push(Arc::downgrade(&sidecar));
         let _runtime = self.runtime.enter();
+        self.shared.tasks.spawn("last lookups", async move {
+            tokio::time::sleep(LAST_LOOKUPS).await;
+            drop(sidecar);
+        });
         self.shared.tasks.spawn("drain", async move {
-            sidecar.drain(time).await;
-            let flush = tokio::task::spawn_blocking(move || sidecar.flush(Duration::from_secs(2)));
+            rest.drain(time).await;
+            let flush = tokio::task::spawn_blocking(move || rest.flush(Duration::from_secs(2)));
             // It fails where the daemon stops, which flushes too.
             let _ = flush.await;
         });
@@ -363,6 +372,14 @@ impl Brought {
             log::error!("workload {workload}: what serves stays: {reason}");
         }
         self.problem = Some(reason);
+    }
+
+    /// What runs was built for other ports: it is built again.
+    pub(super) fn outdated(&mut self) {
+        (self.said, self.next) = (None, None);
+        if let Some(current) = &mut self.current {
+            current.digest = Digest::default();
+        }
     }
 
     /// What serves, else what is to.
