@@ -3,11 +3,11 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use shunt_tests::xds::{Push, Resource, Type};
-use shunt_tests::{Cases, ControlPlane, Lab, Pair, Proxy, Upstream, deviations, lab};
+use shunt_tests::{Cases, ControlPlane, Kind, Lab, Pair, Proxy, Upstream, deviations, eventually, lab};
 
 use crate::xds_common::{
-    Protocol, ads, answers, bad_listener, cluster, eds_cluster, endpoints, relay, separate, shapes, speaker,
-    who,
+    LIMIT, Protocol, ads, answers, bad_listener, cluster, eds_cluster, endpoints, relay, separate, shapes,
+    speaker, who,
 };
 
 /// A control plane and both proxies on it, with a service behind a listener of each.
@@ -60,6 +60,10 @@ impl World {
     }
 }
 
+fn settled(plane: &ControlPlane) -> Result<()> {
+    Kind::BOTH.iter().try_for_each(|kind| plane.settled(kind.name()).map(drop))
+}
+
 /// A life of updates; the requests of every step.
 fn life(protocol: Protocol) -> Result<()> {
     lab(|lab| {
@@ -86,7 +90,10 @@ fn life(protocol: Protocol) -> Result<()> {
             &pair,
             &id("a cluster that comes"),
             |plane| {
-                plane.set_all([eds_cluster("more", "")?, endpoints("more", &[one])?, relay("in2", "more")?]);
+                // Answers to be told before the next question: what crosses on the wire differs from run to run.
+                plane.set(endpoints("more", &[one])?);
+                settled(plane)?;
+                plane.set_all([eds_cluster("more", "")?, relay("in2", "more")?]);
                 Ok(())
             },
             |proxy| answers(proxy, "in2", "one"),
@@ -123,10 +130,23 @@ fn life(protocol: Protocol) -> Result<()> {
             |plane| {
                 plane.remove(Type::Listener, "in2");
                 plane.remove(Type::Cluster, "more");
-                plane.remove(Type::Endpoints, "more");
                 Ok(())
             },
-            |proxy| proxy.expect_stat("cluster_manager.active_clusters", 2),
+            |proxy| {
+                proxy.expect_stat("cluster_manager.active_clusters", 2)?;
+                let node = proxy.kind.name();
+                eventually("no more questions for it", LIMIT, || {
+                    let mut asked = world.plane.requests(node);
+                    asked.retain(|request| request.is(Type::Endpoints));
+                    let over = match protocol {
+                        Protocol::Sotw => asked.last().is_some_and(|last| last.names == ["service"]),
+                        Protocol::Delta => asked.iter().any(|request| request.unsubscribe == ["more"]),
+                    };
+                    ensure!(over, "{asked:?}");
+                    Ok(())
+                })?;
+                Ok(())
+            },
         );
         pair.same(&mut cases, id("who answers at last"), |proxy| {
             let listeners: Vec<String> = proxy.addresses()?.into_keys().collect();

@@ -88,6 +88,11 @@ impl Resource {
         self
     }
 
+    /// Its message, encoded.
+    pub fn value(&self) -> &[u8] {
+        &self.any.value
+    }
+
     /// With its type, as a file has it.
     pub fn json(&self) -> Value {
         let mut value = json(self.of.message(), &self.any.value);

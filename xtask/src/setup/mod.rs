@@ -4,6 +4,7 @@
 
 mod apt;
 mod bpf;
+mod control_plane;
 mod envoy;
 mod python;
 mod rust;
@@ -29,6 +30,7 @@ pub(crate) fn base(ws: &Workspace, voice: Voice) -> Result<()> {
     rust::components(ws, voice)?;
     envoy::install(ws, voice)?;
     python::install(ws, voice)?;
+    control_plane::install(ws, voice)?;
     if voice == Voice::Full {
         report_optional();
     } else {
