@@ -23,13 +23,11 @@ pub fn has_path(message_name: &str, path: &[String]) -> bool {
     let Some((_, field)) = message.field(first).filter(|(_, field)| field.name == first) else {
         return false;
     };
-    match &field.kind {
-        _ if rest.is_empty() => true,
-        Kind::Message(inner) if !field.repeated => {
-            inner.get().is_some_and(|inner| has_path(inner.name, rest))
-        }
-        _ => false,
+    if rest.is_empty() {
+        return true;
     }
+    let Kind::Message(inner) = &field.kind else { return false };
+    !field.repeated && inner.get().is_some_and(|inner| has_path(inner.name, rest))
 }
 
 /// A `google.protobuf.Struct`, with nothing left out.

@@ -283,6 +283,10 @@ impl<'s> Load<'s> {
 
     /// What is called by gRPC has to be there before anything else is.
     fn check_references(&mut self, clusters: &[Resource<model::Cluster>]) {
+        if self.findings.errors > 0 {
+            // It may be one of those that were refused.
+            return;
+        }
         let primary = primary(clusters);
         for (Reference { cluster, diagnostic }, suffix) in std::mem::take(&mut self.references) {
             if !primary.contains(&cluster) {

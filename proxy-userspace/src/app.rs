@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -16,6 +17,7 @@ use crate::ebpf::{self, Kernel, Pins};
 use crate::net::{self, Place, Shared};
 use crate::secret::Expiry;
 use crate::sidecar::{Common, Sidecar, Sidecars};
+use crate::task::Workers;
 use crate::telemetry::AccessLog;
 use crate::telemetry::access_log;
 use crate::workload::{Origin, Registry, Settings, StateFile};
@@ -51,7 +53,7 @@ pub struct Config {
     pub drain_time: Duration,
     /// Drain connections whose certificates have expired, or whose peer was judged by what has been replaced.
     pub drain_on_cert_expiry: bool,
-    /// Accepting sockets per address of a listener with `reuse_port`.
+    /// Threads that carry connections; a listener with `reuse_port` has a socket for each.
     pub workers: usize,
     /// How long lines of the configuration's access logs may gather.
     pub log_flush_interval: Duration,
@@ -95,7 +97,7 @@ impl Config {
             access_log: None,
             drain_time: Duration::ZERO,
             drain_on_cert_expiry: false,
-            workers: 1,
+            workers: available_parallelism().map_or(1, usize::from),
             log_flush_interval: Duration::from_secs(10),
             command_line: serde_json::json!({}),
         }
@@ -113,6 +115,7 @@ pub struct Bound {
     pub bootstrap_admin: Option<SocketAddr>,
     half: Option<KernelHalf>,
     _admin: Admin,
+    _workers: Workers,
 }
 
 /// The kernel half, running.
@@ -133,13 +136,12 @@ pub async fn start(mut config: Config) -> Result<Bound> {
     let admin_model = config.bootstrap.as_ref().and_then(|loaded| loaded.bootstrap.admin.clone());
     // Kept once, by the status.
     let loaded = config.bootstrap.take();
-    let common = common(&config);
+    let workers = Workers::start(config.workers).context("cannot start the workers")?;
+    let common = Common { crew: workers.crew(), ..common(&config) };
     let (shared, own) = build(&config, loaded, &common)?;
-    let bound = match &own.world {
-        Some(world) => bind::open(world.snapshot().listeners(), config.workers).map_err(all)?,
-        None => Vec::new(),
-    };
-    own.status.bound(&bound);
+    if let Some(world) = &own.world {
+        world.bind(Arc::new(bind::Own { workers: common.crew.len() })).map_err(all)?;
+    }
     // The admin's addresses first: where a port was left to the kernel, only now it is known what no connection
     // may be carried to.
     let context = Arc::new(admin::Context {
@@ -171,8 +173,8 @@ pub async fn start(mut config: Config) -> Result<Bound> {
         }
         None => None,
     };
-    serve(bound, &shared, forbidden, &own);
-    Ok(Bound { shared, own, admin_address, bootstrap_admin, half, _admin: admin })
+    serve(&shared, forbidden, &own);
+    Ok(Bound { shared, own, admin_address, bootstrap_admin, half, _admin: admin, _workers: workers })
 }
 
 fn all<E: std::fmt::Display>(errors: Vec<E>) -> anyhow::Error {
@@ -180,17 +182,17 @@ fn all<E: std::fmt::Display>(errors: Vec<E>) -> anyhow::Error {
     anyhow::anyhow!("{}", lines.join("\n"))
 }
 
-/// Accepts once every cluster knows its endpoints and no secret is waited for, as Envoy's workers do.
-fn serve(bound: Vec<bind::Bound>, shared: &Arc<Shared>, admin: Vec<SocketAddr>, own: &Arc<Sidecar>) {
-    let Some(world) = own.world.clone() else {
+/// Accepts once every cluster knows its endpoints and nothing is waited for, as Envoy's workers do.
+fn serve(shared: &Arc<Shared>, admin: Vec<SocketAddr>, own: &Arc<Sidecar>) {
+    let Some(world) = &own.world else {
         own.status.set_warm();
         return;
     };
-    let place = Arc::new(Place::own(admin, world, shared.clone()));
-    let (tasks, own) = (shared.tasks.clone(), own.clone());
+    let place = Arc::new(Place::own(admin, world.live.clone(), shared.clone()));
+    let own = own.clone();
     shared.tasks.spawn("listeners", async move {
         own.warmed("").await;
-        own.accept(bound, &place, &tasks);
+        own.accept(place);
         // Loading leaves many times as much behind as it made.
         crate::sys::process::give_back_memory();
         log::info!("all clusters are warm: connections are accepted");
@@ -223,7 +225,7 @@ async fn intercept(
         admin: admin.to_vec(),
         host_outbound: wanted.host_outbound,
         dial_from_host: wanted.dial_from_host,
-        world: own.world.clone(),
+        live: own.world.as_ref().map(|world| world.live.clone()),
         common,
         sidecars: sidecars.clone(),
     };

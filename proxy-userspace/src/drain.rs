@@ -3,6 +3,9 @@
 //! [`Drain`] is the owner's side, [`Watch`] what a listener follows, [`Guard`] what each connection holds. A
 //! guard has its own waker slot instead of a shared channel, because every connection looks at it on every
 //! wake-up: a shared lock would be contended by all cores.
+//!
+//! A [`Roster`] is who holds guards, without the news that a drain has begun: what a filter chain has of the
+//! connections that it serves.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -37,11 +40,7 @@ impl Starter {
 
 impl Drain {
     pub fn new() -> Self {
-        let inner = Inner {
-            draining: watch::Sender::new(false),
-            live: Mutex::new(Live::default()),
-            idle: Notify::new(),
-        };
+        let inner = Inner { draining: watch::Sender::new(false), roster: Arc::default() };
         Self { inner: Arc::new(inner) }
     }
 
@@ -60,7 +59,7 @@ impl Drain {
 
     /// How many guards are held.
     pub fn live(&self) -> usize {
-        lock(&self.inner.live).slots.len()
+        self.inner.roster.live()
     }
 
     /// Tells every watch to stop taking new work; does not wait.
@@ -72,19 +71,74 @@ impl Drain {
     /// were cut.
     pub async fn drain(&self, deadline: Duration) -> usize {
         self.start();
-        if timeout(deadline, self.idle()).await.is_ok() {
-            return 0;
+        finish(&[self.inner.roster.clone()], deadline).await
+    }
+}
+
+/// Waits until nobody is left on any of the rosters or `deadline` has passed, then cuts the rest. Returns how many
+/// were cut.
+pub async fn finish(rosters: &[Arc<Roster>], deadline: Duration) -> usize {
+    let idle = || async {
+        for roster in rosters {
+            roster.idle().await;
         }
-        let cut = self.cut();
-        if timeout(CUT_GRACE, self.idle()).await.is_err() {
-            log::warn!("{} of {cut} cut connections have not ended yet", self.live());
+    };
+    if timeout(deadline, idle()).await.is_ok() {
+        return 0;
+    }
+    let cut = rosters.iter().map(|roster| roster.cut()).sum();
+    if timeout(CUT_GRACE, idle()).await.is_err() {
+        let left: usize = rosters.iter().map(|roster| roster.live()).sum();
+        log::warn!("{left} of {cut} cut connections have not ended yet");
+    }
+    cut
+}
+
+/// Who holds guards.
+#[derive(Debug, Default)]
+pub struct Roster {
+    live: Mutex<Live>,
+    idle: Notify,
+}
+
+impl Roster {
+    /// How many guards are held.
+    pub fn live(&self) -> usize {
+        lock(&self.live).slots.len()
+    }
+
+    /// The holder of a guard counts here as well, until [`Self::leave`]; the deadline of either ends it.
+    pub fn join(&self, guard: &Guard) -> u64 {
+        self.add(guard.slot.clone())
+    }
+
+    pub fn leave(&self, id: u64) {
+        let mut live = lock(&self.live);
+        live.slots.remove(&id);
+        if live.slots.is_empty() {
+            self.idle.notify_waiters();
         }
-        cut
+    }
+
+    fn enter(self: &Arc<Self>) -> Guard {
+        let slot = Arc::<Slot>::default();
+        Guard { id: self.add(slot.clone()), slot, roster: self.clone() }
+    }
+
+    fn add(&self, slot: Arc<Slot>) -> u64 {
+        let mut live = lock(&self.live);
+        if live.cut {
+            slot.cut();
+        }
+        let id = live.next;
+        live.next += 1;
+        live.slots.insert(id, slot);
+        id
     }
 
     async fn idle(&self) {
         loop {
-            let idle = self.inner.idle.notified();
+            let idle = self.idle.notified();
             tokio::pin!(idle);
             // Registered before the check, or the last guard could slip between the two.
             idle.as_mut().enable();
@@ -96,7 +150,7 @@ impl Drain {
     }
 
     fn cut(&self) -> usize {
-        let mut live = lock(&self.inner.live);
+        let mut live = lock(&self.live);
         live.cut = true;
         for slot in live.slots.values() {
             slot.cut();
@@ -131,16 +185,7 @@ impl Watch {
 
     /// Counts as live until dropped.
     pub fn guard(&self) -> Guard {
-        let slot = Arc::new(Slot::default());
-        let mut live = lock(&self.inner.live);
-        if live.cut {
-            slot.cut();
-        }
-        let id = live.next;
-        live.next += 1;
-        live.slots.insert(id, slot.clone());
-        drop(live);
-        Guard { id, slot, inner: self.inner.clone() }
+        self.inner.roster.enter()
     }
 }
 
@@ -149,7 +194,7 @@ impl Watch {
 pub struct Guard {
     id: u64,
     slot: Arc<Slot>,
-    inner: Arc<Inner>,
+    roster: Arc<Roster>,
 }
 
 impl Guard {
@@ -182,19 +227,14 @@ impl Cutter {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let mut live = lock(&self.inner.live);
-        live.slots.remove(&self.id);
-        if live.slots.is_empty() {
-            self.inner.idle.notify_waiters();
-        }
+        self.roster.leave(self.id);
     }
 }
 
 #[derive(Debug)]
 struct Inner {
     draining: watch::Sender<bool>,
-    live: Mutex<Live>,
-    idle: Notify,
+    roster: Arc<Roster>,
 }
 
 #[derive(Debug, Default)]
@@ -264,5 +304,20 @@ mod tests {
         assert_eq!(drain.live(), 0);
         // One that comes too late is cut at once.
         drain.watch().guard().cut().await;
+    }
+
+    #[tokio::test]
+    async fn who_is_on_two_rosters_is_cut_by_the_first_deadline() {
+        let (drain, roster) = (Drain::new(), Arc::<Roster>::default());
+        let guard = drain.watch().guard();
+        let (id, left) = (roster.join(&guard), roster.clone());
+        assert_eq!((drain.live(), roster.live()), (1, 1));
+        let holder = Tasks::new(&Stats::new()).spawn("holder", async move {
+            guard.cut().await;
+            left.leave(id);
+        });
+        assert_eq!(finish(&[roster.clone(), Arc::default()], Duration::from_millis(20)).await, 1);
+        holder.await.unwrap();
+        assert_eq!((drain.live(), roster.live()), (0, 0));
     }
 }

@@ -12,19 +12,21 @@ use std::time::Duration;
 
 use anyhow::Result;
 use proxy_config::load::{self, Loaded};
-use proxy_config::model::Bootstrap;
+use proxy_config::xds::Decoder;
 
 use crate::admin::View as _;
 use crate::cluster::Env;
-use crate::net::{Dial, ListenerContext, Place, accept};
+use crate::net::{Dial, Place};
 use crate::network::local_ratelimit::Buckets;
 use crate::secret::Secrets;
 use crate::task::Tasks;
+use crate::task::workers::Crew;
 use crate::telemetry::access_log::Sinks;
 use crate::telemetry::stats::Stats;
 use crate::watch::Directories;
-use crate::world::{Parts, Snapshot, Status, World, bind};
-use crate::xds::{Sources, SourcesEnv, Subscribe};
+use crate::world::history::History;
+use crate::world::{self, Parts, Status, World};
+use crate::xds::{Clusters, Sources, SourcesEnv, Subscribe};
 
 /// One configuration, running; or, where the daemon has none, what it has all the same.
 pub struct Sidecar {
@@ -33,7 +35,7 @@ pub struct Sidecar {
     pub status: Arc<Status>,
     pub env: Env,
     sinks: Arc<Sinks>,
-    buckets: Buckets,
+    buckets: Arc<Buckets>,
 }
 
 /// The configurations that workloads have brought, by workload: what serves, or what is to, where nothing does yet.
@@ -64,7 +66,9 @@ impl Sidecars {
 pub struct Common {
     /// How bootstraps are read.
     pub options: load::Options,
-    /// Accepting sockets per address of a listener with `reuse_port`.
+    /// The threads that carry connections.
+    pub crew: Crew,
+    /// How many of them: `--concurrency`.
     pub workers: usize,
     /// How long connections may go on when their listener is let go.
     pub drain_time: Duration,
@@ -82,9 +86,9 @@ impl Sidecar {
     /// Builds all of it and starts what follows the outside. Needs a runtime.
     pub fn new(loaded: Option<Loaded>, dial: Arc<dyn Dial>, common: &Common) -> Result<Self> {
         let stats = Arc::new(Stats::new());
-        let tasks = Tasks::new(&stats);
+        let tasks = Tasks::new(&stats).on(common.crew.clone());
         let bootstrap = loaded.as_ref().map(|loaded| &loaded.bootstrap);
-        let sources: Arc<dyn Subscribe> = Sources::new(SourcesEnv {
+        let servers = Sources::new(SourcesEnv {
             stats: stats.clone(),
             tasks: tasks.clone(),
             directories: common.directories.clone(),
@@ -93,6 +97,7 @@ impl Sidecar {
             dial: dial.clone(),
             connections: common.connections.clone(),
         });
+        let sources: Arc<dyn Subscribe> = servers.clone();
         let mut env = Env::new(stats.clone(), tasks.clone(), dial, sources.clone());
         env.transport.connections = common.connections.clone();
         if let Some(bootstrap) = bootstrap {
@@ -100,9 +105,26 @@ impl Sidecar {
             env.transport.secrets = Arc::new(secrets);
         }
         let sinks = Arc::new(Sinks::new(common.log_flush_interval, &stats));
-        let buckets = Buckets::default();
-        let parts = Parts { cluster: &env, sinks: &sinks, buckets: &buckets };
-        let world = loaded.as_ref().map(|loaded| world(&loaded.bootstrap, &parts)).transpose()?;
+        let buckets = Arc::<Buckets>::default();
+        let world = match bootstrap {
+            Some(bootstrap) => {
+                let env = world::Env {
+                    cluster: env.clone(),
+                    sinks: sinks.clone(),
+                    buckets: buckets.clone(),
+                    sources,
+                    decoder: Decoder::of(bootstrap),
+                    drain_time: common.drain_time,
+                    history: History::default(),
+                };
+                let world = Arc::new(World::new(bootstrap, env)?);
+                let clusters: Arc<dyn Clusters> = world.live.clone();
+                servers.set_clusters(&clusters);
+                world.start();
+                Some(world)
+            }
+            None => None,
+        };
         let (workers, options) = (common.workers, common.command_line.clone());
         let whole = Status::new(
             world.clone(),
@@ -137,31 +159,21 @@ impl Sidecar {
 
     /// What [`Self::warmed`] waits for, in words.
     pub fn waits_for(&self) -> Vec<String> {
-        self.world.as_ref().map(|world| world.snapshot().waits_for()).unwrap_or_default()
+        self.world.as_ref().map(|world| world.waits_for()).unwrap_or_default()
     }
 
-    /// Waits until every cluster knows its endpoints and no secret is waited for, and says now and then for what.
-    /// `whose` begins the lines.
+    /// Waits until every cluster knows its endpoints, the first listeners have come and no secret is waited for, and
+    /// says now and then for what. `whose` begins the lines.
     pub async fn warmed(&self, whose: &str) {
-        let Some(snapshot) = self.world.as_ref().map(|world| world.snapshot()) else { return };
-        let warmed = snapshot.warmed();
-        tokio::pin!(warmed);
-        let mut patience = Duration::from_secs(1);
-        while tokio::time::timeout(patience, warmed.as_mut()).await.is_err() {
-            for line in snapshot.waits_for() {
-                log::warn!("{whose}{line}: no connection is accepted yet");
-            }
-            patience = (patience * 2).min(Duration::from_secs(60));
+        if let Some(world) = &self.world {
+            world.warmed(whose).await;
         }
     }
 
-    /// Serves its listeners that have sockets.
-    pub fn accept(&self, bound: Vec<bind::Bound>, place: &Arc<Place>, tasks: &Tasks) {
-        self.status.bound(&bound);
-        for bind::Bound { listener, socket, local } in bound {
-            let watch = self.status.watch(&listener.model);
-            let context = ListenerContext::own(place.clone(), listener, local);
-            tasks.spawn("accept", accept::run(socket, Arc::new(context), watch));
+    /// Serves its listeners that have sockets, and those that come later.
+    pub fn accept(&self, place: Arc<Place>) {
+        if let Some(world) = &self.world {
+            world.open(self.status.gate(place));
         }
         self.status.set_warm();
     }
@@ -178,12 +190,4 @@ impl Sidecar {
             log::warn!("tap: not everything could be written");
         }
     }
-}
-
-fn world(bootstrap: &Bootstrap, parts: &Parts<'_>) -> Result<Arc<World>> {
-    let listeners = bootstrap.listeners.iter().map(|resource| resource.model.clone());
-    let clusters = bootstrap.clusters.iter().map(|resource| resource.model.clone());
-    let snapshot = Snapshot::build(listeners, clusters, parts)?;
-    snapshot.start(parts.cluster);
-    Ok(Arc::new(World::new(snapshot, parts.cluster.transport.secrets.clone())))
 }

@@ -1,5 +1,7 @@
 //! The only place that spawns: every task has a name, and a panic in one is logged and counted.
 
+pub mod workers;
+
 use std::any::Any;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,19 +10,31 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
+pub use self::workers::Workers;
+use self::workers::{Crew, Place, Seat};
 use crate::telemetry::stats::{Counter, Stats};
 
-/// Spawns onto the current runtime.
+/// Spawns onto the current runtime, or onto a worker's.
 #[derive(Clone, Debug)]
 pub struct Tasks {
     panics: Arc<Counter>,
+    crew: Crew,
 }
 
 impl Tasks {
+    /// Without workers.
     pub fn new(stats: &Stats) -> Self {
-        Self { panics: stats.counter("server.task_panics") }
+        Self { panics: stats.counter("server.task_panics"), crew: Crew::default() }
+    }
+
+    pub fn on(self, crew: Crew) -> Self {
+        Self { crew, ..self }
+    }
+
+    pub fn crew(&self) -> &Crew {
+        &self.crew
     }
 
     /// Starts `future`. The handle resolves when it ended, however it ended, and may be dropped.
@@ -29,7 +43,54 @@ impl Tasks {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        tokio::spawn(Named { future, name, panics: self.panics.clone() })
+        tokio::spawn(self.named(name, None, future))
+    }
+
+    /// Starts `future` on a worker: the sockets that it makes are that worker's.
+    pub fn spawn_on<F>(&self, place: Place, name: &'static str, future: F) -> JoinHandle<()>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.place(place, self.named(name, None, future))
+    }
+
+    /// Starts a connection's task where it has its seat, which is free again once the task has ended.
+    pub fn spawn_seated<F>(&self, seat: Seat, name: &'static str, future: F) -> JoinHandle<()>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.place(seat.place(), self.named(name, Some(seat), future))
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+    fn place<F>(&self, place: Place, future: F) -> JoinHandle<()>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        match self.crew.handle(place) {
+            Some(worker) => worker.spawn(future),
+            None => tokio::spawn(future),
+        }
+    }
+
+    fn named<F>(&self, name: &'static str, seat: Option<Seat>, future: F) -> Named<F> {
+        Named { future, name, panics: self.panics.clone(), _seat: seat }
+    }
+}
+
+/// Ends a task when it is dropped.
+#[derive(Debug)]
+pub struct Abort(AbortHandle);
+
+impl Abort {
+    pub fn of(task: JoinHandle<()>) -> Self {
+        Self(task.abort_handle())
+    }
+}
+
+impl Drop for Abort {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -40,6 +101,7 @@ pin_project! {
         future: F,
         name: &'static str,
         panics: Arc<Counter>,
+        _seat: Option<Seat>,
     }
 }
 

@@ -38,7 +38,7 @@ impl<'a> Mesh<'a> {
     pub fn workload(&self, name: &str, id: &str) -> Result<Workload> {
         let identity = self.issue(name, id, Validity::Now)?;
         let dir = self.lab.dir().join(format!("etc-{name}"));
-        for sub in ["sds", "certs"] {
+        for sub in ["sds", "certs", "dynamic"] {
             fs::create_dir_all(dir.join(sub))?;
         }
         for (from, to) in [
@@ -49,8 +49,8 @@ impl<'a> Mesh<'a> {
             fs::copy(from, dir.join(to))?;
         }
         let workload = Workload { identity, dir };
-        for secret in ["sds/default.yaml", "sds/ROOTCA.yaml"] {
-            fs::write(workload.dir.join(secret), workload.places(Example::load(secret)?)?.yaml())?;
+        for file in ["sds/default.yaml", "sds/ROOTCA.yaml", "dynamic/lds.yaml", "dynamic/cds.yaml"] {
+            fs::write(workload.dir.join(file), workload.places(Example::load(file)?)?.yaml())?;
         }
         Ok(workload)
     }

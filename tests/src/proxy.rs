@@ -169,6 +169,10 @@ impl Proxy {
         &mut self.process
     }
 
+    pub fn pid(&self) -> i32 {
+        self.process.pid()
+    }
+
     /// Its own directory.
     pub fn dir(&self) -> &Path {
         &self.dir

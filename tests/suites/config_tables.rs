@@ -7,6 +7,9 @@ use shunt_tests::{Cases, Kind, Lab, lab, pki::Pki};
 /// Of transport sockets, where `CERT` and `KEY` stand for a certificate and its key in PEM.
 const TRANSPORT_SOCKETS: &str = include_str!("../../proxy-config/src/lower/transport/cases.json");
 
+/// Of sources of dynamic resources, as whole bootstraps.
+const SOURCES: &str = include_str!("../../proxy-config/src/lower/config_source/cases.json");
+
 /// What Envoy does with a configuration, in the words of the tables.
 fn verdict(lab: &Lab, config: &Value) -> Result<(&'static str, String)> {
     let out = Kind::Envoy.output(lab, &config.to_string(), &["--mode", "validate", "-l", "error"])?;
@@ -81,6 +84,22 @@ fn envoy_does_what_the_table_of_transport_sockets_says() -> Result<()> {
             });
         }
         ensure!(together.len() > 100, "the table has few that Envoy accepts: {}", together.len());
+        cases.finish()
+    })
+}
+
+#[test]
+fn envoy_does_what_the_table_of_config_sources_says() -> Result<()> {
+    lab(|lab| {
+        let table: Value = serde_json::from_str(SOURCES)?;
+        let mut cases = Cases::new();
+        for case in table.as_array().context("no list")? {
+            cases.case(&case["name"], || {
+                let (found, why) = verdict(lab, &case["bootstrap"])?;
+                ensure!(case["envoy"] == found, "Envoy {found} it: {why:.600}");
+                Ok(())
+            });
+        }
         cases.finish()
     })
 }

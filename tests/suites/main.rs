@@ -2,6 +2,7 @@
 
 mod access_log;
 mod admin;
+mod admin_dynamic;
 mod attach;
 mod bpftool;
 mod clusters;
@@ -9,6 +10,7 @@ mod common;
 mod config;
 mod config_tables;
 mod dns;
+mod dynamic_examples;
 mod examples;
 mod exec;
 mod harness;
@@ -40,6 +42,8 @@ mod transport_examples;
 mod xds_common;
 mod xds_faults;
 mod xds_files;
+mod xds_istio;
+mod xds_load;
 mod xds_protocol;
 mod xds_secrets;
 mod xds_updates;

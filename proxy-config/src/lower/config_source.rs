@@ -118,7 +118,7 @@ lower! { "envoy.config.core.v3.ApiConfigSource" pb::ApiConfigSource => ApiSource
     reject { config_validators: "validators of configurations are not implemented" }
     warn { refresh_delay: "is for REST: a stream tells by itself" }
     {
-        let delta = delta(cx, api_type);
+        let delta = delta(cx, api_type)?;
         v3(cx, transport_api_version);
         if !cluster_names.is_empty() {
             cx.reject("cluster_names", "is for REST: gRPC must not have a cluster name specified");
@@ -137,7 +137,7 @@ lower! { "envoy.config.core.v3.ApiConfigSource" pb::ApiConfigSource => ApiSource
             Some(settings) => Some(cx.lower("rate_limit_settings", settings)?),
             None => None,
         };
-        Some(ApiSource { delta: delta?, service: service?, set_node_on_first_message_only, rate_limit })
+        Some(ApiSource { delta, service: service?, set_node_on_first_message_only, rate_limit })
     }
 }
 
@@ -183,3 +183,6 @@ lower! { "envoy.config.core.v3.RateLimitSettings" pb::RateLimitSettings => RateL
         Some(RateLimit { max_tokens, fill_interval: fill_interval.max(Duration::from_nanos(1)) })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Status;
-use super::refused::REFUSED;
+use super::refused::{Dynamic, REFUSED};
 use super::registry::{Message, messages};
 
 const HEAD: &str = "\
@@ -85,11 +85,23 @@ fn index(page: &mut String, all: &[Message]) {
 
 fn extensions(page: &mut String) {
     page.push_str(
-        "## Extensions that are refused by name\n\nAn access logger is left out with a warning instead.\n\n",
+        "## Extensions that are refused by name\n\n\
+         A bootstrap with one of them is refused, but for access loggers, which are left out with a warning. What a \
+         control plane or a file of dynamic resources sends is refused only where the last column says so: that \
+         decides who may do what, or how bytes are protected. The rest is taken with a warning, and the connections \
+         that come to such a filter are closed.\n\n",
     );
-    page.push_str("| kind | extension | type | why |\n|---|---|---|---|\n");
+    page.push_str("| kind | extension | type | why | from a control plane |\n|---|---|---|---|---|\n");
     for e in REFUSED {
-        line(page, format_args!("| {} | `{}` | `{}` | {} |", e.category, e.name, e.type_name, e.why));
+        let dynamic = match e.dynamic {
+            Dynamic::Refused => "refused",
+            Dynamic::Closes => "closes connections",
+            Dynamic::LeftOut => "left out",
+        };
+        line(
+            page,
+            format_args!("| {} | `{}` | `{}` | {} | {dynamic} |", e.category, e.name, e.type_name, e.why),
+        );
     }
 }
 

@@ -146,6 +146,8 @@ lower! { "envoy.config.endpoint.v3.ClusterLoadAssignment.Policy.DropOverload"
     }
 }
 
+const TRANSPORT_MATCH: &str = "envoy.transport_socket_match";
+
 /// A locality whose endpoints may still be names.
 #[derive(Debug)]
 pub struct Unresolved {
@@ -224,16 +226,14 @@ fn by_name(cx: &mut Cx, names: &mut BTreeMap<String, Named>, name: &str) -> Opti
 }
 
 lower! { "envoy.config.endpoint.v3.LocalityLbEndpoints" pb::LocalityLbEndpoints => Unresolved, cx;
-    read { locality, lb_endpoints, load_balancing_weight, priority, lb_config }
-    warn {
-        proximity: "is not used, as in Envoy",
-        metadata: "is not used: balancing and logs read the metadata of endpoints",
-    }
+    read { locality, lb_endpoints, load_balancing_weight, priority, lb_config, metadata }
+    warn { proximity: "is not used, as in Envoy" }
     {
         use pb::locality_lb_endpoints::LbConfig;
-        // Envoy looks there where an endpoint's own metadata fits none: a warning would leave it without its TLS.
-        if metadata.is_some_and(|metadata| metadata.filter_metadata.contains_key("envoy.transport_socket_match")) {
-            cx.reject("metadata", "envoy.transport_socket_match of a locality is not implemented: give it to its endpoints");
+        let mut metadata = self::metadata(cx, "metadata", metadata);
+        let transport_match = metadata.0.remove(TRANSPORT_MATCH).unwrap_or_default();
+        if !metadata.0.is_empty() {
+            cx.warn("metadata", "is not used but for envoy.transport_socket_match: balancing and logs read that of endpoints");
         }
         match lb_config {
             Some(LbConfig::LoadBalancerEndpoints(_)) => {
@@ -250,6 +250,7 @@ lower! { "envoy.config.endpoint.v3.LocalityLbEndpoints" pb::LocalityLbEndpoints 
             endpoints: Vec::with_capacity(endpoints.len()),
             load_balancing_weight: at_least(cx, "load_balancing_weight", number(load_balancing_weight), 1),
             priority: at_most(cx, "priority", Some(priority), 128)?,
+            transport_match,
         };
         Some(Unresolved { locality, endpoints })
     }

@@ -9,8 +9,8 @@ use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
 
 use super::access_log::Logger;
-pub use super::refused::{REFUSED, Refused};
-use super::{Cx, Lower};
+pub use super::refused::{Dynamic, REFUSED, Refused};
+use super::{Cx, Lower, unserved};
 use crate::decode::any;
 use crate::diagnostic::Segment;
 use crate::model::access_log::{LogFormat, LogSink};
@@ -23,7 +23,7 @@ use crate::proto::pb::shunt::filters::network::smtp_starttls::v1::SmtpStarttls;
 #[derive(Debug)]
 pub(super) struct Extension {
     pub(super) type_name: String,
-    value: Vec<u8>,
+    pub(super) value: Vec<u8>,
 }
 
 impl Extension {
@@ -49,14 +49,18 @@ impl Extension {
         }
     }
 
-    fn within<T>(&self, cx: &mut Cx, f: impl FnOnce(&mut Cx) -> T) -> T {
+    pub(super) fn within<T>(&self, cx: &mut Cx, f: impl FnOnce(&mut Cx) -> T) -> T {
         let short = self.type_name.rsplit('.').next().unwrap_or_default().to_owned();
         cx.field("typed_config", |cx| cx.within(Segment::Type(short), f))
     }
 
+    fn refused(&self) -> Option<&'static Refused> {
+        REFUSED.iter().find(|refused| refused.type_name == self.type_name)
+    }
+
     /// Says why it cannot be had: by its own name where Envoy knows it.
     pub(super) fn why_not(&self) -> String {
-        match REFUSED.iter().find(|r| r.type_name == self.type_name) {
+        match self.refused() {
             Some(Refused { name, why, .. }) => format!("\"{name}\": {why}"),
             None => format!("unknown extension type \"{}\"", self.type_name),
         }
@@ -124,9 +128,7 @@ pub(super) fn network_filter(cx: &mut Cx, name: &str, any: Option<Any>) -> Optio
     };
     let e = Extension::unpack(cx, &any)?;
     match e.type_name.as_str() {
-        nf::tcp_proxy::v3::TcpProxy::NAME => {
-            e.lower::<nf::tcp_proxy::v3::TcpProxy>(cx).map(Box::new).map(NetworkFilter::TcpProxy)
-        }
+        nf::tcp_proxy::v3::TcpProxy::NAME => unserved::tcp_proxy(cx, &e),
         nf::rbac::v3::Rbac::NAME => e.lower::<nf::rbac::v3::Rbac>(cx).map(Box::new).map(NetworkFilter::Rbac),
         nf::sni_cluster::v3::SniCluster::NAME => e.lower::<nf::sni_cluster::v3::SniCluster>(cx),
         nf::echo::v3::Echo::NAME => e.lower::<nf::echo::v3::Echo>(cx),
@@ -146,7 +148,12 @@ pub(super) fn network_filter(cx: &mut Cx, name: &str, any: Option<Any>) -> Optio
             Some("envoy.wasm.metadata_exchange") => Some(metadata_exchange(cx)),
             Some(_) | None => e.refuse(cx),
         },
-        _ => e.refuse_as(cx, name),
+        _ => match e.refused() {
+            Some(refused) if cx.is_dynamic() && refused.dynamic == Dynamic::Closes => {
+                unserved::filter(cx, &e, refused)
+            }
+            Some(_) | None => e.refuse_as(cx, name),
+        },
     }
 }
 
@@ -193,7 +200,7 @@ pub(super) fn access_logger(cx: &mut Cx, name: &str, any: Option<Any>) -> Option
         loggers::stream::v3::StderrAccessLog::NAME => {
             e.lower::<loggers::stream::v3::StderrAccessLog>(cx).map(Some)
         }
-        _ if REFUSED.iter().any(|r| r.type_name == e.type_name) => {
+        _ if e.refused().is_some_and(|refused| refused.dynamic == Dynamic::LeftOut) => {
             cx.warn("typed_config", format!("{}; this logger is left out", e.why_not()));
             Some(None)
         }

@@ -8,11 +8,11 @@ use envoy_types::pb::envoy::config::listener::v3 as pb;
 use super::core::metadata as metadata_of;
 use super::registry::registry;
 use super::value::flag;
-use super::{Cx, Lower, Side, starttls};
+use super::{Cx, Lower, Side, discovered, starttls, unserved};
 use crate::model::TransportSocket;
 use crate::model::address::Cidr;
 use crate::model::listener::{ChainMatch, FilterChain, HANDSHAKE_TIMEOUT, SourceType};
-use crate::model::network_filter::NetworkFilterConfig;
+use crate::model::network_filter::{NetworkFilter, NetworkFilterConfig};
 
 registry! { pb::FilterChain, pb::FilterChainMatch }
 
@@ -32,14 +32,19 @@ lower! { "envoy.config.listener.v3.FilterChain" pb::FilterChain => FilterChain, 
         };
         let count = filters.len();
         let filters = cx.list("filters", filters);
-        if filters.len() == count {
-            cx.field("filters", |cx| check_terminal(cx, &filters));
+        let complete = filters.len() == count;
+        let mut filters = unserved::reachable(filters);
+        if complete {
+            cx.field("filters", |cx| {
+                check_terminal(cx, &filters);
+                discovered::places(cx, &mut filters);
+            });
         }
         let transport_socket = match transport_socket {
             Some(socket) => cx.on(Side::Downstream, |cx| cx.lower("transport_socket", socket)),
             None => Some(TransportSocket::RawBuffer),
         };
-        if filters.len() == count {
+        if complete {
             starttls::check(cx, &filters, transport_socket.as_ref());
         }
         let transport_socket_connect_timeout = cx.timeout(
@@ -48,7 +53,7 @@ lower! { "envoy.config.listener.v3.FilterChain" pb::FilterChain => FilterChain, 
             Some(HANDSHAKE_TIMEOUT),
         );
         let metadata = metadata_of(cx, "metadata", metadata);
-        (filters.len() == count).then_some(FilterChain {
+        complete.then_some(FilterChain {
             name: name.into(),
             filter_chain_match: filter_chain_match?,
             filters,
@@ -62,6 +67,10 @@ lower! { "envoy.config.listener.v3.FilterChain" pb::FilterChain => FilterChain, 
 /// The last filter ends the chain and no other does. No filters at all are fine: the connection is closed.
 fn check_terminal(cx: &mut Cx, filters: &[NetworkFilterConfig]) {
     for (index, filter) in filters.iter().enumerate() {
+        if matches!(filter.filter, NetworkFilter::Discovered(_)) {
+            // Nobody knows before it comes, as in Envoy.
+            continue;
+        }
         let last = index + 1 == filters.len();
         let why = match (filter.filter.is_terminal(), last) {
             (true, false) => "ends a filter chain: it must be its last filter",

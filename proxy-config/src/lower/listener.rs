@@ -39,7 +39,7 @@ lower! { "envoy.config.listener.v3.Listener" pb::Listener => Listener, cx;
         stats_matcher: "stats of single listeners are not left out; use stats_config of the bootstrap",
         per_connection_buffer_high_watermark_timeout: "a connection whose buffer is full is kept: reading from its \
             other side pauses",
-        connection_balance_config: "connections are balanced by the kernel and the runtime",
+        connection_balance_config: "connections are balanced by the kernel; those of a listener with one socket go to the worker with the fewest",
         reuse_port: "is the default; turn it off with enable_reuse_port",
         ignore_global_conn_limit: "there is no global connection limit",
         drain_type: "is about HTTP: no failed health check closes a TCP connection",

@@ -34,7 +34,7 @@ lower! { "envoy.config.listener.v3.ListenerFilter" pb::ListenerFilter => Listene
         let any = match config_type {
             Some(ConfigType::TypedConfig(any)) => Some(any),
             Some(ConfigType::ConfigDiscovery(_)) => {
-                cx.reject("config_discovery", "the discovery of extension configurations is not implemented yet");
+                cx.reject("config_discovery", "the discovery of listener filters is not implemented");
                 return None;
             }
             None => None,

@@ -29,6 +29,10 @@ pub struct Cx {
     dynamic: bool,
     /// Where it comes from.
     source: Option<ConfigSourceKind>,
+    /// `self` is said: beside another source the same bytes mean something else.
+    pub(crate) names_own_source: bool,
+    /// A secret of the bootstrap is named: beside another bootstrap the same bytes may mean something else.
+    pub(crate) names_static_secret: bool,
 }
 
 /// A cluster that is named where only one of the bootstrap can be.
@@ -69,7 +73,8 @@ impl Cx {
     }
 
     /// What `self` says.
-    pub(crate) fn own_source(&self) -> ConfigSourceKind {
+    pub(crate) fn own_source(&mut self) -> ConfigSourceKind {
+        self.names_own_source = true;
         self.source.clone().unwrap_or(ConfigSourceKind::Same)
     }
 
@@ -319,6 +324,7 @@ mod bootstrap;
 pub mod cluster;
 mod config_source;
 pub mod core;
+mod discovered;
 mod docs;
 pub mod endpoint;
 pub mod extension;
@@ -333,9 +339,11 @@ mod rbac;
 mod reflection;
 mod refused;
 pub mod registry;
+mod route;
 mod starttls;
 mod tls;
 mod transport;
+mod unserved;
 mod value;
 
 pub use docs::markdown;

@@ -38,9 +38,9 @@ lower! { "envoy.config.listener.v3.Filter" pb::Filter => NetworkFilterConfig, cx
         let name = cx.name("name", name)?;
         let any = match config_type {
             Some(ConfigType::TypedConfig(any)) => Some(any),
-            Some(ConfigType::ConfigDiscovery(_)) => {
-                cx.reject("config_discovery", "the discovery of extension configurations is not implemented yet");
-                return None;
+            Some(ConfigType::ConfigDiscovery(source)) => {
+                let filter = NetworkFilter::Discovered(Box::new(cx.lower("config_discovery", source)?));
+                return Some(NetworkFilterConfig { name, filter });
             }
             None => None,
         };

@@ -9,6 +9,18 @@ pub struct Refused {
     /// The full name of its message.
     pub type_name: &'static str,
     pub why: &'static str,
+    pub dynamic: Dynamic,
+}
+
+/// What becomes of it where a control plane or a file of dynamic resources sends it: a bootstrap with it is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dynamic {
+    /// The resource is: it decides who may do what, or how bytes are protected.
+    Refused,
+    /// The resource is taken, and the connections that would come to it are closed.
+    Closes,
+    /// The resource is taken without it.
+    LeftOut,
 }
 
 const fn refused(
@@ -17,33 +29,41 @@ const fn refused(
     type_name: &'static str,
     why: &'static str,
 ) -> Refused {
-    Refused { category, name, type_name, why }
+    Refused { category, name, type_name, why, dynamic: Dynamic::Refused }
+}
+
+const fn closes(name: &'static str, type_name: &'static str, why: &'static str) -> Refused {
+    Refused { category: "Network filter", name, type_name, why, dynamic: Dynamic::Closes }
+}
+
+const fn left_out(name: &'static str, type_name: &'static str, why: &'static str) -> Refused {
+    Refused { category: "Access logger", name, type_name, why, dynamic: Dynamic::LeftOut }
 }
 
 #[rustfmt::skip]
 pub const REFUSED: &[Refused] = &[
-    refused("Network filter", "envoy.filters.network.http_connection_manager",
+    closes("envoy.filters.network.http_connection_manager",
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "HTTP is not implemented yet"),
-    refused("Network filter", "envoy.filters.network.envoy_mobile_http_connection_manager",
+    closes("envoy.filters.network.envoy_mobile_http_connection_manager",
         "envoy.extensions.filters.network.http_connection_manager.v3.EnvoyMobileHttpConnectionManager",
         "is for phones"),
-    refused("Network filter", "envoy.filters.network.mongo_proxy",
+    closes("envoy.filters.network.mongo_proxy",
         "envoy.extensions.filters.network.mongo_proxy.v3.MongoProxy",
         "the MongoDB protocol is not implemented"),
-    refused("Network filter", "envoy.filters.network.redis_proxy",
+    closes("envoy.filters.network.redis_proxy",
         "envoy.extensions.filters.network.redis_proxy.v3.RedisProxy",
         "the Redis protocol is not implemented"),
-    refused("Network filter", "envoy.filters.network.dubbo_proxy",
+    closes("envoy.filters.network.dubbo_proxy",
         "envoy.extensions.filters.network.dubbo_proxy.v3.DubboProxy",
         "the Dubbo protocol is not implemented"),
-    refused("Network filter", "envoy.filters.network.thrift_proxy",
+    closes("envoy.filters.network.thrift_proxy",
         "envoy.extensions.filters.network.thrift_proxy.v3.ThriftProxy",
         "the Thrift protocol is not implemented"),
-    refused("Network filter", "envoy.filters.network.zookeeper_proxy",
+    closes("envoy.filters.network.zookeeper_proxy",
         "envoy.extensions.filters.network.zookeeper_proxy.v3.ZooKeeperProxy",
         "the ZooKeeper protocol is not implemented"),
-    refused("Network filter", "envoy.filters.network.generic_proxy",
+    closes("envoy.filters.network.generic_proxy",
         "envoy.extensions.filters.network.generic_proxy.v3.GenericProxy",
         "generic protocols are not implemented"),
     refused("Network filter", "envoy.filters.network.ext_authz",
@@ -55,10 +75,10 @@ pub const REFUSED: &[Refused] = &[
     refused("Network filter", "envoy.filters.network.ratelimit",
         "envoy.extensions.filters.network.ratelimit.v3.RateLimit",
         "the global rate limit service is not implemented"),
-    refused("Network filter", "envoy.filters.network.set_filter_state",
+    closes("envoy.filters.network.set_filter_state",
         "envoy.extensions.filters.network.set_filter_state.v3.Config",
         "setting the filter state is not implemented"),
-    refused("Network filter", "envoy.filters.network.sni_dynamic_forward_proxy",
+    closes("envoy.filters.network.sni_dynamic_forward_proxy",
         "envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3.FilterConfig",
         "dynamic forward proxies are not implemented"),
     refused("Network filter", "envoy.filters.network.wasm",
@@ -67,28 +87,28 @@ pub const REFUSED: &[Refused] = &[
     refused("Network filter", "envoy.filters.network.dynamic_modules",
         "envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter",
         "dynamic modules are not implemented"),
-    refused("Network filter", "envoy.filters.network.geoip",
+    closes("envoy.filters.network.geoip",
         "envoy.extensions.filters.network.geoip.v3.Geoip",
         "geolocation is not implemented"),
-    refused("Network filter", "envoy.filters.network.reverse_tunnel",
+    closes("envoy.filters.network.reverse_tunnel",
         "envoy.extensions.filters.network.reverse_tunnel.v3.ReverseTunnel",
         "reverse tunnels are not implemented"),
-    refused("Network filter", "envoy.filters.network.tcp_bandwidth_limit",
+    closes("envoy.filters.network.tcp_bandwidth_limit",
         "envoy.extensions.filters.network.tcp_bandwidth_limit.v3.TcpBandwidthLimit",
         "bandwidth limits are not implemented"),
-    refused("Network filter", "envoy.filters.network.mysql_proxy",
+    closes("envoy.filters.network.mysql_proxy",
         "envoy.extensions.filters.network.mysql_proxy.v3.MySQLProxy",
         "the MySQL protocol is not implemented"),
-    refused("Network filter", "envoy.filters.network.kafka_broker",
+    closes("envoy.filters.network.kafka_broker",
         "envoy.extensions.filters.network.kafka_broker.v3.KafkaBroker",
         "the Kafka protocol is not implemented"),
-    refused("Network filter", "envoy.filters.network.kafka_mesh",
+    closes("envoy.filters.network.kafka_mesh",
         "envoy.extensions.filters.network.kafka_mesh.v3alpha.KafkaMesh",
         "the Kafka protocol is not implemented"),
-    refused("Network filter", "envoy.filters.network.rocketmq_proxy",
+    closes("envoy.filters.network.rocketmq_proxy",
         "envoy.extensions.filters.network.rocketmq_proxy.v3.RocketmqProxy",
         "the RocketMQ protocol is not implemented"),
-    refused("Network filter", "envoy.filters.network.sip_proxy",
+    closes("envoy.filters.network.sip_proxy",
         "envoy.extensions.filters.network.sip_proxy.v3alpha.SipProxy",
         "the SIP protocol is not implemented"),
     refused("Network filter", "envoy.filters.network.golang",
@@ -124,25 +144,25 @@ pub const REFUSED: &[Refused] = &[
     refused("Transport socket", "envoy.transport_sockets.dynamic_modules",
         "envoy.extensions.transport_sockets.dynamic_modules.v3.DynamicModuleTransportSocket",
         "dynamic modules are not implemented"),
-    refused("Access logger", "envoy.access_loggers.http_grpc",
+    left_out("envoy.access_loggers.http_grpc",
         "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig",
         "gRPC access logs are not implemented"),
-    refused("Access logger", "envoy.access_loggers.tcp_grpc",
+    left_out("envoy.access_loggers.tcp_grpc",
         "envoy.extensions.access_loggers.grpc.v3.TcpGrpcAccessLogConfig",
         "gRPC access logs are not implemented"),
-    refused("Access logger", "envoy.access_loggers.open_telemetry",
+    left_out("envoy.access_loggers.open_telemetry",
         "envoy.extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig",
         "OpenTelemetry access logs are not implemented"),
-    refused("Access logger", "envoy.access_loggers.wasm",
+    left_out("envoy.access_loggers.wasm",
         "envoy.extensions.access_loggers.wasm.v3.WasmAccessLog",
         "WebAssembly is not implemented"),
-    refused("Access logger", "envoy.access_loggers.fluentd",
+    left_out("envoy.access_loggers.fluentd",
         "envoy.extensions.access_loggers.fluentd.v3.FluentdAccessLogConfig",
         "Fluentd access logs are not implemented"),
-    refused("Access logger", "envoy.access_loggers.dynamic_modules",
+    left_out("envoy.access_loggers.dynamic_modules",
         "envoy.extensions.access_loggers.dynamic_modules.v3.DynamicModuleAccessLog",
         "dynamic modules are not implemented"),
-    refused("Access logger", "envoy.access_loggers.stats",
+    left_out("envoy.access_loggers.stats",
         "envoy.extensions.access_loggers.stats.v3.Config",
         "stats from access logs are not implemented"),
     refused("Formatter", "envoy.formatter.cel",

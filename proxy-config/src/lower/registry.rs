@@ -19,6 +19,7 @@ pub fn messages() -> impl Iterator<Item = Message> {
         super::bootstrap::MESSAGES,
         super::config_source::MESSAGES,
         super::core::MESSAGES,
+        super::discovered::MESSAGES,
         super::filter_chain::MESSAGES,
         super::grpc::MESSAGES,
         super::listener::MESSAGES,
@@ -26,6 +27,7 @@ pub fn messages() -> impl Iterator<Item = Message> {
         super::matcher::MESSAGES,
         super::network_filter::MESSAGES,
         super::rbac::MESSAGES,
+        super::route::MESSAGES,
         super::starttls::MESSAGES,
     ]
     .into_iter()

@@ -15,6 +15,38 @@ pub struct Discovered {
     pub apply_default_config_without_warming: bool,
     /// What may come, without the host. Never empty.
     pub types: Vec<Arc<str>>,
+    /// It ends its chain: what comes must do so too.
+    pub last: bool,
+}
+
+impl Discovered {
+    /// The filter that has come for this place under `name`, or why it cannot be here, in Envoy's words.
+    pub fn accepts<'e>(&self, extension: &'e Extension) -> Result<&'e NetworkFilter, String> {
+        let Extension { name, type_name, content } = extension;
+        if !self.types.contains(type_name) {
+            let types = self.types.join(" or ");
+            return Err(format!("Error: filter config has type URL {type_name} but expect {types}."));
+        }
+        match content {
+            ExtensionContent::NetworkFilter(filter) => self.fits(name, type_name, filter).map(|()| filter),
+            ExtensionContent::Unserved => Err(format!("{type_name} is no network filter")),
+        }
+    }
+
+    pub(crate) fn fits(&self, name: &str, type_name: &str, filter: &NetworkFilter) -> Result<(), String> {
+        match (filter.is_terminal(), self.last, filter) {
+            // It closes connections wherever it is.
+            (_, _, NetworkFilter::Unserved(_)) | (true, true, _) | (false, false, _) => Ok(()),
+            (true, false, _) => Err(format!(
+                "Error: terminal filter named {name} of type {type_name} must be the last filter in a network \
+                 filter chain."
+            )),
+            (false, true, _) => Err(format!(
+                "Error: non-terminal filter named {name} of type {type_name} is the last filter in a network \
+                 filter chain."
+            )),
+        }
+    }
 }
 
 /// What has come.

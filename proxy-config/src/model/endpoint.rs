@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::FractionalPercent;
 use super::address::Address;
-use super::metadata::Metadata;
+use super::metadata::{Metadata, Struct};
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LoadAssignment {
@@ -36,6 +36,9 @@ pub struct LocalityEndpoints {
     /// `None`: not given, which takes no traffic under locality-weighted balancing.
     pub load_balancing_weight: Option<u32>,
     pub priority: u32,
+    /// `envoy.transport_socket_match` of its metadata: for endpoints whose own fits no entry of
+    /// `transport_socket_matches`.
+    pub transport_match: Struct,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -64,7 +64,7 @@ impl NetworkFilter {
     pub fn is_terminal(&self) -> bool {
         match self {
             Self::TcpProxy(_) | Self::DirectResponse(_) | Self::Echo | Self::Unserved(_) => true,
-            // What ends a chain cannot be discovered, as in Envoy.
+            // What comes says it: see `Discovered::last`.
             Self::Rbac(_)
             | Self::Discovered(_)
             | Self::SniCluster

@@ -19,6 +19,11 @@ impl Raw {
     pub fn bytes(&self) -> Bytes {
         [&*self.shared, &*self.own].concat().into()
     }
+
+    /// All of it in the part that copies share.
+    pub(crate) fn whole(message: Arc<[u8]>) -> Self {
+        Self { shared: message, own: Box::default() }
+    }
 }
 
 impl From<&[u8]> for Raw {

@@ -1,5 +1,7 @@
 //! Files of dynamic resources: a `DiscoveryResponse` of one type.
 
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -7,6 +9,7 @@ use envoy_types::pb::envoy::service::discovery::v3::DiscoveryResponse;
 use envoy_types::pb::google::protobuf::Any;
 use prost::Message as _;
 
+use super::split::{Item, Split};
 use super::{Kind, RawResource};
 use crate::decode::document::{Content, Document, Id};
 use crate::decode::encode::Encoder;
@@ -24,21 +27,73 @@ pub struct FileResponse {
     pub warnings: Vec<Diagnostic>,
 }
 
-/// Reads one file again and again.
+/// Reads one file again and again. What has not changed since the last time is not read again.
 #[derive(Debug)]
 pub struct Reader {
     kind: Kind,
+    hasher: RandomState,
+    /// The resources of the last text, by the hash of the text of each.
+    known: HashMap<u64, Known>,
+}
+
+/// A resource that was read from its own text.
+#[derive(Clone, Debug)]
+struct Known {
+    length: usize,
+    resource: RawResource,
+    /// With places in a response that has this resource alone.
+    warnings: Vec<Diagnostic>,
 }
 
 impl Reader {
     pub fn new(kind: Kind) -> Self {
-        Self { kind }
+        Self { kind, hasher: RandomState::new(), known: HashMap::new() }
     }
 
     /// A response in YAML or JSON: all of it, or everything that is wrong with it. Fields that Envoy does not know
     /// are warnings, as in all dynamic configuration.
     pub fn read(&mut self, text: &str) -> Result<FileResponse, Vec<Diagnostic>> {
-        whole(self.kind, text)
+        let parts = Split::of(text).and_then(|split| self.by_parts(&split));
+        parts.map_or_else(|| whole(self.kind, text), Ok)
+    }
+
+    /// Each resource on its own; `None` where that may not be what the whole says, or something is wrong with it.
+    fn by_parts(&mut self, split: &Split<'_>) -> Option<FileResponse> {
+        let rest = part(self.kind, &split.rest, split.json())?;
+        if !rest.warnings.is_empty() || !rest.resources.is_empty() {
+            return None;
+        }
+        let mut read = HashMap::with_capacity(split.items.len());
+        let (mut resources, mut problems) = (Vec::with_capacity(split.items.len()), Problems::default());
+        for (index, item) in split.items.iter().copied().enumerate() {
+            let hash = self.hasher.hash_one(item.text);
+            let known = match self.known.get(&hash).filter(|known| known.length == item.text.len()) {
+                Some(known) => known.clone(),
+                None => self.item(split, item)?,
+            };
+            for found in &known.warnings {
+                problems.push(split.place(item, index, found.clone())?);
+            }
+            resources.push(RawResource { version: rest.version.clone(), ..known.resource.clone() });
+            read.insert(hash, known);
+        }
+        if problems.full() {
+            // There may be more, of which the number is said.
+            return None;
+        }
+        self.known = read;
+        let (_, warnings) = problems.finish();
+        Some(FileResponse { version: rest.version, resources, warnings })
+    }
+
+    fn item(&self, split: &Split<'_>, item: Item<'_>) -> Option<Known> {
+        if !split.json() && item.refers() {
+            return None;
+        }
+        let FileResponse { mut resources, warnings, .. } =
+            part(self.kind, &split.response(item), split.json())?;
+        let resource = resources.pop().filter(|_| resources.is_empty())?;
+        Some(Known { length: item.text.len(), resource, warnings })
     }
 
     /// A response in protobuf's own format: a file whose name ends with `.pb`.
@@ -75,6 +130,21 @@ fn whole(kind: Kind, text: &str) -> Result<FileResponse, Vec<Diagnostic>> {
     let mut problems = Problems::default();
     let response =
         Document::parse(text, &mut problems).and_then(|document| response(kind, &document, &mut problems));
+    finish(response, problems)
+}
+
+/// A text that stands for a part of another: `None` where anything is wrong with it.
+fn part(kind: Kind, text: &str, json: bool) -> Option<FileResponse> {
+    let mut problems = Problems::default();
+    let document = Document::parse(text, &mut problems).filter(|document| document.json() == json)?;
+    let response = response(kind, &document, &mut problems);
+    finish(response, problems).ok()
+}
+
+fn finish(
+    response: Option<(Arc<str>, Vec<RawResource>)>,
+    problems: Problems,
+) -> Result<FileResponse, Vec<Diagnostic>> {
     let (errors, warnings) = problems.finish();
     match response {
         Some((version, resources)) if errors.is_empty() => Ok(FileResponse { version, resources, warnings }),
@@ -139,108 +209,4 @@ fn resource(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
-
-    fn read(kind: Kind, text: &str) -> Result<FileResponse, Vec<String>> {
-        Reader::new(kind).read(text).map_err(|found| found.iter().map(ToString::to_string).collect())
-    }
-
-    #[test]
-    fn resources_come_with_their_names_in_their_order() {
-        let text = format!(
-            "version_info: '7'\nresources:\n- {{'@type': {CLUSTER}, name: b, connect_timeout: 1s}}\n- name: a\n  '@type': {CLUSTER}\n"
-        );
-        let read = read(Kind::Cluster, &text).unwrap();
-        let names: Vec<_> = read.resources.iter().map(|resource| &*resource.name).collect();
-        assert_eq!((&*read.version, names), ("7", vec!["b", "a"]));
-        assert!(
-            read.resources.iter().all(|resource| &*resource.version == "7" && &*resource.type_url == CLUSTER)
-        );
-        assert_eq!(read.warnings, []);
-    }
-
-    #[test]
-    fn every_kind_has_its_name_in_its_first_field() {
-        for kind in Kind::ALL {
-            let field = if kind == Kind::Endpoints { "cluster_name" } else { "name" };
-            let text = format!("resources: [{{'@type': {}, {field}: x}}]", kind.type_url());
-            assert_eq!(&*read(kind, &text).unwrap().resources[0].name, "x");
-        }
-    }
-
-    #[test]
-    fn what_is_around_a_resource_is_opened() {
-        let inner = format!("{{'@type': {CLUSTER}, name: inside}}");
-        let wrapper = "'@type': type.googleapis.com/envoy.service.discovery.v3.Resource";
-        let typed = "'@type': type.googleapis.com/xds.type.v3.TypedStruct";
-        let text = format!(
-            "version_info: '1'\nresources:\n- {{{wrapper}, name: outside, version: '9', ttl: 2.5s, resource: {inner}}}\n\
-             - {{{typed}, type_url: {CLUSTER}, value: {{name: struct}}}}\n- {{{wrapper}, resource: {inner}}}\n"
-        );
-        let read = read(Kind::Cluster, &text).unwrap();
-        let names: Vec<_> = read.resources.iter().map(|resource| &*resource.name).collect();
-        assert_eq!(names, ["outside", "struct", "inside"]);
-        assert_eq!(read.resources[0].ttl, Some(std::time::Duration::from_millis(2500)));
-        assert_eq!(&*read.resources[0].version, "1", "as in Envoy");
-        assert_eq!(read.resources[0].value, read.resources[2].value);
-    }
-
-    #[test]
-    fn what_cannot_be_used_is_named_with_its_place() {
-        let cases = [
-            (
-                format!("resources:\n- {{'@type': {CLUSTER}, name: a}}\n"),
-                "line 2:3 at resources[0]: envoy.config.cluster.v3.Cluster where envoy.config.listener.v3.Listener is expected",
-            ),
-            (
-                "resources:\n- {'@type': type.googleapis.com/envoy.config.listener.v3.Listener, name: [1]}\n"
-                    .into(),
-                "line 2:74 at resources[0]<Listener>.name: expected a string, found a list",
-            ),
-            ("resources:\n- {}\n".into(), "line 2:3 at resources[0]: \"\" names no type"),
-            (
-                "resources:\n- '@type': type.googleapis.com/envoy.service.discovery.v3.Resource\n  name: x\n"
-                    .into(),
-                "line 2:3 at resources[0]: envoy.service.discovery.v3.Resource \"x\" has no resource",
-            ),
-            ("resources: [".into(), "line 2:1: while parsing a node"),
-            (String::new(), "line 1:1: the document is empty"),
-        ];
-        for (text, expected) in cases {
-            let found = read(Kind::Listener, &text).unwrap_err();
-            assert!(found.len() == 1 && found[0].starts_with(expected), "{text}: {found:?}");
-        }
-    }
-
-    #[test]
-    fn what_has_no_effect_is_a_warning() {
-        let text = format!(
-            "type_url: x/y\nno_such: 1\nresources: {{'@type': {CLUSTER}, name: a, no_such_field: 1}}\n"
-        );
-        let found: Vec<_> =
-            read(Kind::Cluster, &text).unwrap().warnings.iter().map(ToString::to_string).collect();
-        assert_eq!(
-            found,
-            [
-                "line 1:1 at type_url: is not of envoy.config.cluster.v3.Cluster",
-                "line 2:1: unknown field \"no_such\"",
-                "line 3:12 at resources: expected a list, found a mapping: taken as its one element",
-                "line 3:84 at resources[0]<Cluster>: unknown field \"no_such_field\"",
-            ]
-        );
-    }
-
-    #[test]
-    fn binary_is_the_same() {
-        let text = format!("version_info: '7'\nresources: [{{'@type': {CLUSTER}, name: a}}]\n");
-        let options = crate::load::Options::default();
-        let bytes = crate::decode::message(RESPONSE, &text, options).unwrap().bytes;
-        let mut reader = Reader::new(Kind::Cluster);
-        assert_eq!(reader.read_binary(&bytes), reader.read(&text));
-        assert!(Reader::new(Kind::Listener).read_binary(&bytes).is_err());
-        assert!(reader.read_binary(b"\xff").is_err());
-    }
-}
+mod tests;

@@ -18,12 +18,18 @@ use crate::model::bootstrap::Resource;
 use crate::model::config_source::ConfigSourceKind;
 use crate::model::tls::Secret;
 use crate::model::{self, Raw};
+use crate::proto::schema;
 
 pub mod file;
 mod resource;
+mod split;
+mod store;
+mod unknown;
 pub mod wire;
 
 pub use resource::RawResource;
+use store::Found;
+pub use store::Store;
 
 /// A type of resource that is discovered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -76,7 +82,7 @@ impl Kind {
 }
 
 /// A type of model that is discovered. Implemented here only.
-pub trait Discover: Sized {
+pub trait Discover: Sized + Send + Sync + 'static {
     const KIND: Kind;
     #[doc(hidden)]
     type Message: Message + Default + Lower<Model = Self>;
@@ -97,6 +103,16 @@ impl Discover for model::Listener {
     type Message = pb::listener::v3::Listener;
 }
 
+impl Discover for model::route::RouteConfiguration {
+    const KIND: Kind = Kind::Route;
+    type Message = pb::route::v3::RouteConfiguration;
+}
+
+impl Discover for model::discovered::Extension {
+    const KIND: Kind = Kind::Extension;
+    type Message = pb::core::v3::TypedExtensionConfig;
+}
+
 impl Discover for Secret {
     const KIND: Kind = Kind::Secret;
     type Message = SecretMessage;
@@ -111,6 +127,8 @@ pub struct Decoder {
     pub clusters: Option<Arc<HashSet<Arc<str>>>>,
     /// Where the resources come from: what `self` says in them.
     pub source: Option<ConfigSourceKind>,
+    /// Shared by all that may have the same resources.
+    pub store: Option<Arc<Store>>,
 }
 
 /// A resource with its meaning.
@@ -126,13 +144,19 @@ impl Decoder {
     pub fn of(bootstrap: &model::Bootstrap) -> Self {
         let secrets = bootstrap.secrets.iter().map(|secret| secret.model.clone()).collect();
         let clusters = Some(Arc::new(primary(&bootstrap.clusters)));
-        Self { secrets: Some(Arc::new(secrets)), clusters, source: None }
+        Self { secrets: Some(Arc::new(secrets)), clusters, source: None, store: None }
     }
 
     /// For what comes from there.
     #[must_use]
     pub fn coming_from(&self, source: &ConfigSourceKind) -> Self {
         Self { source: Some(source.clone()), ..self.clone() }
+    }
+
+    /// With what other configurations of this process have already.
+    #[must_use]
+    pub fn with_store(self, store: Arc<Store>) -> Self {
+        Self { store: Some(store), ..self }
     }
 
     /// The model of a resource, or everything that is wrong with it. Paths begin at the resource.
@@ -143,22 +167,27 @@ impl Decoder {
         if name != T::KIND.type_name() {
             return Err(here(format!("{name} where {} is expected", T::KIND.type_name())));
         }
+        let there =
+            |found: &Reference| self.clusters.as_ref().is_none_or(|known| known.contains(&found.cluster));
+        if let Some((resource, found)) = self.store.as_ref().and_then(|store| store.find::<T>(&bytes)) {
+            return found.answer(resource, there);
+        }
         let message = T::Message::decode(bytes.as_ref()).map_err(|error| here(error.to_string()))?;
         let mut cx = Cx::default().with_secrets(self.secrets.clone()).dynamic(self.source.clone());
         let short = T::KIND.type_name().rsplit('.').next().unwrap_or_default();
         let model = cx.within(Segment::Type(short.into()), |cx| message.lower(cx));
-        let missing =
-            |found: &Reference| self.clusters.as_ref().is_some_and(|known| !known.contains(&found.cluster));
-        let missing = cx.references.into_iter().filter(missing).map(|found| found.diagnostic);
-        let (errors, warnings): (Vec<_>, Vec<_>) =
-            cx.diagnostics.into_iter().chain(missing).partition(|found| found.severity == Severity::Error);
-        match model {
-            Some(model) if errors.is_empty() => {
-                let resource = Resource { model: Arc::new(model), raw: Raw::from(bytes.as_ref()) };
-                Ok(Decoded { resource, warnings })
+        let unknown = schema::message(&name).map(|message| unknown::fields(message, &bytes));
+        let said = cx.diagnostics.into_iter().chain(unknown.into_iter().flatten());
+        let (errors, warnings): (Vec<_>, Vec<_>) = said.partition(|found| found.severity == Severity::Error);
+        let Some(model) = model.filter(|_| errors.is_empty()) else { return Err(errors) };
+        let found = Found { warnings: warnings.into(), references: cx.references.into() };
+        let (resource, found) = match &self.store {
+            Some(store) if !cx.names_static_secret && !cx.names_own_source => {
+                store.keep(model, &bytes, found)
             }
-            Some(_) | None => Err(errors),
-        }
+            Some(_) | None => (Resource { model: Arc::new(model), raw: Raw::from(bytes.as_ref()) }, found),
+        };
+        found.answer(resource, there)
     }
 }
 

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::body::{Answer, pretty, text};
 use super::query::Params;
-use super::view::View;
+use super::view::{ListenerView, View};
 use crate::cluster::{Cluster, HealthFlag, Host, address_text};
 use crate::listener::First;
 use crate::net::Direction;
@@ -46,7 +46,7 @@ pub(super) fn answer(params: &Params, view: &dyn View) -> Answer {
         Err(why) => return text(StatusCode::BAD_REQUEST, format!("{why}\n")),
     };
     match view.snapshot() {
-        Some(snapshot) => match question.answer(&snapshot) {
+        Some(snapshot) => match question.answer(&snapshot, &view.listeners()) {
             Ok(found) => pretty(&found),
             Err(why) => text(StatusCode::NOT_FOUND, format!("{why}\n")),
         },
@@ -57,7 +57,9 @@ pub(super) fn answer(params: &Params, view: &dyn View) -> Answer {
 /// Every listener with its chains.
 pub(super) fn listeners(view: &dyn View) -> Answer {
     let Some(snapshot) = view.snapshot() else { return unconfigured() };
-    let listeners: Vec<_> = snapshot.listeners().iter().map(|listener| shown(listener, &snapshot)).collect();
+    let bound = view.listeners();
+    let all = snapshot.listeners().iter();
+    let listeners: Vec<_> = all.map(|listener| shown(listener, &snapshot, &bound)).collect();
     pretty(&json!({ "listeners": listeners }))
 }
 
@@ -90,7 +92,7 @@ impl Question {
         Ok(Self { destination, source, direction, entry, first: first(params)? })
     }
 
-    fn answer(&self, snapshot: &Snapshot) -> Result<Value, String> {
+    fn answer(&self, snapshot: &Snapshot, bound: &[ListenerView]) -> Result<Value, String> {
         let mut facts = Facts::new(self.source, self.destination);
         let entry = match &self.entry {
             None => entry(snapshot, self.direction),
@@ -107,7 +109,7 @@ impl Question {
             "entry": entry.map(|listener| listener.model.name.to_string()),
         });
         let mut problems = Vec::new();
-        match meant(snapshot, entry, &self.first, &mut facts) {
+        match meant((snapshot, bound), entry, &self.first, &mut facts) {
             Ok(Some((listener, how))) => {
                 out["listener"] = json!({"name": *listener.model.name, "found": how});
                 problems.extend(listener.waits_for().iter().map(|slot| format!("it waits for {slot}")));
@@ -228,7 +230,7 @@ fn entry(snapshot: &Snapshot, direction: Direction) -> Option<&Arc<Listener>> {
 
 /// The listener that serves it, and by what it was found; the same way as `net::conn` goes.
 fn meant<'a>(
-    snapshot: &'a Snapshot,
+    (snapshot, bound): (&'a Snapshot, &[ListenerView]),
     entry: Option<&'a Arc<Listener>>,
     first: &First,
     facts: &mut Facts,
@@ -241,10 +243,12 @@ fn meant<'a>(
     };
     let Some(entry) = entry else {
         // Nothing is captured: only who listens there is there.
-        let bound = snapshot.handoff(facts.local).filter(|listener| listener.model.bind_to_port);
-        let Some(listener) = bound else { return Ok(None) };
+        let configured = snapshot.handoff(facts.local).filter(|listener| listener.model.bind_to_port);
+        let found = configured.map(|listener| (listener, address_kind(listener, facts.local)));
+        let listening = || listening(snapshot, bound, facts.local).map(|listener| (listener, "exact"));
+        let Some((listener, how)) = found.or_else(listening) else { return Ok(None) };
         look(listener, facts)?;
-        return Ok(Some((listener, address_kind(listener, facts.local))));
+        return Ok(Some((listener, how)));
     };
     look(entry, facts)?;
     let other = snapshot
@@ -258,6 +262,16 @@ fn meant<'a>(
         }
         None => Ok(Some((entry, "passthrough"))),
     }
+}
+
+/// Who listens at an address whose port was left to the kernel.
+fn listening<'a>(
+    snapshot: &'a Snapshot,
+    bound: &[ListenerView],
+    address: SocketAddr,
+) -> Option<&'a Arc<Listener>> {
+    let view = bound.iter().find(|view| view.addresses.contains(&address))?;
+    snapshot.listeners().iter().find(|listener| listener.model.name == view.name)
 }
 
 fn address_kind(listener: &Listener, destination: SocketAddr) -> &'static str {
@@ -279,9 +293,14 @@ fn facts_of(facts: &Facts) -> Value {
     })
 }
 
-fn shown(listener: &Listener, snapshot: &Snapshot) -> Value {
+fn shown(listener: &Listener, snapshot: &Snapshot, bound: &[ListenerView]) -> Value {
     let model = &listener.model;
-    let addresses: Vec<_> = model.addresses.iter().map(|at| address_text(&at.address).to_string()).collect();
+    let bound = bound.iter().find(|view| view.name == model.name);
+    let configured = || model.addresses.iter().map(|at| address_text(&at.address).to_string()).collect();
+    let addresses: Vec<String> = match bound {
+        Some(view) => view.addresses.iter().map(ToString::to_string).collect(),
+        None => configured(),
+    };
     let chains = model.filter_chains.iter().map(|chain| (chain, false));
     let chains = chains.chain(model.default_filter_chain.as_ref().map(|chain| (chain, true)));
     let chain = |(chain, is_default): (&FilterChain, bool)| {

@@ -189,12 +189,8 @@ fn parse_policy(flags: &[String]) -> Result<Parsed> {
     Ok(parsed)
 }
 
+/// For what goes on beside the connections, which have workers of their own.
 fn runtime() -> Result<tokio::runtime::Runtime> {
-    let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let built = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     built.context("cannot start the runtime")
-}
-
-fn runtime_with(workers: usize) -> Result<tokio::runtime::Runtime> {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.enable_all().worker_threads(workers).build().context("cannot start the runtime")
 }

@@ -96,7 +96,7 @@ pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
     }
     let on_exit = args.on_exit;
     let address_path = args.envoy.admin_address_path.clone();
-    let runtime = super::runtime_with(args.envoy.workers())?;
+    let runtime = super::runtime()?;
     let config = config(args, bootstrap)?;
     runtime.block_on(async {
         let bound = app::start(config).await?;

@@ -24,6 +24,8 @@ pub(super) struct Group {
     pub(super) priority: u32,
     pub(super) weight: u32,
     pub(super) specs: Vec<Spec>,
+    /// For those whose own metadata fits no transport socket.
+    pub(super) transport_match: Struct,
 }
 
 /// Priorities beyond are a mistake; each is a level, also an empty one.
@@ -50,7 +52,8 @@ impl Cluster {
             if levels.len() <= priority {
                 levels.resize_with(priority + 1, Level::default);
             }
-            let hosts: Vec<_> = group.specs.iter().filter_map(|spec| merge.host(spec)).collect();
+            let hosts: Vec<_> =
+                group.specs.iter().filter_map(|spec| merge.host(spec, &group.transport_match)).collect();
             if let Some(level) = levels.get_mut(priority) {
                 level.add(&group.locality, group.weight, hosts);
             }
@@ -197,12 +200,12 @@ impl<'a> Merge<'a> {
     }
 
     /// The host of a spec; `None` for an address that was named before: the first one counts, as in Envoy.
-    fn host(&mut self, spec: &Spec) -> Option<Arc<Host>> {
+    fn host(&mut self, spec: &Spec, of_locality: &Struct) -> Option<Arc<Host>> {
         if self.dynamic() && !self.seen.insert(spec.address.clone()) {
             return None;
         }
         let model = &self.cluster.model;
-        let transport = transport_of(model, &spec.metadata);
+        let transport = transport_of(model, &spec.metadata, of_locality);
         if let Some(host) = self.old.get(&spec.address).filter(|host| host.can_become(spec)).cloned() {
             self.old.remove(&spec.address);
             self.changed |= host.become_(spec, transport);
@@ -273,11 +276,14 @@ impl<'a> Merge<'a> {
     }
 }
 
-/// Which of the `transport_socket_matches` metadata satisfies, plus one.
-fn transport_of(model: &model::Cluster, metadata: &Metadata) -> u32 {
+/// Which of the `transport_socket_matches` an endpoint's metadata satisfies, else that of its locality, plus one.
+fn transport_of(model: &model::Cluster, metadata: &Metadata, of_locality: &Struct) -> u32 {
     let empty = Struct::new();
     let own = metadata.of("envoy.transport_socket_match").unwrap_or(&empty);
-    let fits = |want: &Struct| want.iter().all(|(key, value)| own.get(key) == Some(value));
-    let found = model.transport_socket_matches.iter().position(|m| fits(&m.match_));
+    let first = |given: &Struct| {
+        let fits = |want: &Struct| want.iter().all(|(key, value)| given.get(key) == Some(value));
+        model.transport_socket_matches.iter().position(|m| fits(&m.match_))
+    };
+    let found = first(own).or_else(|| first(of_locality));
     found.map_or(0, |index| u32::try_from(index + 1).unwrap_or(0))
 }

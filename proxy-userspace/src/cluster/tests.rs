@@ -21,6 +21,7 @@ fn locality(zone: &str, priority: u32, weight: u32, ports: &[u16]) -> LocalityEn
         endpoints: ports.iter().map(|port| endpoint(&format!("127.0.0.1:{port}"))).collect(),
         load_balancing_weight: Some(weight),
         priority,
+        ..LocalityEndpoints::default()
     }
 }
 
@@ -377,7 +378,7 @@ fn transport_sockets_by_metadata() {
     endpoints[1].metadata = Arc::new(model::Metadata(
         [("envoy.transport_socket_match".to_owned(), fields("tlsMode=istio,other=1"))].into(),
     ));
-    let matches = |name: &str, text| TransportSocketMatch {
+    let matches = |name: &str, text: &str| TransportSocketMatch {
         name: name.into(),
         match_: fields(text),
         transport_socket: model::TransportSocket::TcpStats(Box::new(model::transport::TcpStats {
@@ -385,11 +386,22 @@ fn transport_sockets_by_metadata() {
             update_period: None,
         })),
     };
-    let mut model = model(endpoints);
-    model.transport_socket_matches = vec![matches("istio", "tlsMode=istio"), matches("none", "x=y")];
-    let cluster = cluster(model);
-    let wrapped: Vec<_> = cluster.hosts().iter().map(|host| cluster.transport(host).is_some()).collect();
-    assert_eq!(wrapped, [false, true]);
+    let chosen = |transport_match, last: &[&str]| {
+        let localities = vec![LocalityEndpoints {
+            endpoints: endpoints.clone(),
+            transport_match,
+            ..LocalityEndpoints::default()
+        }];
+        let mut model = with_localities(localities);
+        model.transport_socket_matches = vec![matches("istio", "tlsMode=istio"), matches("none", "x=y")];
+        model.transport_socket_matches.extend(last.iter().map(|text| matches("last", text)));
+        let cluster = cluster(model);
+        cluster.hosts().iter().map(|host| host.transport()).collect::<Vec<_>>()
+    };
+    assert_eq!(chosen(fields(""), &[]), [0, 1], "its own, the first match");
+    // The locality's metadata is for the endpoints whose own fits nothing.
+    assert_eq!(chosen(fields("x=y"), &[]), [2, 1]);
+    assert_eq!(chosen(fields("x=y"), &[""]), [3, 1]);
 }
 
 #[test]

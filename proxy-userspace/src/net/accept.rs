@@ -13,18 +13,40 @@ use tokio::time::sleep;
 use super::{ListenerContext, conn};
 use crate::clock::{self, Instant};
 use crate::drain::Watch;
+use crate::task::Tasks;
+use crate::task::workers::Place;
 
 /// How long to wait where the process or the machine is out of what a connection needs.
 const BACKOFF: Duration = Duration::from_millis(100);
 const LOG_EVERY: Duration = Duration::from_secs(1);
 
-/// Serves `listener` until `drain` starts, then closes it. Its connections live on under the drain.
-pub async fn run(listener: TcpListener, ctx: Arc<ListenerContext>, drain: Watch) {
+/// Which workers carry what a listening socket accepts; the socket is a worker's itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spread {
+    /// This one: the kernel spreads connections over the sockets of an address, of which each worker has one.
+    Here(Place),
+    /// All, from the only socket of an address, which is this one's: each connection goes to the worker with the
+    /// fewest.
+    Evenly(Place),
+}
+
+impl Spread {
+    /// Where the socket is.
+    pub fn place(self) -> Place {
+        match self {
+            Self::Here(place) | Self::Evenly(place) => place,
+        }
+    }
+}
+
+/// Serves `listener` until `drain` starts, then closes it. Its connections live on under the drain. It runs where the
+/// listener is.
+pub async fn run(listener: TcpListener, ctx: Arc<ListenerContext>, drain: Watch, spread: Spread) {
     // Accepted sockets inherit it: one system call here instead of one a connection.
     if let Err(error) = SockRef::from(&listener).set_tcp_nodelay(true) {
         log::warn!("{}: TCP_NODELAY: {error}", ctx.describe());
     }
-    accept(&listener, &ctx, drain).await;
+    accept(&listener, &ctx, drain, spread).await;
 }
 
 /// Where connections come from; a trait so that tests can make it fail.
@@ -38,7 +60,7 @@ impl Accept for TcpListener {
     }
 }
 
-async fn accept(listener: &impl Accept, ctx: &Arc<ListenerContext>, drain: Watch) {
+async fn accept(listener: &impl Accept, ctx: &Arc<ListenerContext>, drain: Watch, spread: Spread) {
     // The drain is over only when the listener is closed, too.
     let _open = drain.guard();
     let mut draining = drain.clone();
@@ -50,7 +72,7 @@ async fn accept(listener: &impl Accept, ctx: &Arc<ListenerContext>, drain: Watch
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => serve(stream, peer, ctx, &drain),
+            Ok((stream, peer)) => serve(stream, peer, ctx, (&drain, spread)),
             Err(error) => {
                 if let Some(pause) = failed(&error, ctx, &mut logged) {
                     sleep(pause).await;
@@ -60,9 +82,27 @@ async fn accept(listener: &impl Accept, ctx: &Arc<ListenerContext>, drain: Watch
     }
 }
 
-fn serve(stream: TcpStream, peer: SocketAddr, ctx: &Arc<ListenerContext>, drain: &Watch) {
+fn serve(stream: TcpStream, peer: SocketAddr, ctx: &Arc<ListenerContext>, (drain, spread): (&Watch, Spread)) {
     let guard = drain.guard();
-    ctx.place.shared.tasks.spawn("connection", conn::serve(stream, peer, ctx.clone(), guard));
+    let tasks = &ctx.place.shared.tasks;
+    let (here, seat) = match spread {
+        Spread::Here(here) => (here, tasks.crew().seat(here)),
+        Spread::Evenly(here) => (here, tasks.crew().emptiest(here)),
+    };
+    let stream = if seat.place() == here { Ok(stream) } else { moved(stream, tasks, seat.place()) };
+    match stream {
+        Ok(stream) => {
+            tasks.spawn_seated(seat, "connection", conn::serve(stream, peer, ctx.clone(), guard));
+        }
+        Err(error) => log::error!("{}: cannot hand a connection to a worker: {error}", ctx.describe()),
+    }
+}
+
+/// A socket waits for its events where it is registered.
+fn moved(stream: TcpStream, tasks: &Tasks, to: Place) -> io::Result<TcpStream> {
+    let stream = stream.into_std()?;
+    let _there = tasks.crew().enter(to);
+    TcpStream::from_std(stream)
 }
 
 /// Counts and reports a failed accept; says how long to wait before the next one.
@@ -127,7 +167,7 @@ mod tests {
         let start = clock::now();
         let (of_task, watch) = (ctx.clone(), drain.watch());
         let tasks = ctx.place.shared.tasks.clone();
-        tasks.spawn("listener", async move { accept(&failing, &of_task, watch).await });
+        tasks.spawn("listener", async move { accept(&failing, &of_task, watch, Spread::Here(0)).await });
         while ctx
             .place
             .shared

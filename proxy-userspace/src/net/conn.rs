@@ -14,19 +14,19 @@ use crate::network::{self, Conn};
 use crate::sys::sock;
 use crate::telemetry::stats::{Held, ListenerStats};
 use crate::telemetry::{ConnRecord, Flags, Origin, Outcome, Side};
-use crate::world::{Listener, Snapshot};
+use crate::world::{Chain, Listener, Live};
 
 /// Carries one connection from its first fact to its log line.
 pub async fn serve(stream: TcpStream, peer: SocketAddr, ctx: Arc<ListenerContext>, guard: Guard) {
     // Nothing is carried for what no listener takes, as where nobody listens.
-    let Some((snapshot, listener)) = ctx.enter() else { return reset_on_close(&stream) };
+    let Some((live, listener)) = ctx.enter() else { return reset_on_close(&stream) };
     let (mut record, refusal) = begin(&stream, peer, &ctx, &listener);
     let outcome = match refusal {
         Some(refusal) => {
             drop(Accounted::new(&listener.stats, clock::now()));
             refuse(&stream, &ctx, refusal)
         }
-        None => resolve(&stream, &ctx, (&snapshot, listener), &mut record, &guard).await,
+        None => resolve(&stream, &ctx, (live, listener), &mut record, &guard).await,
     };
     drop(stream);
     record.finish(outcome);
@@ -57,29 +57,32 @@ fn begin(
 async fn resolve(
     stream: &TcpStream,
     ctx: &ListenerContext,
-    (snapshot, entry): (&Snapshot, Arc<Listener>),
+    (live, entry): (&Live, Arc<Listener>),
     record: &mut ConnRecord,
     guard: &Guard,
 ) -> Outcome {
     let accepted = clock::now();
-    let listener = match meant(stream, ctx, (snapshot, entry), record).await {
+    let listener = match meant(stream, ctx, (live, entry), record).await {
         Ok(listener) => listener,
         Err(failure) => return failure,
     };
     if !listener.access_log.is_empty() {
         record.add(listener.access_log.clone());
     }
-    let Some(chain) = listener.chain(&record.entry.facts) else {
+    let Some(chain) = listener.chain(&record.entry.facts).cloned() else {
         // Not a connection in Envoy's accounts either.
         listener.stats.no_filter_chain_match.inc();
         let mut outcome = Outcome::new(Side::Internal, Flags::NR, "no_filter_chain_match");
         outcome.response_code_details = Some("filter_chain_not_found".into());
         return outcome;
     };
-    let _closed = Accounted::new(&listener.stats, accepted);
-    record.entry.filter_chain = Some(chain.name.clone());
+    // The listener may change or go: its connections keep what they need of it, and are let go with their chain.
+    let listener = { listener }.base().clone();
+    let served = Served::new(chain, guard);
+    let closed = Accounted::new(&listener.stats, accepted);
+    record.entry.filter_chain = Some(served.chain.name.clone());
     record.entry.listener_metadata.clone_from(&listener.metadata);
-    record.entry.filter_chain_metadata.clone_from(&chain.metadata);
+    record.entry.filter_chain_metadata.clone_from(&served.chain.metadata);
     let (place, shared) = (ctx.place.as_ref(), ctx.place.shared.as_ref());
     let listener = listener.as_ref();
     let conn = Conn {
@@ -88,38 +91,41 @@ async fn resolve(
         lease: None,
         place,
         shared,
-        snapshot,
+        live,
         listener,
         record,
         guard,
-        accepted,
+        accepted: &closed.since,
         cluster: None,
         gates: None,
     };
-    network::run(conn, chain).await
+    network::run(conn, &served.chain).await
 }
 
 /// The listener that took the connection, or the one of its original destination; each runs its filters.
 async fn meant(
     stream: &TcpStream,
     ctx: &ListenerContext,
-    (snapshot, entry): (&Snapshot, Arc<Listener>),
+    (live, entry): (&Live, Arc<Listener>),
     record: &mut ConnRecord,
 ) -> Result<Arc<Listener>, Outcome> {
     let mut listener = entry;
     inspect(stream, ctx, &listener, record).await?;
-    let facts = &record.entry.facts;
     // Once only: the listener that it is handed to does not hand it on.
-    if listener.model.use_original_dst
-        && facts.local_restored
-        && let Some(other) = snapshot.handoff(facts.local)
-        && !Arc::ptr_eq(other, &listener)
-    {
-        listener = other.clone();
+    if let Some(other) = handoff(live, &listener, &record.entry.facts) {
+        listener = other;
         record.entry.origin.listener = listener.model.name.clone();
         inspect(stream, ctx, &listener, record).await?;
     }
     Ok(listener)
+}
+
+fn handoff(live: &Live, listener: &Listener, facts: &Facts) -> Option<Arc<Listener>> {
+    if !listener.model.use_original_dst || !facts.local_restored {
+        return None;
+    }
+    let other = live.now().handoff(facts.local).cloned();
+    other.filter(|other| other.name != listener.name)
 }
 
 /// Runs a listener's filters; what fails there never becomes a connection of the listener's.
@@ -148,25 +154,43 @@ async fn inspect(
     Ok(())
 }
 
+/// A connection on the roster of its chain: with that it drains.
+struct Served {
+    chain: Arc<Chain>,
+    id: u64,
+}
+
+impl Served {
+    fn new(chain: Arc<Chain>, guard: &Guard) -> Self {
+        Self { id: chain.roster.join(guard), chain }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.chain.roster.leave(self.id);
+    }
+}
+
 /// A connection in the listener's accounts.
 struct Accounted {
-    stats: Arc<ListenerStats>,
+    active: Held<ListenerStats>,
     since: clock::Instant,
-    _active: Held<ListenerStats>,
 }
 
 impl Accounted {
     fn new(stats: &Arc<ListenerStats>, since: clock::Instant) -> Self {
         stats.downstream_cx_total.inc();
-        Self { stats: stats.clone(), since, _active: Held::new(stats, |s| &s.downstream_cx_active) }
+        Self { active: Held::new(stats, |s| &s.downstream_cx_active), since }
     }
 }
 
 impl Drop for Accounted {
     fn drop(&mut self) {
-        self.stats.downstream_cx_destroy.inc();
+        let stats = self.active.block();
+        stats.downstream_cx_destroy.inc();
         let lived = (clock::now() - self.since).as_millis();
-        self.stats.downstream_cx_length_ms.record(u64::try_from(lived).unwrap_or(u64::MAX));
+        stats.downstream_cx_length_ms.record(u64::try_from(lived).unwrap_or(u64::MAX));
     }
 }
 

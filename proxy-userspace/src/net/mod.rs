@@ -31,7 +31,7 @@ use crate::task::Tasks;
 use crate::telemetry::AccessLog;
 use crate::telemetry::stats::{OwnStats, Stats};
 use crate::world::builtin::Builtin;
-use crate::world::{BuildError, Listener, Parts, Snapshot, World};
+use crate::world::{BuildError, Cell, Listener, Live, Parts};
 
 /// Which way a connection crosses the workload's border.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -224,16 +224,16 @@ pub struct Place {
 #[derive(Clone)]
 pub enum Config {
     /// The daemon's own; without one, or where that has no listener for captured connections, the built-in ones.
-    Daemon(Option<Arc<World>>),
+    Daemon(Option<Arc<Live>>),
     /// The workload's own: what it has no listener for is refused.
-    Workload(Arc<World>),
+    Workload(Arc<Live>),
 }
 
 impl Config {
-    fn world(&self) -> Option<&Arc<World>> {
+    fn live(&self) -> Option<&Arc<Live>> {
         match self {
-            Self::Daemon(world) => world.as_ref(),
-            Self::Workload(world) => Some(world),
+            Self::Daemon(live) => live.as_ref(),
+            Self::Workload(live) => Some(live),
         }
     }
 }
@@ -252,9 +252,9 @@ impl Place {
     }
 
     /// The daemon's own network namespace, with the listeners of its configuration.
-    pub fn own(admin: Vec<SocketAddr>, world: Arc<World>, shared: Arc<Shared>) -> Self {
+    pub fn own(admin: Vec<SocketAddr>, live: Arc<Live>, shared: Arc<Shared>) -> Self {
         let (dial, traffic) = (Dialers::both(Arc::new(HostDial)), RwLock::default());
-        let config = Config::Daemon(Some(world));
+        let config = Config::Daemon(Some(live));
         Self { workload: None, dial, out_port: 0, in_port: 0, admin, config, shared, traffic }
     }
 
@@ -288,8 +288,8 @@ pub struct ListenerContext {
     pub(crate) told: Option<Direction>,
     /// What the socket is bound to.
     pub local: SocketAddr,
-    /// The configuration's listener; none on a workload's socket, which asks for each connection.
-    listener: Option<Arc<Listener>>,
+    /// The configuration's listener of now; none on a workload's socket, which asks for each connection.
+    cell: Option<Arc<Cell>>,
     original_dst: Arc<dyn OriginalDst>,
 }
 
@@ -300,14 +300,14 @@ impl ListenerContext {
     }
 
     /// A listener of a configuration, on a socket of its own.
-    pub fn own(place: Arc<Place>, listener: Arc<Listener>, local: SocketAddr) -> Self {
-        let told = match listener.model.traffic_direction {
+    pub fn own(place: Arc<Place>, cell: Arc<Cell>, local: SocketAddr, direction: TrafficDirection) -> Self {
+        let told = match direction {
             TrafficDirection::Inbound => Some(Direction::Inbound),
             TrafficDirection::Outbound => Some(Direction::Outbound),
             TrafficDirection::Unspecified => None,
         };
         let direction = told.unwrap_or(Direction::Outbound);
-        Self { place, direction, told, local, listener: Some(listener), original_dst: Arc::new(SockOpt) }
+        Self { place, direction, told, local, cell: Some(cell), original_dst: Arc::new(SockOpt) }
     }
 
     /// For tests, and for interception that answers otherwise than by `SO_ORIGINAL_DST`.
@@ -317,17 +317,17 @@ impl ListenerContext {
         local: SocketAddr,
         original_dst: Arc<dyn OriginalDst>,
     ) -> Self {
-        Self { place, direction, told: Some(direction), local, listener: None, original_dst }
+        Self { place, direction, told: Some(direction), local, cell: None, original_dst }
     }
 
     /// Captured connections come in here; to a listener of a configuration, whoever knows its address.
     pub(crate) fn captures(&self) -> bool {
-        self.place.workload.is_some() && self.listener.is_none()
+        self.place.workload.is_some() && self.cell.is_none()
     }
 
     pub(crate) fn describe(&self) -> String {
-        match (&self.listener, &self.place.workload) {
-            (Some(listener), _) => format!("listener {} on {}", listener.model.name, self.local),
+        match (&self.cell, &self.place.workload) {
+            (Some(cell), _) => format!("listener {} on {}", cell.listener().name, self.local),
             (None, Some(workload)) => {
                 format!("{} of {workload} on {}", self.direction.listener(), self.local)
             }
@@ -335,25 +335,23 @@ impl ListenerContext {
         }
     }
 
-    /// What serves the next connection, until a hand-off: live connections keep what they had.
-    pub(crate) fn enter(&self) -> Option<(Arc<Snapshot>, Arc<Listener>)> {
+    /// What serves the next connection, and where it finds whatever else it needs.
+    pub(crate) fn enter(&self) -> Option<(&Arc<Live>, Arc<Listener>)> {
         let config = &self.place.config;
-        let configured = config.world().map(|world| world.snapshot());
-        if let (Some(listener), Some(snapshot)) = (&self.listener, &configured) {
-            return Some((snapshot.clone(), listener.clone()));
-        }
-        if let Some(snapshot) = configured
-            && let Some(listener) = snapshot.captured(self.direction, self.local.port())
-        {
-            let listener = listener.clone();
-            return Some((snapshot, listener));
+        if let Some(live) = config.live() {
+            if let Some(cell) = &self.cell {
+                return Some((live, cell.listener()));
+            }
+            if let Some(listener) = live.now().captured(self.direction, self.local.port()) {
+                return Some((live, listener.clone()));
+            }
         }
         let builtin = match config {
             Config::Daemon(_) => self.place.shared.builtin.as_ref()?,
             Config::Workload(_) => return None,
         };
         let listener = builtin.listener(self.direction, self.place.traffic().outbound);
-        Some((builtin.snapshot.clone(), listener.clone()))
+        Some((&builtin.live, listener.clone()))
     }
 }
 

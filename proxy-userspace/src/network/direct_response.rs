@@ -19,7 +19,11 @@ pub async fn run(wire: &mut Wire<'_>, body: &[u8], bytes: &mut Bytes) -> io::Res
     Ok(())
 }
 
+/// Writes and flushes `body`; without one nothing is sent, and what waits to go with the first bytes goes on waiting.
 pub(super) async fn write_all(wire: &mut Wire<'_>, body: &[u8], bytes: &mut Bytes) -> io::Result<()> {
+    if body.is_empty() {
+        return Ok(());
+    }
     let mut rest = body;
     while !rest.is_empty() {
         let n = poll_fn(|cx| wire.poll_write(cx, rest)).await?;

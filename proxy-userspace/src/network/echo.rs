@@ -1,5 +1,6 @@
 //! `envoy.filters.network.echo`: the client gets back what it sends.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 
@@ -8,6 +9,10 @@ use crate::net::wire::Wire;
 use crate::telemetry::Bytes;
 
 const CHUNK: usize = 16 * 1024;
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into_boxed_slice());
+}
 
 /// Until the client has said FIN and has all of its bytes back; those of `first` were read, and counted, before.
 /// Nothing is read while the client takes nothing.
@@ -24,13 +29,12 @@ pub async fn run(wire: &mut Wire<'_>, first: Vec<u8>, bytes: &mut Bytes) -> io::
     }
 }
 
-/// What the client has sent; empty at its end. The buffer is held only while there are bytes.
+/// What the client has sent; empty at its end. Nothing is held while there are no bytes.
 pub(super) async fn read(wire: &mut Wire<'_>) -> io::Result<Vec<u8>> {
     poll_fn(|cx| {
-        let mut chunk = vec![0; CHUNK];
-        wire.poll_read(cx, &mut chunk).map_ok(|n| {
-            chunk.truncate(n);
-            chunk
+        SCRATCH.with_borrow_mut(|scratch| {
+            let read = wire.poll_read(cx, scratch);
+            read.map_ok(|n| scratch.get(..n).unwrap_or_default().to_vec())
         })
     })
     .await

@@ -33,7 +33,7 @@ use crate::net::{Dial, Direction, Place, Shared};
 use crate::secret::Lease;
 use crate::telemetry::{ConnRecord, Entry, Flags, Outcome, Side};
 use crate::transport::{CloseEvent, Transport};
-use crate::world::{Chain, Listener, Snapshot};
+use crate::world::{Base, Chain, Live};
 
 /// The filter that ends a chain.
 pub enum Last {
@@ -61,13 +61,13 @@ pub(crate) struct Conn<'a> {
     pub(crate) lease: Option<Box<Lease>>,
     pub(crate) place: &'a Place,
     pub(crate) shared: &'a Shared,
-    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) live: &'a Live,
     /// The one that serves it, after a hand-off.
-    pub(crate) listener: &'a Listener,
+    pub(crate) listener: &'a Base,
     /// Its facts, and what becomes of it.
     pub(crate) record: &'a mut ConnRecord,
     pub(crate) guard: &'a Guard,
-    pub(crate) accepted: Instant,
+    pub(crate) accepted: &'a Instant,
     /// A filter's choice of cluster, over tcp_proxy's own.
     pub(crate) cluster: Option<Arc<str>>,
     /// Asked before the client's first byte goes anywhere.

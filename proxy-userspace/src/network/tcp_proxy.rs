@@ -90,7 +90,7 @@ pub(super) fn enter(conn: &mut Conn<'_>, proxy: &TcpProxy) {
 
 /// Proxies one connection to its end. The caller closes the downstream socket: by reset, if it was told so here.
 pub(crate) async fn run(conn: &mut Conn<'_>, proxy: &TcpProxy, driver: Option<&dyn Driver>) -> Outcome {
-    let deadline = proxy.deadline(conn.accepted);
+    let deadline = proxy.deadline(*conn.accepted);
     let mut upstream = match Box::pin(while_wanted(connect(conn, proxy), conn, deadline)).await {
         Ok(upstream) => upstream,
         Err(failure) => {
@@ -132,8 +132,7 @@ async fn carry(
     up.follow_expiry(conn);
     let cluster = &up.cluster;
     let model = &cluster.model;
-    let buffers =
-        [conn.listener.model.per_connection_buffer_limit_bytes, model.per_connection_buffer_limit_bytes];
+    let buffers = [conn.listener.buffer_limit, model.per_connection_buffer_limit_bytes];
     let limits = proxy.limits(deadline, least(buffers));
     let closes = model.close_connections_on_host_health_failure
         || model.common_lb.close_connections_on_host_set_change;

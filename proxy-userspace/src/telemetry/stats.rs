@@ -21,8 +21,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 pub use self::blocks::{
-    ClusterManagerStats, ClusterStats, EdsStats, ListenerManagerStats, ListenerStats, OwnStats, RuntimeStats,
-    SdsStats, ServerStats, SocketMatchStats, SubscriptionStats, TcpStats,
+    ClusterManagerStats, ClusterStats, EdsStats, ListenerManagerStats, ListenerStats, OwnStats, ReloadStats,
+    RuntimeStats, SdsStats, ServerStats, SocketMatchStats, SubscriptionStats, TcpStats,
 };
 pub use self::histogram::{Bins, Histogram};
 pub use self::snapshot::{Buckets, Kind, Query, Snapshot};
@@ -264,6 +264,11 @@ impl<B> Held<B> {
     pub fn new(block: &Arc<B>, gauge: fn(&B) -> &Gauge) -> Self {
         gauge(block).up();
         Self { block: block.clone(), gauge }
+    }
+
+    /// All the statistics that the gauge is one of.
+    pub fn block(&self) -> &B {
+        &self.block
     }
 }
 

@@ -6,11 +6,15 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 
 use proxy_common::{AF_INET, AF_INET6, ListenerKey, direction};
+use proxy_config::model::listener::ListenAddress;
+use proxy_config::model::{self, Address};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Error;
 use crate::net::{Dial, Direction, Family, HostDial};
 use crate::sys::netns::Netns;
+use crate::world::bind::Own;
+use crate::world::{BindError, Sockets, enters};
 
 /// Envoy's default is the system's limit; so is this, the kernel cuts it down.
 const BACKLOG: i32 = 65_535;
@@ -30,6 +34,36 @@ impl Dialer {
 impl Dial for Dialer {
     fn socket(&self, family: Family) -> io::Result<Socket> {
         self.netns.enter(|| HostDial.socket(family))?
+    }
+}
+
+/// Binds the sockets of a workload's own configuration inside its namespace.
+pub(super) struct Inside {
+    pub(super) netns: Arc<Netns>,
+    pub(super) out_port: u16,
+    pub(super) in_port: u16,
+    pub(super) own: Own,
+}
+
+impl Inside {
+    /// Captured connections enter by it, on sockets that are there already.
+    fn captures(&self, listener: &model::Listener, at: &ListenAddress) -> bool {
+        let port = match enters(listener) {
+            Some(Direction::Outbound) => self.out_port,
+            Some(Direction::Inbound) => self.in_port,
+            None => return false,
+        };
+        matches!(at.address, Address::Ip(address) if address.port() == port)
+    }
+}
+
+impl Sockets for Inside {
+    fn bind(&self, listener: &model::Listener, at: &ListenAddress) -> Result<Vec<Socket>, BindError> {
+        if self.captures(listener, at) {
+            return Ok(Vec::new());
+        }
+        let entered = self.netns.enter(|| self.own.bind(listener, at));
+        entered.map_err(|source| BindError::new(listener, at, "the workload's namespace: ", source))?
     }
 }
 

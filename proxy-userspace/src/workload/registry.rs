@@ -28,7 +28,7 @@ use crate::ebpf::Kernel;
 use crate::net::{Config, Shared};
 use crate::sidecar::{Common, Sidecar, Sidecars};
 use crate::sys::netns::Netns;
-use crate::world::World;
+use crate::world::Live;
 
 /// Where a workload was asked for. A source replaces only what it asked for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -50,7 +50,7 @@ pub struct Settings {
     /// Dial from this process's own namespace instead of the workload's (`shunt exec --netns new`).
     pub dial_from_host: bool,
     /// The daemon's own configuration, for workloads that bring none.
-    pub world: Option<Arc<World>>,
+    pub live: Option<Arc<Live>>,
     /// How those that they bring are run, and where they are found.
     pub common: Common,
     pub sidecars: Arc<Sidecars>,
@@ -333,7 +333,7 @@ impl Registry {
         let proxy = self.settings.proxy_cgroup;
         let mut installed = install(&self.kernel, spec, netns, proxy, inbound, adopt)?;
         let brought = self.bring(spec, netns);
-        let serves = || Serves { config: Config::Daemon(self.settings.world.clone()), besides: None };
+        let serves = || Serves { config: Config::Daemon(self.settings.live.clone()), besides: None };
         let serving = match &brought {
             None => Some(self.serve(spec, netns, &mut installed, (&[], serves()))?),
             Some(_) => None,

@@ -8,20 +8,27 @@ use proxy_config::model::address::SocketState;
 use proxy_config::model::listener::ListenAddress;
 use proxy_config::model::{self, Address};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
 
-use super::Listener;
+use crate::cluster::address_text;
 use crate::net::options;
 use crate::sys::sock;
 
 /// Envoy's default where `tcp_backlog_size` is not given: as much as the kernel lets it have.
 const BACKLOG: i32 = 65_535;
 
-/// A socket that listens, and accepts nothing yet.
-pub struct Bound {
-    pub listener: Arc<Listener>,
-    pub socket: TcpListener,
-    pub local: SocketAddr,
+/// Opens the sockets of listeners.
+pub trait Sockets: Send + Sync {
+    /// Bound to one address of a listener, and not listening yet: nothing connects before the listener is warm. With
+    /// `reuse_port` there are several, among which the kernel spreads connections. None where connections come to it
+    /// by sockets that are there already.
+    fn bind(&self, listener: &model::Listener, at: &ListenAddress) -> Result<Vec<Socket>, BindError>;
+}
+
+/// Of the namespace that the daemon lives in.
+#[derive(Clone, Copy, Debug)]
+pub struct Own {
+    /// Accepting sockets per address, where the listener has `reuse_port`.
+    pub workers: usize,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -33,55 +40,58 @@ pub struct BindError {
     source: io::Error,
 }
 
-/// Opens the sockets of every listener that has `bind_to_port`; with `reuse_port`, `workers` of them per address,
-/// among which the kernel spreads connections. All problems at once.
-pub fn open<'a>(
-    listeners: impl IntoIterator<Item = &'a Arc<Listener>>,
-    workers: usize,
-) -> Result<Vec<Bound>, Vec<BindError>> {
-    let (mut bound, mut errors) = (Vec::new(), Vec::new());
-    for listener in listeners.into_iter().filter(|listener| listener.model.bind_to_port) {
-        for address in &listener.model.addresses {
-            match open_one(listener, address, workers) {
-                Ok(sockets) => bound.extend(sockets),
-                Err(error) => errors.push(error),
-            }
-        }
+impl BindError {
+    pub fn new(
+        listener: &model::Listener,
+        at: &ListenAddress,
+        step: &'static str,
+        source: io::Error,
+    ) -> Self {
+        Self { listener: listener.name.clone(), address: address_text(&at.address), step, source }
     }
-    if errors.is_empty() { Ok(bound) } else { Err(errors) }
 }
 
-fn open_one(
-    listener: &Arc<Listener>,
-    address: &ListenAddress,
-    workers: usize,
-) -> Result<Vec<Bound>, BindError> {
-    let error = |step, source| BindError {
-        listener: listener.model.name.clone(),
-        address: text(&address.address),
-        step,
-        source,
-    };
-    let Address::Ip(mut to) = address.address else {
-        let source = io::Error::new(io::ErrorKind::Unsupported, "only IP addresses can be listened on");
-        return Err(error("", source));
-    };
-    let mut sockets = Vec::new();
-    for _ in 0..if listener.model.reuse_port { workers.max(1) } else { 1 } {
-        let socket = listen(&listener.model, address, to).map_err(|(step, source)| error(step, source))?;
-        let socket: std::net::TcpListener = socket.into();
-        let local = socket.local_addr().map_err(|source| error("", source))?;
-        // Where the port is left to the kernel, the first socket has chosen it for all.
-        to.set_port(local.port());
-        let socket = TcpListener::from_std(socket).map_err(|source| error("", source))?;
-        sockets.push(Bound { listener: listener.clone(), socket, local });
+impl Sockets for Own {
+    fn bind(&self, listener: &model::Listener, at: &ListenAddress) -> Result<Vec<Socket>, BindError> {
+        let error = |step, source| BindError::new(listener, at, step, source);
+        let Address::Ip(mut to) = at.address else {
+            let source = io::Error::new(io::ErrorKind::Unsupported, "only IP addresses can be listened on");
+            return Err(error("", source));
+        };
+        let mut sockets = Vec::new();
+        for _ in 0..if listener.reuse_port { self.workers.max(1) } else { 1 } {
+            let socket = bind(listener, at, to).map_err(|(step, source)| error(step, source))?;
+            // Where the port is left to the kernel, the first socket has chosen it for all.
+            to.set_port(local(&socket).map_err(|source| error("", source))?.port());
+            sockets.push(socket);
+        }
+        Ok(sockets)
     }
-    Ok(sockets)
+}
+
+/// Where a socket is bound.
+pub fn local(socket: &Socket) -> io::Result<SocketAddr> {
+    let local = socket.local_addr()?.as_socket();
+    local.ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "not an IP socket"))
+}
+
+/// From now on connections can be made.
+pub fn listen(
+    socket: Socket,
+    listener: &model::Listener,
+    at: &ListenAddress,
+) -> Result<std::net::TcpListener, BindError> {
+    let error = |step| move |source| BindError::new(listener, at, step, source);
+    let backlog = listener.tcp_backlog_size.map_or(BACKLOG, |size| i32::try_from(size).unwrap_or(i32::MAX));
+    socket.listen(backlog).map_err(error(""))?;
+    options::set_all(&socket, &at.socket_options, SocketState::Listening)
+        .map_err(error("socket_options: "))?;
+    Ok(socket.into())
 }
 
 type Step<T> = Result<T, (&'static str, io::Error)>;
 
-fn listen(model: &model::Listener, address: &ListenAddress, to: SocketAddr) -> Step<Socket> {
+fn bind(model: &model::Listener, address: &ListenAddress, to: SocketAddr) -> Step<Socket> {
     let named = |step| move |source| (step, source);
     let protocol = if model.enable_mptcp { Protocol::MPTCP } else { Protocol::TCP };
     let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), Some(protocol));
@@ -113,16 +123,5 @@ fn listen(model: &model::Listener, address: &ListenAddress, to: SocketAddr) -> S
         sock::set_option(&socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, &value)
             .map_err(named("tcp_fast_open_queue_length: "))?;
     }
-    let backlog = model.tcp_backlog_size.map_or(BACKLOG, |size| i32::try_from(size).unwrap_or(i32::MAX));
-    socket.listen(backlog).map_err(named(""))?;
-    options(SocketState::Listening)?;
     Ok(socket)
-}
-
-fn text(address: &Address) -> String {
-    match address {
-        Address::Ip(address) => address.to_string(),
-        Address::Host(host) => format!("{}:{}", host.host, host.port),
-        Address::Pipe { path, .. } => path.display().to_string(),
-    }
 }

@@ -12,7 +12,7 @@ use proxy_config::model::listener::{ChainMatch, TrafficDirection};
 use proxy_config::model::network_filter::{NetworkFilterConfig, TcpProxy, WeightedCluster};
 use proxy_config::model::{self, Cidr, Metadata, NetworkFilter};
 
-use super::{BuildError, Listener, Parts, Snapshot};
+use super::{BuildError, Listener, Live, Parts, Snapshot};
 use crate::net::{Direction, Options, OutboundPolicy};
 
 /// Istio's names, by which people look for them.
@@ -26,9 +26,9 @@ pub const INBOUND_V6: &str = "InboundPassthroughClusterIpv6";
 const SOURCE_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6));
 const SOURCE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6));
 
-/// The listeners, and the snapshot that holds their clusters.
+/// The listeners, and what holds their clusters.
 pub struct Builtin {
-    pub snapshot: Arc<Snapshot>,
+    pub live: Arc<Live>,
     allow_any: Arc<Listener>,
     registry_only: Arc<Listener>,
     inbound: Arc<Listener>,
@@ -44,12 +44,11 @@ impl Builtin {
         ];
         let snapshot = Snapshot::build([], clusters.map(Arc::new), parts)?;
         let listener = |model| {
-            let mut listener = Listener::new(Arc::new(model), parts)?;
-            listener.resets = true;
+            let listener = Listener::resetting(Arc::new(model), parts)?;
             Ok::<_, BuildError>(Arc::new(listener))
         };
         Ok(Self {
-            snapshot: Arc::new(snapshot),
+            live: Arc::new(Live::of(snapshot)),
             allow_any: listener(outbound(PASSTHROUGH, options))?,
             registry_only: listener(outbound(BLACK_HOLE, options))?,
             inbound: listener(inbound(options))?,

@@ -1,5 +1,7 @@
 //! A listener as it runs: its filters, its chains and how one of them is found.
 
+use std::collections::{HashMap, HashSet};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +9,7 @@ use proxy_config::model::network_filter::{NetworkFilter, NetworkFilterConfig};
 use proxy_config::model::{self, Address, Metadata};
 
 use super::{BuildError, Parts};
+use crate::drain::Roster;
 use crate::listener::chain_match::ChainMatch;
 use crate::listener::filters::Filters;
 use crate::net::facts::Facts;
@@ -19,6 +22,15 @@ use crate::transport::{self, Factory};
 
 pub struct Listener {
     pub model: Arc<model::Listener>,
+    base: Arc<Base>,
+    matcher: ChainMatch,
+    chains: Vec<Arc<Chain>>,
+    default: Option<Arc<Chain>>,
+}
+
+/// All of a listener but its chains. A connection keeps this and its chain; what else there is may go.
+pub struct Base {
+    pub name: Arc<str>,
     pub stats: Arc<ListenerStats>,
     pub filters: Filters,
     pub access_log: Arc<[Logger]>,
@@ -26,9 +38,16 @@ pub struct Listener {
     pub resets: bool,
     /// For `%METADATA(LISTENER:…)%`; none where it is empty.
     pub metadata: Option<Arc<Metadata>>,
-    matcher: ChainMatch,
-    chains: Vec<Chain>,
-    default: Option<Chain>,
+    /// Soft limit of what is buffered per connection; 0: none.
+    pub buffer_limit: u32,
+}
+
+impl Deref for Listener {
+    type Target = Arc<Base>;
+
+    fn deref(&self) -> &Arc<Base> {
+        &self.base
+    }
 }
 
 /// A filter chain.
@@ -41,6 +60,8 @@ pub struct Chain {
     pub transport: Option<Arc<dyn Factory>>,
     /// How long a transport may take to become ready.
     pub handshake_timeout: Option<Duration>,
+    /// Its connections.
+    pub roster: Arc<Roster>,
 }
 
 enum ChainError {
@@ -50,22 +71,55 @@ enum ChainError {
 
 impl Listener {
     pub fn new(model: Arc<model::Listener>, parts: &Parts<'_>) -> Result<Self, BuildError> {
-        let stats = &parts.cluster.stats;
-        let prefix: Arc<str> = format!("listener.{}", stat_name(&model)).into();
+        let base = Arc::new(Base::new(&model, false, parts)?);
+        Self::assemble(model, base, |_| None, parts)
+    }
+
+    /// As [`Self::new`]; connections that cannot be carried on are reset.
+    pub(super) fn resetting(model: Arc<model::Listener>, parts: &Parts<'_>) -> Result<Self, BuildError> {
+        let base = Arc::new(Base::new(&model, true, parts)?);
+        Self::assemble(model, base, |_| None, parts)
+    }
+
+    /// What takes the place of `before`, which differs in its filter chains alone: chains that are the same go on,
+    /// with their connections.
+    pub fn successor(
+        model: Arc<model::Listener>,
+        before: &Self,
+        parts: &Parts<'_>,
+    ) -> Result<Self, BuildError> {
+        let mut by_name: HashMap<&str, Vec<(&model::FilterChain, &Arc<Chain>)>> = HashMap::new();
+        let known = before.model.filter_chains.iter().zip(&before.chains);
+        for (model, chain) in known.chain(before.model.default_filter_chain.iter().zip(&before.default)) {
+            by_name.entry(&model.name).or_default().push((model, chain));
+        }
+        let same = |model: &model::FilterChain| {
+            let (_, chain) = by_name.get(&*model.name)?.iter().find(|(known, _)| *known == model)?;
+            Some(Arc::clone(chain))
+        };
+        Self::assemble(model, before.base.clone(), same, parts)
+    }
+
+    fn assemble(
+        model: Arc<model::Listener>,
+        base: Arc<Base>,
+        known: impl Fn(&model::FilterChain) -> Option<Arc<Chain>>,
+        parts: &Parts<'_>,
+    ) -> Result<Self, BuildError> {
+        let prefix: Arc<str> = stat_prefix(&model).into();
         let chain = |chain: &model::FilterChain| {
+            if let Some(known) = known(chain) {
+                return Ok(known);
+            }
             let whose = || format!("listener {}: filter chain \"{}\"", model.name, chain.name);
-            Chain::new(chain, &prefix, parts).map_err(|error| match error {
+            let built = Chain::new(chain, &prefix, parts).map_err(|error| match error {
                 ChainError::Log(error) => BuildError::AccessLog(error),
                 ChainError::Transport(source) => BuildError::Transport { whose: whose(), source },
-            })
+            });
+            built.map(Arc::new)
         };
-        let own: Arc<ListenerStats> = stats.block(prefix.clone());
         Ok(Self {
-            filters: Filters::new(&model, stats, own.clone()),
-            stats: own,
-            resets: false,
-            metadata: shared(&model.metadata),
-            access_log: parts.loggers(&model.access_log)?,
+            base,
             matcher: ChainMatch::new(&model.filter_chains),
             chains: model.filter_chains.iter().map(chain).collect::<Result<_, BuildError>>()?,
             default: model.default_filter_chain.as_ref().map(chain).transpose()?,
@@ -73,10 +127,26 @@ impl Listener {
         })
     }
 
+    /// What of a connection's listener outlives the listener.
+    pub fn base(&self) -> &Arc<Base> {
+        &self.base
+    }
+
     /// The chain that serves a connection.
-    pub fn chain(&self, facts: &Facts) -> Option<&Chain> {
+    pub fn chain(&self, facts: &Facts) -> Option<&Arc<Chain>> {
         let found = self.matcher.find(facts).and_then(|index| self.chains.get(index));
         found.or(self.default.as_ref())
+    }
+
+    /// The connections of chains that `next` does not have.
+    pub(super) fn leaves(&self, next: Option<&Self>) -> Vec<Arc<Roster>> {
+        let kept: HashSet<*const Chain> = next.into_iter().flat_map(Self::all).map(Arc::as_ptr).collect();
+        let gone = self.all().filter(|chain| !kept.contains(&Arc::as_ptr(chain)));
+        gone.map(|chain| chain.roster.clone()).collect()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Arc<Chain>> {
+        self.chains.iter().chain(&self.default)
     }
 
     /// That chain as it was configured.
@@ -87,7 +157,7 @@ impl Listener {
 
     /// What makes the transports of its chains.
     pub fn transports(&self) -> impl Iterator<Item = &Arc<dyn Factory>> {
-        self.chains.iter().chain(&self.default).filter_map(|chain| chain.transport.as_ref())
+        self.all().filter_map(|chain| chain.transport.as_ref())
     }
 
     /// The secrets of its chains that are still to come: it does not accept before.
@@ -95,6 +165,21 @@ impl Listener {
         let mut slots = transport::secrets(self.transports());
         slots.retain(|slot| !slot.is_settled());
         slots
+    }
+}
+
+impl Base {
+    fn new(model: &model::Listener, resets: bool, parts: &Parts<'_>) -> Result<Self, BuildError> {
+        let stats: Arc<ListenerStats> = parts.cluster.stats.block(stat_prefix(model));
+        Ok(Self {
+            name: model.name.clone(),
+            filters: Filters::new(model, &parts.cluster.stats, stats.clone()),
+            stats,
+            resets,
+            metadata: shared(&model.metadata),
+            access_log: parts.loggers(&model.access_log)?,
+            buffer_limit: model.per_connection_buffer_limit_bytes,
+        })
     }
 }
 
@@ -113,6 +198,7 @@ impl Chain {
             metadata: shared(&model.metadata),
             transport,
             handshake_timeout: model.transport_socket_connect_timeout,
+            roster: Arc::default(),
             filters: network::Filters { gates, driver: starttls::driver(model, &parts.cluster.stats), last },
         })
     }
@@ -145,13 +231,61 @@ fn shared(metadata: &Metadata) -> Option<Arc<Metadata>> {
     (!metadata.is_empty()).then(|| Arc::new(metadata.clone()))
 }
 
-/// Envoy's: the prefix that was asked for, else the address without colons.
-fn stat_name(model: &model::Listener) -> String {
-    match (&model.stat_prefix, model.addresses.first().map(|first| &first.address)) {
+/// Whether two listeners differ in their filter chains alone: what then stays of the first one's connections is up to
+/// their chains, as in Envoy.
+pub(super) fn differ_in_chains_alone(one: &model::Listener, other: &model::Listener) -> bool {
+    let model::Listener {
+        name,
+        stat_prefix,
+        addresses,
+        bind_to_port,
+        use_original_dst,
+        traffic_direction,
+        reuse_port,
+        per_connection_buffer_limit_bytes,
+        tcp_backlog_size,
+        tcp_fast_open_queue_length,
+        tcp_keepalive,
+        enable_mptcp,
+        transparent,
+        freebind,
+        access_log,
+        listener_filters,
+        listener_filters_timeout,
+        continue_on_listener_filters_timeout,
+        filter_chains: _,
+        default_filter_chain: _,
+        metadata,
+    } = one;
+    *name == other.name
+        && *stat_prefix == other.stat_prefix
+        && *addresses == other.addresses
+        && *bind_to_port == other.bind_to_port
+        && *use_original_dst == other.use_original_dst
+        && *traffic_direction == other.traffic_direction
+        && *reuse_port == other.reuse_port
+        && *per_connection_buffer_limit_bytes == other.per_connection_buffer_limit_bytes
+        && *tcp_backlog_size == other.tcp_backlog_size
+        && *tcp_fast_open_queue_length == other.tcp_fast_open_queue_length
+        && *tcp_keepalive == other.tcp_keepalive
+        && *enable_mptcp == other.enable_mptcp
+        && *transparent == other.transparent
+        && *freebind == other.freebind
+        && *access_log == other.access_log
+        && *listener_filters == other.listener_filters
+        && *listener_filters_timeout == other.listener_filters_timeout
+        && *continue_on_listener_filters_timeout == other.continue_on_listener_filters_timeout
+        && *metadata == other.metadata
+}
+
+/// Of a listener's stats: the prefix that was asked for, else the address without colons, as in Envoy.
+fn stat_prefix(model: &model::Listener) -> String {
+    let name = match (&model.stat_prefix, model.addresses.first().map(|first| &first.address)) {
         (Some(prefix), _) => prefix.replace(':', "_"),
         (None, Some(Address::Ip(address))) => address.to_string().replace(':', "_"),
         (None, Some(Address::Pipe { path, .. })) => path.display().to_string().replace(':', "_"),
         (None, Some(Address::Host(host))) => format!("{}_{}", host.host, host.port),
         (None, None) => model.name.replace(':', "_"),
-    }
+    };
+    format!("listener.{name}")
 }

@@ -1,46 +1,76 @@
-//! A configuration as it runs: model -> [`Snapshot`] of listeners and clusters, in one swap.
+//! A configuration as it runs: models -> [`Live`], what new connections find, replaced by one swap.
 //!
-//! A connection takes the snapshot that it finds and keeps it to its end. What captured workloads run on without
-//! a configuration of their own is built here too, from the same models: see [`builtin`].
+//! [`World`] owns it: the clusters ([`clusters`], CDS), the listeners ([`listeners`], LDS) with their sockets
+//! ([`door`]), and what listeners name besides ([`discovered`]). An update is compared with what there is; what is the
+//! same is not touched, and what was replaced drains. What captured workloads run on without a configuration of
+//! their own is built here too, from the same models: see [`builtin`].
 
 pub mod bind;
 pub mod builtin;
 pub mod check;
+mod clusters;
+mod discovered;
+mod door;
 pub mod history;
 mod listener;
+mod listeners;
+mod live;
+mod resource;
+mod start;
 mod status;
+mod subscription;
+#[cfg(test)]
+mod tests;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use proxy_config::model::listener::TrafficDirection;
-use proxy_config::model::{self, Address};
+use proxy_config::model;
+use proxy_config::model::bootstrap::{Bootstrap, DynamicResources};
+use proxy_config::xds::{Decoder, Kind};
 
-pub use self::listener::{Chain, Listener};
+pub use self::bind::{BindError, Sockets};
+use self::clusters::Clusters;
+pub use self::door::{Cell, Gate};
+use self::history::History;
+pub use self::listener::{Base, Chain, Listener};
+use self::listeners::Listeners;
+pub(crate) use self::live::enters;
+pub use self::live::{Live, Snapshot};
 pub use self::status::Status;
-use crate::cluster::{Cluster, Env};
-use crate::listener::select::Handoff;
-use crate::net::Direction;
+use crate::admin::view::{DynamicView, ListenerView};
+use crate::cluster::{self, Cluster};
 use crate::network::local_ratelimit::Buckets;
 use crate::secret::Secrets;
 use crate::telemetry::access_log::{self, Logger, Sinks};
 use crate::transport;
+use crate::xds::Subscribe;
 
-/// A running configuration. Its parts change as a whole.
+/// A running configuration, and whatever changes it. Dropping it closes its listeners and asks for nothing more;
+/// connections are not touched.
 pub struct World {
     pub secrets: Arc<Secrets>,
-    snapshot: ArcSwap<Snapshot>,
+    pub live: Arc<Live>,
+    env: Arc<Env>,
+    clusters: Arc<Clusters>,
+    listeners: Arc<Listeners>,
+    dynamic: DynamicResources,
 }
 
-/// What one connection sees of it.
-pub struct Snapshot {
-    listeners: Vec<Arc<Listener>>,
-    handoff: Handoff,
-    /// Listeners that captured connections of a direction and a port enter by.
-    captured: HashMap<(Direction, u16), usize>,
-    clusters: HashMap<Arc<str>, Arc<Cluster>>,
+/// What a configuration is run with.
+pub struct Env {
+    pub cluster: cluster::Env,
+    pub sinks: Arc<Sinks>,
+    pub buckets: Arc<Buckets>,
+    /// Where LDS, CDS, RDS and ECDS come from; EDS and SDS too.
+    pub sources: Arc<dyn Subscribe>,
+    /// What resources may name of the bootstrap.
+    pub decoder: Decoder,
+    /// How long connections of what was replaced may go on.
+    pub drain_time: Duration,
+    /// What updates have changed.
+    pub history: History,
 }
 
 /// What only shows when the parts of a configuration are built.
@@ -54,7 +84,7 @@ pub enum BuildError {
 
 /// What a configuration is built with.
 pub struct Parts<'a> {
-    pub cluster: &'a Env,
+    pub cluster: &'a cluster::Env,
     pub sinks: &'a Sinks,
     pub buckets: &'a Buckets,
 }
@@ -65,108 +95,108 @@ impl Parts<'_> {
     }
 }
 
+impl Env {
+    pub fn parts(&self) -> Parts<'_> {
+        Parts { cluster: &self.cluster, sinks: &self.sinks, buckets: &self.buckets }
+    }
+}
+
 impl World {
-    pub fn new(snapshot: Snapshot, secrets: Arc<Secrets>) -> Self {
-        Self { secrets, snapshot: ArcSwap::from_pointee(snapshot) }
+    /// Builds everything of the bootstrap; starts nothing.
+    pub fn new(bootstrap: &Bootstrap, env: Env) -> Result<Self, BuildError> {
+        let (env, live) = (Arc::new(env), Arc::<Live>::default());
+        let clusters = Clusters::new(&bootstrap.clusters, &env, &live)?;
+        let listeners = Listeners::new(&bootstrap.listeners, &env, &live)?;
+        Ok(Self {
+            secrets: env.cluster.transport.secrets.clone(),
+            live,
+            clusters,
+            listeners,
+            dynamic: bootstrap.dynamic.clone(),
+            env,
+        })
+    }
+
+    /// Binds the sockets of the listeners that are there; those that come later have theirs from there too. All
+    /// problems at once.
+    pub fn bind(&self, sockets: Arc<dyn Sockets>) -> Result<(), Vec<BindError>> {
+        self.listeners.bind(sockets)
+    }
+
+    /// Connections are accepted from now on, where sockets are bound.
+    pub fn open(&self, gate: Gate) {
+        self.listeners.open(gate);
+    }
+
+    pub fn history(&self) -> &History {
+        &self.env.history
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.snapshot.load_full()
+        self.live.snapshot()
+    }
+
+    /// Where listeners listen now; those that wait for a hand-off only would there.
+    pub fn listeners(&self) -> Vec<ListenerView> {
+        self.listeners.views()
+    }
+
+    /// How many that were replaced still have connections, or time.
+    pub fn draining(&self) -> usize {
+        self.listeners.draining()
+    }
+
+    pub fn addresses(&self) -> Vec<(Arc<str>, SocketAddr)> {
+        let each = |view: ListenerView| {
+            let name = view.name;
+            view.addresses.into_iter().map(move |address| (name.clone(), address))
+        };
+        self.listeners().into_iter().flat_map(each).collect()
+    }
+
+    /// Clusters, those that warm for the first time too.
+    pub fn cluster_names(&self) -> Vec<Arc<str>> {
+        self.clusters.names()
+    }
+
+    pub fn is_dynamic(&self, cluster: &str) -> bool {
+        self.clusters.is_dynamic(cluster)
+    }
+
+    /// What each listener still waits for, by name.
+    pub fn unready(&self) -> Vec<(Arc<str>, Vec<Arc<str>>)> {
+        self.listeners.unready()
+    }
+
+    pub fn dynamic(&self, kind: Kind) -> Vec<DynamicView> {
+        match kind {
+            Kind::Cluster => self.clusters.dynamic(),
+            Kind::Listener => self.listeners.dynamic(),
+            Kind::Route => self.listeners.hub().routes(),
+            // Each is shown with whom it belongs to.
+            Kind::Extension | Kind::Endpoints | Kind::Secret => Vec::new(),
+        }
+    }
+
+    /// The last version that was taken as a whole.
+    pub fn version(&self, kind: Kind) -> Arc<str> {
+        match kind {
+            Kind::Cluster => self.clusters.subscribed.version(),
+            Kind::Listener => self.listeners.subscribed.version(),
+            Kind::Route | Kind::Extension | Kind::Endpoints | Kind::Secret => Arc::default(),
+        }
     }
 }
 
-impl Snapshot {
-    /// Builds every part; starts none.
-    pub fn build(
-        listeners: impl IntoIterator<Item = Arc<model::Listener>>,
-        clusters: impl IntoIterator<Item = Arc<model::Cluster>>,
-        parts: &Parts<'_>,
-    ) -> Result<Self, BuildError> {
-        let clusters = clusters.into_iter().map(|model| {
-            let name = model.name.clone();
-            match Cluster::new(model, parts.cluster) {
-                Ok(cluster) => Ok((name, cluster)),
-                Err(source) => Err(BuildError::Transport { whose: format!("cluster {name}"), source }),
-            }
-        });
-        let clusters = clusters.collect::<Result<_, _>>()?;
-        let built = listeners.into_iter().map(|model| Listener::new(model, parts).map(Arc::new));
-        let listeners = built.collect::<Result<Vec<_>, _>>()?;
-        let handoff = Handoff::new(listeners.iter().map(|listener| listener.model.as_ref()).enumerate());
-        let captured = captured(&listeners);
-        Ok(Self { listeners, handoff, captured, clusters })
-    }
-
-    /// Resolves once nothing of what listeners need at the start is waited for any longer.
-    pub async fn warmed(&self) {
-        for cluster in self.clusters.values().filter(|cluster| cluster.model.wait_for_warm_on_init) {
-            cluster.warmed().await;
-        }
-        for slot in self.listeners.iter().flat_map(|listener| listener.waits_for()) {
-            slot.settled().await;
-        }
-    }
-
-    /// What [`Self::warmed`] waits for, in words.
-    pub fn waits_for(&self) -> Vec<String> {
-        let clusters = self.clusters.values().filter(|cluster| cluster.model.wait_for_warm_on_init);
-        let of_cluster = |cluster: &Arc<Cluster>| {
-            let name = cluster.model.name.clone();
-            cluster.waits_for().into_iter().map(move |what| format!("cluster {name} waits for {what}"))
-        };
-        let of_listener = |listener: &Arc<Listener>| {
-            let name = listener.model.name.clone();
-            listener.waits_for().into_iter().map(move |slot| format!("listener {name} waits for {slot}"))
-        };
-        clusters.flat_map(of_cluster).chain(self.listeners.iter().flat_map(of_listener)).collect()
-    }
-
-    pub fn start(&self, env: &Env) {
-        self.clusters.values().for_each(|cluster| cluster.start(env));
-    }
-
-    pub fn listeners(&self) -> &[Arc<Listener>] {
-        &self.listeners
-    }
-
-    pub fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
-        self.clusters.values()
-    }
-
-    pub fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
-        self.clusters.get(name)
-    }
-
-    /// The listener of an original destination: of exactly that address, else of its port on a wildcard address.
-    pub fn handoff(&self, destination: SocketAddr) -> Option<&Arc<Listener>> {
-        self.handoff.find(destination).and_then(|index| self.listeners.get(index))
-    }
-
-    /// The listener by which a workload's captured connections enter.
-    pub fn captured(&self, direction: Direction, port: u16) -> Option<&Arc<Listener>> {
-        self.captured.get(&(direction, port)).and_then(|index| self.listeners.get(*index))
+impl Drop for World {
+    fn drop(&mut self) {
+        self.listeners.stop();
+        self.clusters.stop();
     }
 }
 
-/// By what they say of themselves: a direction, or that they hand connections over, which only outbound ones do.
-fn captured(listeners: &[Arc<Listener>]) -> HashMap<(Direction, u16), usize> {
-    let mut table = HashMap::new();
-    for (index, listener) in listeners.iter().enumerate() {
-        let direction = match listener.model.traffic_direction {
-            TrafficDirection::Outbound => Direction::Outbound,
-            TrafficDirection::Inbound => Direction::Inbound,
-            TrafficDirection::Unspecified if listener.model.use_original_dst => Direction::Outbound,
-            TrafficDirection::Unspecified => continue,
-        };
-        // An outbound listener of a service is bound to the service's address or not at all.
-        if !listener.model.bind_to_port {
-            continue;
-        }
-        for bound in &listener.model.addresses {
-            if let Address::Ip(address) = bound.address {
-                table.entry((direction, address.port())).or_insert(index);
-            }
-        }
-    }
-    table
+fn build_cluster(model: Arc<model::Cluster>, env: &cluster::Env) -> Result<Arc<Cluster>, BuildError> {
+    let name = model.name.clone();
+    let built = Cluster::new(model, env);
+    built.map_err(|source| BuildError::Transport { whose: format!("cluster {name}"), source })
 }

@@ -101,7 +101,7 @@ pub fn filters(cx: &mut Cx, filters: Vec<Filter>) {
 fn upstream_filter(cx: &mut Cx, filter: Filter) {
     let Filter { name, typed_config, config_discovery } = filter;
     if config_discovery.is_some() {
-        return cx.reject("config_discovery", "comes with dynamic configuration");
+        return cx.reject("config_discovery", "the discovery of upstream filters is not implemented");
     }
     match name.as_str() {
         "" => cx.reject("name", "must not be empty"),

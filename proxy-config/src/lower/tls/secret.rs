@@ -109,6 +109,7 @@ lower! { "envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig" pb::SdsSecr
             Some(source) => Some(cx.lower("sds_config", source)?),
             None => None,
         };
+        cx.names_static_secret |= source.is_none();
         Some(SecretRef { name: cx.name("name", name)?, source })
     }
 }

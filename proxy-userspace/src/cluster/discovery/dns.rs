@@ -137,7 +137,8 @@ fn groups(assignment: &LoadAssignment, logical: bool, answers: &[Known]) -> Vec<
             }
         }
         let weight = from.load_balancing_weight.unwrap_or(0);
-        Group { locality, priority: from.priority, weight, specs }
+        let transport_match = from.transport_match.clone();
+        Group { locality, priority: from.priority, weight, specs, transport_match }
     };
     assignment.localities.iter().map(group).collect()
 }

@@ -19,6 +19,7 @@ fn group(from: &LocalityEndpoints) -> Group {
         priority: from.priority,
         weight: from.load_balancing_weight.unwrap_or(0),
         specs: from.endpoints.iter().map(|endpoint| spec(endpoint, from, &locality)).collect(),
+        transport_match: from.transport_match.clone(),
         locality,
     }
 }

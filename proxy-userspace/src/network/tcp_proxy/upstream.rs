@@ -59,7 +59,7 @@ impl Upstream {
         upstream.local = self.local();
         upstream.attempts = self.attempts;
         upstream.connected_after = Some(self.took);
-        upstream.connect_started = Some(self.since.saturating_duration_since(conn.accepted));
+        upstream.connect_started = Some(self.since.saturating_duration_since(*conn.accepted));
         upstream.connection_id = self.connection_id;
         upstream.cluster_model = Some(self.cluster.model.clone());
         upstream.tls = self.inner.connected.transport.as_ref().and_then(|t| t.tls()).cloned();
@@ -186,7 +186,8 @@ pub(super) async fn connect(conn: &Conn<'_>, proxy: &TcpProxy) -> Result<Box<Ups
     let mut failure = Failure { cluster: None, host: None, attempts: 0, why: Why::NoCluster };
     let Some(picked) = proxy.pick() else { return Err(failure) };
     let name = conn.cluster.as_ref().unwrap_or(&picked.name);
-    let Some(cluster) = conn.snapshot.cluster(name) else { return Err(failure) };
+    let Some(cluster) = conn.live.cluster(name) else { return Err(failure) };
+    let cluster = &cluster;
     failure.cluster = Some(cluster.clone());
     let want = want(conn, proxy, picked, cluster);
     let since = clock::now();

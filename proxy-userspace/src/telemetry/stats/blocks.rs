@@ -183,6 +183,15 @@ stats_block! {
         counter update_success;
         gauge update_time;
         gauge version;
+        histogram update_duration;
+    }
+}
+
+stats_block! {
+    /// `cluster_manager.cds.`: updates that changed something.
+    pub struct ReloadStats {
+        counter config_reload;
+        gauge config_reload_time_ms;
     }
 }
 

@@ -1,8 +1,11 @@
 //! What rustls reads from and writes to, and what is kept of it.
 
 use std::io::{self, IoSlice, Write};
+use std::task::{Context, Poll, ready};
 
-use crate::net::socket::Socket;
+use rustls::Connection;
+
+use crate::net::socket::{Socket, is_again};
 
 /// The socket, as rustls reads from it.
 pub(super) struct Incoming<'a, 'b> {
@@ -34,6 +37,32 @@ impl Write for Outgoing<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Hands what is encrypted to the socket.
+pub(super) fn poll_push(
+    connection: &mut Connection,
+    cx: &mut Context<'_>,
+    socket: Socket<'_>,
+) -> Poll<io::Result<()>> {
+    poll_drain(cx, socket, |to| if connection.wants_write() { connection.write_tls(to) } else { Ok(0) })
+}
+
+/// Writes until nothing is left.
+pub(super) fn poll_drain(
+    cx: &mut Context<'_>,
+    socket: Socket<'_>,
+    mut drain: impl FnMut(&mut dyn Write) -> io::Result<usize>,
+) -> Poll<io::Result<()>> {
+    loop {
+        match drain(&mut Outgoing(socket)) {
+            Ok(0) => return Poll::Ready(Ok(())),
+            Ok(_) => {}
+            // tokio knows that it is not ready, and wakes this task once it is.
+            Err(e) if is_again(&e) => ready!(socket.poll_write_ready(cx))?,
+            Err(e) => return Poll::Ready(Err(e)),
+        }
     }
 }
 

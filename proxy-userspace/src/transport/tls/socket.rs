@@ -11,18 +11,20 @@
 //! - **Half-close**: shutting down sends `close_notify` and leaves the socket open, as Envoy does. OpenSSL, curl and
 //!   Envoy take the alert for the end; a FIN behind it would tell them nothing more, and would end NAT entries and
 //!   stateful firewalls' patience with a peer that still has much to send. The FIN comes when both have ended.
+//! - **Session tickets** of TLS 1.3 go with the first bytes that are written, as BoringSSL has it: a packet less for
+//!   each connection, and a client that has ended already is not written to.
 //! - **Before the handshake is done** no byte of the application's is taken or given. There is no early data.
 
 use std::cell::RefCell;
-use std::io::{self, Read as _, Write};
+use std::io::{self, Read as _, Write as _};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use rustls::server::{AcceptedAlert, Acceptor};
-use rustls::{ClientConnection, Connection, Error};
+use rustls::{ClientConnection, Connection, Error, ProtocolVersion};
 
-use super::buffers::{First, Held, Incoming, Outgoing};
+use super::buffers::{First, Held, Incoming, Outgoing, poll_drain, poll_push};
 use super::client::ClientContext;
 use super::error;
 use super::handshake::Party;
@@ -49,6 +51,8 @@ pub(super) struct TlsSocket {
     ended: bool,
     /// We have.
     closing: bool,
+    /// Nothing but session tickets waits to be sent.
+    only_tickets: bool,
     /// What broke the connection after the handshake.
     broken: Option<String>,
     info: Option<Arc<TlsInfo>>,
@@ -136,6 +140,7 @@ impl TlsSocket {
             held: Held::default(),
             ended: false,
             closing: false,
+            only_tickets: false,
             broken: None,
             info: None,
         }
@@ -190,6 +195,7 @@ impl TlsSocket {
             Ok(info) => {
                 self.info = Some(info);
                 connection.set_buffer_limit(Some(CHUNK));
+                self.only_tickets = gives_tickets(&connection);
                 // Its end may have come with its last word of the handshake.
                 self.ended = connection.process_new_packets().is_ok_and(|state| state.peer_has_closed());
                 self.stage = Stage::Open(connection);
@@ -258,9 +264,10 @@ impl Transport for TlsSocket {
         socket: Socket<'_>,
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
+        let only_tickets = self.only_tickets;
         let connection = self.open()?;
-        if connection.wants_write() {
-            // Key updates and tickets wait for the socket. Should it have failed, reading says so better.
+        if connection.wants_write() && !only_tickets {
+            // Key updates wait for the socket. Should it have failed, reading says so better.
             let _ = poll_push(connection, cx, socket);
         }
         let mut n = self.take(buf, socket)?;
@@ -279,10 +286,13 @@ impl Transport for TlsSocket {
         if self.closing {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        let connection = self.open()?;
-        ready!(poll_push(connection, cx, socket))?;
         if data.is_empty() {
-            return Poll::Ready(Ok(0));
+            return self.poll_flush(cx, socket).map_ok(|()| 0);
+        }
+        let only_tickets = std::mem::take(&mut self.only_tickets);
+        let connection = self.open()?;
+        if !only_tickets {
+            ready!(poll_push(connection, cx, socket))?;
         }
         let taken = connection.writer().write(data)?;
         if taken == 0 {
@@ -296,10 +306,12 @@ impl Transport for TlsSocket {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>, socket: Socket<'_>) -> Poll<io::Result<()>> {
+        self.only_tickets = false;
         poll_push(self.open()?, cx, socket)
     }
 
     fn poll_shutdown(&mut self, cx: &mut Context<'_>, socket: Socket<'_>) -> Poll<io::Result<()>> {
+        self.only_tickets = false;
         let closing = std::mem::replace(&mut self.closing, true);
         let connection = self.open()?;
         if !closing {
@@ -315,8 +327,9 @@ impl Transport for TlsSocket {
     /// Says `close_notify` where it can be said at once, but not on a connection that is about to be reset: its peer
     /// would take what it has for all there is.
     fn closed(&mut self, socket: Socket<'_>, by: CloseEvent) {
-        let reset = matches!(socket2::SockRef::from(&socket).linger(), Ok(Some(linger)) if linger.is_zero());
-        if self.closing || reset || by == CloseEvent::Remote || self.broken.is_some() {
+        let resets =
+            || matches!(socket2::SockRef::from(&socket).linger(), Ok(Some(linger)) if linger.is_zero());
+        if self.closing || by == CloseEvent::Remote || self.broken.is_some() || resets() {
             return;
         }
         if let Stage::Open(connection) = &mut self.stage {
@@ -425,7 +438,9 @@ fn poll_shake(
     (first, party): (&mut First, &mut Party),
 ) -> Poll<Result<(), Stop>> {
     loop {
-        if let Err(e) = ready!(poll_push(connection, cx, socket)) {
+        if !gives_tickets(connection)
+            && let Err(e) = ready!(poll_push(connection, cx, socket))
+        {
             return Poll::Ready(Err(last_words(connection, socket).unwrap_or(Stop::Socket(e))));
         }
         if !connection.is_handshaking() {
@@ -443,6 +458,12 @@ fn poll_shake(
         party.saw();
         processed.map_err(Stop::Tls)?;
     }
+}
+
+/// Whether nothing of the handshake is left to be sent but a server's tickets.
+fn gives_tickets(connection: &Connection) -> bool {
+    let server = matches!(connection, Connection::Server(_));
+    server && !connection.is_handshaking() && connection.protocol_version() == Some(ProtocolVersion::TLSv1_3)
 }
 
 /// A peer that refuses us sends an alert and closes: the alert waits behind the write that failed.
@@ -469,28 +490,6 @@ fn poll_feed(
             Ok(_) => return Poll::Ready(Ok(())),
             Err(e) if is_again(&e) => {}
             Err(e) => return Poll::Ready(Err(Stop::Socket(e))),
-        }
-    }
-}
-
-/// Hands what is encrypted to the socket.
-fn poll_push(connection: &mut Connection, cx: &mut Context<'_>, socket: Socket<'_>) -> Poll<io::Result<()>> {
-    poll_drain(cx, socket, |to| if connection.wants_write() { connection.write_tls(to) } else { Ok(0) })
-}
-
-/// Writes until nothing is left.
-fn poll_drain(
-    cx: &mut Context<'_>,
-    socket: Socket<'_>,
-    mut drain: impl FnMut(&mut dyn Write) -> io::Result<usize>,
-) -> Poll<io::Result<()>> {
-    loop {
-        match drain(&mut Outgoing(socket)) {
-            Ok(0) => return Poll::Ready(Ok(())),
-            Ok(_) => {}
-            // tokio knows that it is not ready, and wakes this task once it is.
-            Err(e) if is_again(&e) => ready!(socket.poll_write_ready(cx))?,
-            Err(e) => return Poll::Ready(Err(e)),
         }
     }
 }

@@ -280,11 +280,11 @@ impl Registry {
         running: &mut Running,
         sidecar: &Arc<Sidecar>,
     ) -> Result<(), Error> {
-        let Some(world) = sidecar.world.clone() else { return Ok(()) };
+        let Some(world) = &sidecar.world else { return Ok(()) };
         let port = running.installed.compiled.pod.out_port;
         let before = running.serving.take();
         let shared = before.as_ref().map(|serving| serving.listening.as_slice()).unwrap_or_default();
-        let serves = Serves { config: Config::Workload(world), besides: Some(sidecar.clone()) };
+        let serves = Serves { config: Config::Workload(world.live.clone()), besides: Some(sidecar.clone()) };
         let serving = self.serve(spec, &running.netns, &mut running.installed, (shared, serves));
         let done = serving.and_then(|serving| {
             // Where the kernel chose the port, or nothing listened before.
@@ -313,7 +313,7 @@ impl Registry {
     fn back_to_the_daemons(&mut self, spec: &Workload, running: &mut Running) {
         let before = running.serving.take();
         let shared = before.as_ref().map(|serving| serving.listening.as_slice()).unwrap_or_default();
-        let serves = Serves { config: Config::Daemon(self.settings.world.clone()), besides: None };
+        let serves = Serves { config: Config::Daemon(self.settings.live.clone()), besides: None };
         match self.serve(spec, &running.netns, &mut running.installed, (shared, serves)) {
             Ok(serving) => {
                 log::info!("workload {}: runs on the daemon's configuration", spec.name);

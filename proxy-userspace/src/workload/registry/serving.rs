@@ -11,12 +11,13 @@ use super::brought::Brought;
 use super::{Phase, Registry, Running};
 use crate::clock;
 use crate::drain::Drain;
+use crate::net::accept::Spread;
 use crate::net::{self, Direction, ListenerContext, OutboundPolicy, Place, Traffic};
 use crate::sidecar::Sidecar;
 use crate::sys::netns::Netns;
-use crate::workload::listeners::{Listening, open};
+use crate::workload::listeners::{Inside, Listening, open};
 use crate::workload::{Dialer, Error, Installed};
-use crate::world::{Listener, bind};
+use crate::world::bind;
 
 /// How long connections may take to end by themselves when the daemon stops.
 const LAST_BYTES: Duration = Duration::from_millis(500);
@@ -58,47 +59,41 @@ impl Registry {
         let view = Arc::new(self.view(spec, netns, pod, serves.config));
         let drain = Arc::new(Drain::new());
         // All that can fail first: nothing is served that is not wanted.
-        let besides = serves.besides.map(|sidecar| self.open_besides(netns, &view, sidecar)).transpose()?;
+        if let Some(sidecar) = &serves.besides {
+            self.bind_besides(netns, &view, sidecar)?;
+        }
         let mut accepting = Vec::new();
+        let tasks = &self.shared.tasks;
+        let _runtime = self.runtime.enter();
         for l in &listening {
-            let _runtime = self.runtime.enter();
+            let spread = Spread::Evenly(tasks.crew().next());
+            let _there = tasks.crew().enter(spread.place());
             let socket = tokio::net::TcpListener::from_std(l.share()?.socket)
                 .map_err(|source| Error::Listen { address: l.address, source })?;
-            accepting.push((socket, ListenerContext::new(view.clone(), l.direction, l.address)));
+            accepting.push((socket, spread, ListenerContext::new(view.clone(), l.direction, l.address)));
         }
         for l in &listening {
             self.kernel.maps.set_listener(&l.key(netns.cookie()), l.fd())?;
         }
-        let _runtime = self.runtime.enter();
-        for (socket, context) in accepting {
-            let run = net::accept::run(socket, Arc::new(context), drain.watch());
-            self.shared.tasks.spawn("accept", run);
+        for (socket, spread, context) in accepting {
+            let run = net::accept::run(socket, Arc::new(context), drain.watch(), spread);
+            tasks.spawn_on(spread.place(), "accept", run);
         }
-        if let Some((sidecar, bound)) = besides {
-            sidecar.accept(bound, &view, &self.shared.tasks);
+        if let Some(sidecar) = &serves.besides {
+            sidecar.accept(view.clone());
         }
         Ok(Serving { view, listening, drain })
     }
 
     /// The listeners of its configuration that captured connections do not enter by: in its namespace, as a sidecar
-    /// would open them.
-    fn open_besides(
-        &self,
-        netns: &Netns,
-        place: &Place,
-        sidecar: Arc<Sidecar>,
-    ) -> Result<(Arc<Sidecar>, Vec<bind::Bound>), Error> {
-        let Some(world) = &sidecar.world else { return Ok((sidecar, Vec::new())) };
-        let snapshot = world.snapshot();
-        let entries = [(Direction::Outbound, place.out_port), (Direction::Inbound, place.in_port)];
-        let entries = entries.map(|(direction, port)| snapshot.captured(direction, port));
-        let is_entry =
-            |listener: &Arc<Listener>| entries.iter().flatten().any(|one| Arc::ptr_eq(one, listener));
-        let others = snapshot.listeners().iter().filter(|listener| !is_entry(listener));
+    /// would open them; those that come later, too.
+    fn bind_besides(&self, netns: &Arc<Netns>, place: &Place, sidecar: &Sidecar) -> Result<(), Error> {
+        let Some(world) = &sidecar.world else { return Ok(()) };
+        let workers = self.settings.common.workers;
+        let (out_port, in_port) = (place.out_port, place.in_port);
         let _runtime = self.runtime.enter();
-        let opened = netns.enter(|| bind::open(others, self.settings.common.workers));
-        let opened = opened.map_err(|source| Error::Netns { path: netns.path().to_owned(), source })?;
-        Ok((sidecar, opened.map_err(Error::Bind)?))
+        let sockets = Inside { netns: netns.clone(), out_port, in_port, own: bind::Own { workers } };
+        world.bind(Arc::new(sockets)).map_err(Error::Bind)
     }
 
     /// What makes its upstream sockets.

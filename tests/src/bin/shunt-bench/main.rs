@@ -5,6 +5,7 @@
 mod bootstrap;
 mod config;
 mod figures;
+mod floor;
 mod handoff;
 mod intercept;
 mod interrupt;
@@ -15,6 +16,7 @@ mod programs;
 mod proxy;
 mod tls;
 mod traffic;
+mod xds;
 
 use std::process::ExitCode;
 
@@ -36,8 +38,10 @@ enum Bench {
     Config(config::Options),
     /// Matching: thousands of filter chains, and listeners that connections are handed to, beside Envoy.
     Match(matching::Options),
-    /// TLS: handshakes for a CPU second and bytes, beside Envoy and beside rustls alone.
+    /// TLS: handshakes for a CPU second, and bytes, beside Envoy and beside rustls alone.
     Tls(tls::Options),
+    /// Dynamic configuration: loads, updates and changing endpoints, by file and by delta xDS, beside Envoy.
+    Xds(xds::Options),
     /// Runs one command and prints what it took.
     #[command(hide = true)]
     Took(proxy::Command),
@@ -47,6 +51,9 @@ enum Bench {
     /// rustls and two sockets.
     #[command(hide = true)]
     Relay(tls::Relay),
+    /// rustls and an epoll loop.
+    #[command(hide = true)]
+    Floor(tls::Floor),
     /// One client, measuring for a while.
     #[command(hide = true)]
     Client(traffic::Client),
@@ -58,7 +65,9 @@ fn main() -> Result<ExitCode> {
         Bench::Config(options) => config::run(&options)?,
         Bench::Match(options) => matching::run(&options)?,
         Bench::Tls(options) => tls::run(&options)?,
+        Bench::Xds(options) => xds::run(&options)?,
         Bench::Relay(relay) => relay.run()?,
+        Bench::Floor(floor) => floor.run()?,
         Bench::Took(command) => command.run()?,
         Bench::Serve => traffic::serve()?,
         Bench::Client(client) => client.run()?,

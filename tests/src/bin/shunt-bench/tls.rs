@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
+use rustls::crypto::aws_lc_rs;
 use rustls::crypto::ring::{self, cipher_suite, kx_group};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -22,13 +23,17 @@ use shunt_tests::tls_context::tls_chain;
 use shunt_tests::{Bootstrap, Kind, Lab, Leaf, Pki, Proxy, TlsClient, TlsContext, lab};
 
 use crate::figures::{Figures, Metric, metric};
+use crate::floor;
 use crate::machine::Machine;
 use crate::proxy::{ENVOY, cpu_of};
 
-/// The columns: the last is a relay of a thread for each direction with rustls in it.
+/// The columns: the last is rustls with as little around it as there can be. For handshakes that is [`crate::floor`],
+/// for bytes a relay of one thread.
 const MODES: &[&str] = &["envoy", "shunt", "rustls"];
 const RUSTLS: usize = 2;
 const KINDS: [Kind; 2] = Kind::BOTH;
+/// Of each server.
+const THREADS: usize = 2;
 /// Clients at a time, so that the proxy is never idle for long.
 const CLIENTS: usize = 4;
 const CHUNK: usize = 256 * 1024;
@@ -66,6 +71,8 @@ const METRICS: &[Metric] = &[
     metric("TLS to plain text: MB/s", 1e-6, 0),
     metric("plain text to TLS: MB/s", 1e-6, 0),
 ];
+/// Of the keys, for handshakes.
+const LISTENERS: [&str; 2] = ["p256", "rsa"];
 /// Of handshakes; after them come as many of their rates, then those of bytes.
 const HANDSHAKES: usize = 4;
 
@@ -85,20 +92,24 @@ fn measure(lab: &Lab, options: &Options) -> Result<()> {
     let config = bootstrap(&p256, &rsa, plain, secure);
     let mut proxies = Vec::new();
     for kind in KINDS {
-        proxies.push(Proxy::start_with(lab, kind, &config, &["--concurrency", "2"])?);
+        proxies.push(Proxy::start_with(lab, kind, &config, &["--concurrency", &THREADS.to_string()])?);
     }
-    let relays = [Way::Decrypt, Way::Encrypt].map(|way| {
-        let to = if way == Way::Decrypt { plain } else { secure };
-        Relaying::start(way, to, &p256)
-    });
-    let [decrypting, encrypting] = relays;
-    let relays = [decrypting?, encrypting?];
+    let relays = [Alone::relay(Way::Decrypt, plain, &p256)?, Alone::relay(Way::Encrypt, secure, &p256)?];
+    // Of the keys.
+    let floors = [Alone::floor(&p256)?, Alone::floor(&rsa)?];
     let mut figures = Figures::new(METRICS, MODES, ENVOY);
     for n in 0..=options.repetitions {
         eprintln!("repetition {n} of {} (0 does not count)", options.repetitions);
         for metric in 0..HANDSHAKES {
-            for which in (0..KINDS.len()).map(|i| (i + n) % KINDS.len()) {
-                let (per_cpu, per_second) = handshakes(&mut proxies[which], metric, options)?;
+            for which in (0..MODES.len()).map(|i| (i + n) % MODES.len()) {
+                let (pid, to) = if which == RUSTLS {
+                    let floor = &floors[metric / 2];
+                    (floor.child.id(), floor.address)
+                } else {
+                    let proxy = &mut proxies[which];
+                    (u32::try_from(proxy.process().pid())?, proxy.at(LISTENERS[metric / 2])?)
+                };
+                let (per_cpu, per_second) = handshakes((pid, to), metric % 2 == 1, options)?;
                 if n > 0 {
                     figures.push(which, metric, per_cpu);
                     figures.push(which, HANDSHAKES + metric, per_second);
@@ -150,12 +161,9 @@ fn client() -> TlsClient {
     client.suites(&[cipher_suite::TLS13_AES_128_GCM_SHA256])
 }
 
-/// Handshakes for a CPU second of the proxy, and for a second.
-fn handshakes(proxy: &mut Proxy, metric: usize, options: &Options) -> Result<(f64, f64)> {
+/// Handshakes for a CPU second of a server, and for a second.
+fn handshakes((pid, to): (u32, SocketAddr), resumed: bool, options: &Options) -> Result<(f64, f64)> {
     crate::interrupt::check()?;
-    let (listener, resumed) = (["p256", "p256", "rsa", "rsa"][metric], metric % 2 == 1);
-    let pid = u32::try_from(proxy.process().pid())?;
-    let to = proxy.at(listener)?;
     let (stop, count, reused) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     let (before, start) = (cpu_of(pid)?, Instant::now());
     thread::scope(|scope| -> Result<()> {
@@ -224,10 +232,14 @@ fn bulk(pid: u32, to: SocketAddr, way: Way, bytes: u64) -> Result<(f64, f64)> {
 fn server_config(chain: &std::path::Path, key: &std::path::Path) -> Result<Arc<ServerConfig>> {
     let mut provider = ring::default_provider();
     provider.cipher_suites = vec![cipher_suite::TLS13_AES_128_GCM_SHA256];
+    // As in shunt.
+    provider.kx_groups = vec![aws_lc_rs::kx_group::X25519];
     let chain = CertificateDer::pem_file_iter(chain)?.collect::<Result<Vec<_>, _>>()?;
     let builder = ServerConfig::builder_with_provider(Arc::new(provider));
     let builder = builder.with_protocol_versions(&[&rustls::version::TLS13])?.with_no_client_auth();
-    Ok(Arc::new(builder.with_single_cert(chain, PrivateKeyDer::from_pem_file(key)?)?))
+    let mut config = builder.with_single_cert(chain, PrivateKeyDer::from_pem_file(key)?)?;
+    config.ticketer = ring::Ticketer::new()?;
+    Ok(Arc::new(config))
 }
 
 /// A server that reads to the end and answers with one byte.
@@ -285,9 +297,9 @@ pub(crate) struct Relay {
 
 impl Relay {
     pub(crate) fn run(&self) -> Result<()> {
+        let config = server_config(&self.chain, &self.key)?;
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         println!("{}", listener.local_addr()?);
-        let config = server_config(&self.chain, &self.key)?;
         for stream in listener.incoming() {
             self.carry(stream?, &config)?;
         }
@@ -329,15 +341,37 @@ impl Relay {
     }
 }
 
-struct Relaying {
+/// [`crate::floor`], in a process of its own for the same reason.
+#[derive(Args)]
+pub(crate) struct Floor {
+    chain: PathBuf,
+    key: PathBuf,
+}
+
+impl Floor {
+    pub(crate) fn run(&self) -> Result<()> {
+        floor::serve(&server_config(&self.chain, &self.key)?, THREADS, |address| println!("{address}"))
+    }
+}
+
+/// A process of rustls alone.
+struct Alone {
     child: Child,
     address: SocketAddr,
 }
 
-impl Relaying {
-    fn start(way: Way, to: SocketAddr, identity: &Identity) -> Result<Self> {
+impl Alone {
+    fn relay(way: Way, to: SocketAddr, identity: &Identity) -> Result<Self> {
+        Self::start(&["relay", way.listener(), &to.to_string()], identity)
+    }
+
+    fn floor(identity: &Identity) -> Result<Self> {
+        Self::start(&["floor"], identity)
+    }
+
+    fn start(args: &[&str], identity: &Identity) -> Result<Self> {
         let mut command = process::Command::new(std::env::current_exe()?);
-        command.args(["relay", way.listener(), &to.to_string()]).arg(&identity.chain).arg(&identity.key);
+        command.args(args).arg(&identity.chain).arg(&identity.key);
         let mut child = command.stdout(Stdio::piped()).spawn()?;
         let out = child.stdout.take().context("no output")?;
         let mut line = String::new();
@@ -347,7 +381,7 @@ impl Relaying {
     }
 }
 
-impl Drop for Relaying {
+impl Drop for Alone {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -153,3 +153,33 @@ fn a_ticket_key_of_another_length_is_refused() {
         "session_ticket_keys: <inline>: incorrect TLS session ticket key length: 9 bytes, not 80"
     );
 }
+
+/// What waits on a socket.
+async fn waiting(end: &End) -> usize {
+    // On loopback, what was sent is there.
+    tokio::task::yield_now().await;
+    socket2::SockRef::from(&end.socket).peek(&mut [std::mem::MaybeUninit::uninit(); 4096]).unwrap_or(0)
+}
+
+#[tokio::test]
+async fn tickets_go_with_the_first_bytes_that_are_written() {
+    let mut pair = rig(SessionTickets::Own, TlsVersion::V1_3).shaken().await;
+    assert_eq!(waiting(&pair.client).await, 0);
+    // Reading does not send them either.
+    pair.client.send(b"x").await;
+    let mut buf = [0; 2];
+    assert_eq!(pair.server.wire().read(&mut buf).await.unwrap(), 1);
+    assert_eq!(waiting(&pair.client).await, 0);
+    pair.server.send(b"hello").await;
+    // Two tickets, each longer than the bytes in their record.
+    assert!(waiting(&pair.client).await > 200);
+}
+
+#[tokio::test]
+async fn a_server_that_says_nothing_gives_its_tickets_with_its_end() {
+    let rig = rig(SessionTickets::Own, TlsVersion::V1_3);
+    let mut pair = rig.shaken().await;
+    pair.server.finish().await;
+    assert_eq!(pair.client.rest().await.unwrap(), b"");
+    assert!(visit(&rig).await.0);
+}

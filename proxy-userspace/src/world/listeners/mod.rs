@@ -1,0 +1,365 @@
+//! LDS: the listeners that come and go.
+//!
+//! A listener that is said again is not touched. A changed one is built beside the old one, waits for what it needs,
+//! and then takes over its sockets ([`super::door`]): the old one's connections drain. Where nothing but filter chains
+//! has changed, the connections of the others go on as if nothing had happened.
+
+mod place;
+mod update;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use proxy_config::model;
+use proxy_config::model::address::Address;
+use proxy_config::model::bootstrap::Resource;
+use proxy_config::model::config_source::ConfigSource;
+use proxy_config::xds::Kind;
+use tokio::sync::watch;
+
+use super::bind::{BindError, Sockets};
+use super::discovered::{Hub, Wants};
+use super::door::{Door, Doors, Gate};
+use super::resource::{self, Origin};
+use super::subscription::Subscribed;
+use super::{BuildError, Env, Listener, Live};
+use crate::admin::view::{DynamicView, ErrorView, ListenerView, ResourceView};
+use crate::task::Abort;
+use crate::telemetry::stats::ListenerManagerStats;
+use crate::xds::{Consumer, Names, Subscription};
+
+pub(super) struct Listeners {
+    env: Arc<Env>,
+    live: Arc<Live>,
+    hub: Arc<Hub>,
+    pub(super) subscribed: Subscribed,
+    stats: Arc<ListenerManagerStats>,
+    state: Mutex<State>,
+    /// Moves whenever a listener takes its place, or goes.
+    moved: watch::Sender<u64>,
+    me: Weak<Self>,
+}
+
+#[derive(Default)]
+struct State {
+    /// In the order in which they came.
+    entries: BTreeMap<u64, Entry>,
+    by_name: HashMap<Arc<str>, u64>,
+    by_address: HashMap<Address, u64>,
+    doors: Doors,
+    draining: Vec<Draining>,
+    errors: HashMap<Arc<str>, ErrorView>,
+    /// Where sockets come from; none before the first are bound.
+    sockets: Option<Arc<dyn Sockets>>,
+    /// There once connections are accepted.
+    gate: Option<Gate>,
+    /// Of entries and of stages.
+    last: u64,
+    subscription: Option<Subscription>,
+}
+
+struct Entry {
+    name: Arc<str>,
+    /// Of the bootstrap: nothing that comes changes it, as in Envoy.
+    fixed: bool,
+    active: Option<Stage>,
+    warming: Option<Warming>,
+}
+
+struct Stage {
+    /// As it was said. What runs may be another: extensions that are discovered are filled in.
+    origin: Origin<model::Listener>,
+    listener: Arc<Listener>,
+    wants: Wants,
+    doors: Vec<Arc<Door>>,
+}
+
+struct Warming {
+    stage: Stage,
+    generation: u64,
+    _task: Abort,
+}
+
+/// A listener whose connections have until the end of the drain time.
+struct Draining {
+    generation: u64,
+    view: ResourceView,
+}
+
+impl Entry {
+    /// The last that was said of it.
+    fn latest(&self) -> Option<&Stage> {
+        self.warming.as_ref().map(|warming| &warming.stage).or(self.active.as_ref())
+    }
+
+    fn stages(&self) -> impl Iterator<Item = &Stage> {
+        self.active.iter().chain(self.warming.as_ref().map(|warming| &warming.stage))
+    }
+}
+
+impl Stage {
+    fn is_warm(&self) -> bool {
+        self.wants.is_settled() && self.listener.waits_for().is_empty()
+    }
+
+    fn waits_for(&self) -> Vec<String> {
+        let secrets = self.listener.waits_for().into_iter().map(|slot| slot.to_string());
+        secrets.chain(self.wants.waits_for()).collect()
+    }
+}
+
+impl Listeners {
+    /// With the bootstrap's, whose sockets are not bound yet.
+    pub(super) fn new(
+        fixed: &[Resource<model::Listener>],
+        env: &Arc<Env>,
+        live: &Arc<Live>,
+    ) -> Result<Arc<Self>, BuildError> {
+        let stats = &env.cluster.stats;
+        let this = Arc::new_cyclic(|me: &Weak<Self>| Self {
+            env: env.clone(),
+            live: live.clone(),
+            hub: Hub::new(env, me.clone()),
+            subscribed: Subscribed::new("lds".to_owned(), Kind::Listener, stats, "listener_manager.lds"),
+            stats: ListenerManagerStats::of(stats),
+            state: Mutex::default(),
+            moved: watch::Sender::new(0),
+            me: me.clone(),
+        });
+        for resource in fixed {
+            this.add_fixed(resource)?;
+        }
+        this.publish(&this.lock());
+        Ok(this)
+    }
+
+    fn add_fixed(&self, resource: &Resource<model::Listener>) -> Result<(), BuildError> {
+        let origin = Origin::new(
+            Resource { model: resource.model.clone(), raw: resource.raw.clone() },
+            Arc::default(),
+        );
+        let wants = self.hub.wants(&origin.resource.model);
+        let listener = Arc::new(Listener::new(wants.effective(&origin.resource.model), &self.env.parts())?);
+        let active = Some(Stage { origin, listener, wants, doors: Vec::new() });
+        let name = resource.model.name.clone();
+        let mut state = self.lock();
+        state.insert(Entry { name, fixed: true, active, warming: None });
+        self.stats.listener_added.inc();
+        Ok(())
+    }
+
+    /// Binds the sockets of those that are there. All problems at once.
+    pub(super) fn bind(&self, sockets: Arc<dyn Sockets>) -> Result<(), Vec<BindError>> {
+        let mut state = self.lock();
+        let State { entries, doors, .. } = &mut *state;
+        let mut errors = Vec::new();
+        for stage in entries.values_mut().filter_map(|entry| entry.active.as_mut()) {
+            match doors.open(&stage.listener, sockets.as_ref()) {
+                Ok(open) => stage.doors = open,
+                Err(error) => errors.push(error),
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        state.sockets = Some(sockets);
+        Ok(())
+    }
+
+    pub(super) fn subscribe(self: &Arc<Self>, source: &ConfigSource) {
+        self.subscribed.begin(source);
+        let consumer: Arc<dyn Consumer> = self.clone();
+        let subscription = self.env.sources.subscribe(source, Kind::Listener, Names::All, &consumer);
+        self.lock().subscription = Some(subscription);
+    }
+
+    /// Connections are accepted from now on.
+    pub(super) fn open(&self, gate: Gate) {
+        let mut state = self.lock();
+        state.gate = Some(gate);
+        let stages = state.entries.values().filter_map(|entry| entry.active.as_ref());
+        stages.for_each(|stage| self.lead(stage, state.gate.as_ref()));
+        self.publish(&state);
+    }
+
+    /// Closes every socket and lets the source go. Connections are not touched.
+    pub(super) fn stop(&self) {
+        let mut state = self.lock();
+        let ended = std::mem::take(&mut *state);
+        self.publish(&state);
+        drop(state);
+        drop(ended);
+    }
+
+    /// Resolves once nothing of what those that are there need is waited for any longer.
+    pub(super) async fn warmed(&self) {
+        let mut moved = self.moved.subscribe();
+        loop {
+            moved.borrow_and_update();
+            let missing = self.missing();
+            if missing.is_empty() {
+                return;
+            }
+            let all = async {
+                for (listener, wants) in missing {
+                    settled(&listener, &wants).await;
+                }
+            };
+            tokio::select! {
+                () = all => {}
+                _ = moved.changed() => {}
+            }
+        }
+    }
+
+    fn missing(&self) -> Vec<(Arc<Listener>, Wants)> {
+        let state = self.lock();
+        let cold = state.entries.values().filter_map(Entry::latest).filter(|stage| !stage.is_warm());
+        cold.map(|stage| (stage.listener.clone(), stage.wants.clone())).collect()
+    }
+
+    /// What is still to come before a listener is warm.
+    pub(super) fn waits_for(&self) -> Vec<(Arc<str>, Vec<String>)> {
+        let state = self.lock();
+        let latest = state.entries.values().filter_map(|entry| Some((&entry.name, entry.latest()?)));
+        let cold = latest.filter(|(_, stage)| !stage.is_warm());
+        cold.map(|(name, stage)| (name.clone(), stage.waits_for())).collect()
+    }
+
+    /// The names of what is still to come, for each that waits.
+    pub(super) fn unready(&self) -> Vec<(Arc<str>, Vec<Arc<str>>)> {
+        let names = |(listener, wants): &(Arc<Listener>, Wants)| {
+            let secrets = listener.waits_for().into_iter().map(|slot| slot.name.clone());
+            (listener.name.clone(), secrets.chain(wants.unsettled()).collect())
+        };
+        self.missing().iter().map(names).collect()
+    }
+
+    /// Where they listen, or would.
+    pub(super) fn views(&self) -> Vec<ListenerView> {
+        let state = self.lock();
+        let active = state.entries.values().filter_map(|entry| Some((&entry.name, entry.active.as_ref()?)));
+        active
+            .map(|(name, stage)| ListenerView { name: name.clone(), addresses: stage.addresses() })
+            .collect()
+    }
+
+    pub(super) fn dynamic(&self) -> Vec<DynamicView> {
+        let state = self.lock();
+        let mut views: BTreeMap<Arc<str>, DynamicView> = BTreeMap::new();
+        for entry in state.entries.values().filter(|entry| !entry.fixed) {
+            let view = |stage: Option<&Stage>| Some(stage?.origin.view(&entry.name));
+            let it = views.entry(entry.name.clone()).or_insert_with(|| resource::nothing(&entry.name));
+            it.active = view(entry.active.as_ref());
+            it.warming = view(entry.warming.as_ref().map(|warming| &warming.stage));
+        }
+        for draining in &state.draining {
+            let name = &draining.view.name;
+            let it = views.entry(name.clone()).or_insert_with(|| resource::nothing(name));
+            it.draining = Some(draining.view.clone());
+        }
+        for (name, error) in &state.errors {
+            let it = views.entry(name.clone()).or_insert_with(|| resource::nothing(name));
+            it.error = Some(error.clone());
+        }
+        views.into_values().collect()
+    }
+
+    pub(super) fn draining(&self) -> usize {
+        self.lock().draining.len()
+    }
+
+    pub(super) fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One swap: every listener that has its place.
+    fn publish(&self, state: &State) {
+        let active = state.entries.values().filter_map(|entry| entry.active.as_ref());
+        let active: Vec<_> = active.map(|stage| stage.listener.clone()).collect();
+        let warming = state.entries.values().filter(|entry| entry.warming.is_some()).count();
+        self.stats.total_listeners_active.set(active.len() as u64);
+        self.stats.total_listeners_warming.set(warming as u64);
+        self.stats.total_listeners_draining.set(state.draining.len() as u64);
+        self.live.publish_listeners(active, &self.env.cluster.tasks);
+        self.moved.send_modify(|times| *times += 1);
+    }
+}
+
+impl Stage {
+    fn addresses(&self) -> Vec<std::net::SocketAddr> {
+        if self.listener.model.bind_to_port {
+            let mut addresses: Vec<_> = self.doors.iter().map(|door| door.local).collect();
+            addresses.dedup();
+            return addresses;
+        }
+        // Those that wait for a hand-off listen nowhere, but are there.
+        let said = self.listener.model.addresses.iter().filter_map(|at| match at.address {
+            Address::Ip(address) => Some(address),
+            Address::Host(_) | Address::Pipe { .. } => None,
+        });
+        said.collect()
+    }
+}
+
+async fn settled(listener: &Listener, wants: &Wants) {
+    wants.settled().await;
+    for slot in listener.waits_for() {
+        slot.settled().await;
+    }
+}
+
+impl State {
+    fn entry(&self, name: &str) -> Option<&Entry> {
+        self.entries.get(self.by_name.get(name)?)
+    }
+
+    fn entry_mut(&mut self, name: &str) -> Option<&mut Entry> {
+        self.entries.get_mut(self.by_name.get(name)?)
+    }
+
+    /// Before sockets come from anywhere, there are none.
+    fn open(&mut self, listener: &Arc<Listener>) -> Result<Vec<Arc<Door>>, BindError> {
+        let Some(sockets) = &self.sockets else { return Ok(Vec::new()) };
+        self.doors.open(listener, sockets.as_ref())
+    }
+
+    fn next(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    fn insert(&mut self, entry: Entry) {
+        let id = self.next();
+        self.by_name.insert(entry.name.clone(), id);
+        self.entries.insert(id, entry);
+        self.claim(id);
+    }
+
+    fn remove(&mut self, name: &str) -> Option<Entry> {
+        let id = self.by_name.remove(name)?;
+        let entry = self.entries.remove(&id)?;
+        self.release(&entry, id);
+        Some(entry)
+    }
+
+    /// Notes the addresses of an entry as taken.
+    fn claim(&mut self, id: u64) {
+        let Some(entry) = self.entries.get(&id) else { return };
+        for at in entry.stages().flat_map(|stage| &stage.listener.model.addresses) {
+            self.by_address.entry(at.address.clone()).or_insert(id);
+        }
+    }
+
+    fn release(&mut self, entry: &Entry, id: u64) {
+        for at in entry.stages().flat_map(|stage| &stage.listener.model.addresses) {
+            if self.by_address.get(&at.address) == Some(&id) {
+                self.by_address.remove(&at.address);
+            }
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Worlds on loopback, driven by hand.
+
+mod clusters;
+mod listeners;
+mod rig;
