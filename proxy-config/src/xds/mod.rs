@@ -202,10 +202,8 @@ mod tests {
         let read = file::Reader::new(Kind::Cluster).read(&text).unwrap();
         let source = |decoder: &Decoder| {
             let decoded = decoder.decode::<model::Cluster>(&read.resources[0]).unwrap();
-            match &decoded.resource.model.discovery {
-                model::cluster::Discovery::Eds(eds) => eds.source.kind.clone(),
-                other => panic!("{other:?}"),
-            }
+            let model::cluster::Discovery::Eds(eds) = &decoded.resource.model.discovery else { panic!() };
+            eds.source.kind.clone()
         };
         let plain = Decoder::default();
         assert_eq!(source(&plain), ConfigSourceKind::Same);

@@ -49,6 +49,9 @@ impl<W> Default for State<W> {
     }
 }
 
+/// A resource that is gone after that time without news; `None`: never.
+type Lifetime = (Arc<str>, Option<Duration>);
+
 impl<W: Clone> State<W> {
     pub(super) fn subscribe(
         &mut self,
@@ -152,7 +155,7 @@ impl<W: Clone> State<W> {
         &mut self,
         response: Response,
         (stream, delta): (u64, bool),
-    ) -> (Option<Received>, Vec<(Arc<str>, Option<Duration>)>) {
+    ) -> (Option<Received>, Vec<Lifetime>) {
         let Response { version, nonce, items, removed, .. } = response;
         let mut received = Received {
             stream,
