@@ -14,6 +14,9 @@ use crate::workload::{Error, Origin, Registry, Summary, Wake};
 /// How often the registry follows what nobody announces.
 const TICK: Duration = Duration::from_millis(500);
 
+/// How long an answer may wait for what is about to happen.
+const A_MOMENT: Duration = Duration::from_millis(50);
+
 enum Command {
     Replace(Origin, Vec<Workload>),
     Put(Box<Workload>, oneshot::Sender<Option<Summary>>),
@@ -75,6 +78,7 @@ fn handle(registry: &mut Registry, command: Command) {
         Command::Put(spec, reply) => {
             let name = spec.name.as_str().to_owned();
             registry.put(*spec, Origin::Api);
+            settle(registry, &name);
             let _ = reply.send(registry.list().into_iter().find(|s| s.name == name));
         }
         Command::Remove(name, reply) => {
@@ -88,6 +92,15 @@ fn handle(registry: &mut Registry, command: Command) {
         }
         Command::Look => registry.look(),
         Command::Stop { .. } => {}
+    }
+}
+
+/// Most of what workloads bring waits for nothing: who asked for it is told the end of it.
+fn settle(registry: &mut Registry, name: &str) {
+    let until = clock::now() + A_MOMENT;
+    while registry.is_warming(name) && clock::now() < until {
+        std::thread::sleep(Duration::from_millis(1));
+        registry.look();
     }
 }
 

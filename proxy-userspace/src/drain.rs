@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -71,13 +71,26 @@ impl Drain {
     /// were cut.
     pub async fn drain(&self, deadline: Duration) -> usize {
         self.start();
-        finish(&[self.inner.roster.clone()], deadline).await
+        wait(std::slice::from_ref(&self.inner.roster), deadline, Cut::Reset).await
     }
 }
 
-/// Waits until nobody is left on any of the rosters or `deadline` has passed, then cuts the rest. Returns how many
-/// were cut.
+/// How those are ended that are left at a deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// Nobody may take what was cut for complete.
+    Reset,
+    /// As Envoy closes connections of a listener that was replaced.
+    Close,
+}
+
+/// Waits until nobody is left on any of the rosters or `deadline` has passed, then closes the rest. Returns how many
+/// those were.
 pub async fn finish(rosters: &[Arc<Roster>], deadline: Duration) -> usize {
+    wait(rosters, deadline, Cut::Close).await
+}
+
+async fn wait(rosters: &[Arc<Roster>], deadline: Duration, how: Cut) -> usize {
     let idle = || async {
         for roster in rosters {
             roster.idle().await;
@@ -86,7 +99,7 @@ pub async fn finish(rosters: &[Arc<Roster>], deadline: Duration) -> usize {
     if timeout(deadline, idle()).await.is_ok() {
         return 0;
     }
-    let cut = rosters.iter().map(|roster| roster.cut()).sum();
+    let cut = rosters.iter().map(|roster| roster.cut(how)).sum();
     if timeout(CUT_GRACE, idle()).await.is_err() {
         let left: usize = rosters.iter().map(|roster| roster.live()).sum();
         log::warn!("{left} of {cut} cut connections have not ended yet");
@@ -127,8 +140,8 @@ impl Roster {
 
     fn add(&self, slot: Arc<Slot>) -> u64 {
         let mut live = lock(&self.live);
-        if live.cut {
-            slot.cut();
+        if let Some(how) = live.cut {
+            slot.cut(how);
         }
         let id = live.next;
         live.next += 1;
@@ -149,11 +162,11 @@ impl Roster {
         }
     }
 
-    fn cut(&self) -> usize {
+    fn cut(&self, how: Cut) -> usize {
         let mut live = lock(&self.live);
-        live.cut = true;
+        live.cut = Some(how);
         for slot in live.slots.values() {
-            slot.cut();
+            slot.cut(how);
         }
         live.slots.len()
     }
@@ -207,6 +220,11 @@ impl Guard {
         poll_fn(|cx| self.poll_cut(cx)).await;
     }
 
+    /// Whether the holder ends by a reset, once it has to.
+    pub fn resets(&self) -> bool {
+        self.slot.cut.load(Ordering::SeqCst) != CLOSED
+    }
+
     /// The means to end its holder alone.
     pub fn cutter(&self) -> Cutter {
         Cutter { slot: self.slot.clone() }
@@ -221,7 +239,7 @@ pub struct Cutter {
 
 impl Cutter {
     pub fn cut(&self) {
-        self.slot.cut();
+        self.slot.cut(Cut::Reset);
     }
 }
 
@@ -239,20 +257,29 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct Live {
-    cut: bool,
+    cut: Option<Cut>,
     next: u64,
     slots: HashMap<u64, Arc<Slot>>,
 }
 
 #[derive(Debug, Default)]
 struct Slot {
-    cut: AtomicBool,
+    /// 0, or how it was cut.
+    cut: AtomicU8,
     waker: Mutex<Option<Waker>>,
 }
 
+const RESET: u8 = 1;
+const CLOSED: u8 = 2;
+
 impl Slot {
-    fn cut(&self) {
-        self.cut.store(true, Ordering::SeqCst);
+    /// The first who does it says how.
+    fn cut(&self, how: Cut) {
+        let how = match how {
+            Cut::Reset => RESET,
+            Cut::Close => CLOSED,
+        };
+        let _ = self.cut.compare_exchange(0, how, Ordering::SeqCst, Ordering::SeqCst);
         if let Some(waker) = lock(&self.waker).take() {
             waker.wake();
         }
@@ -260,7 +287,7 @@ impl Slot {
 
     fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut waker = lock(&self.waker);
-        if self.cut.load(Ordering::SeqCst) {
+        if self.cut.load(Ordering::SeqCst) != 0 {
             return Poll::Ready(());
         }
         if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {

@@ -8,14 +8,15 @@ pub mod bootstrap;
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use proxy_config::load::{self, Loaded};
-use proxy_config::xds::Decoder;
+use proxy_config::xds::{Decoder, Store};
 
 use crate::admin::View as _;
 use crate::cluster::Env;
+use crate::drain::Drain;
 use crate::net::{Dial, Place};
 use crate::network::local_ratelimit::Buckets;
 use crate::secret::Secrets;
@@ -23,10 +24,11 @@ use crate::task::Tasks;
 use crate::task::workers::Crew;
 use crate::telemetry::access_log::Sinks;
 use crate::telemetry::stats::Stats;
+use crate::transport::tap::Taps;
 use crate::watch::Directories;
 use crate::world::history::History;
 use crate::world::{self, Parts, Status, World};
-use crate::xds::{Clusters, Sources, SourcesEnv, Subscribe};
+use crate::xds::{Clusters, SessionView, Sources, SourcesEnv, Subscribe};
 
 /// One configuration, running; or, where the daemon has none, what it has all the same.
 pub struct Sidecar {
@@ -34,6 +36,7 @@ pub struct Sidecar {
     pub world: Option<Arc<World>>,
     pub status: Arc<Status>,
     pub env: Env,
+    servers: Arc<Sources>,
     sinks: Arc<Sinks>,
     buckets: Arc<Buckets>,
 }
@@ -78,6 +81,8 @@ pub struct Common {
     pub command_line: serde_json::Value,
     /// Watched for all of them: the system allows few instances of inotify.
     pub directories: Arc<Directories>,
+    /// Resources that several of them have are kept once.
+    pub store: Arc<Store>,
     /// The last connection's id: one count for the daemon, so that an id is in one log only.
     pub connections: Arc<AtomicU64>,
 }
@@ -113,7 +118,7 @@ impl Sidecar {
                     sinks: sinks.clone(),
                     buckets: buckets.clone(),
                     sources,
-                    decoder: Decoder::of(bootstrap),
+                    decoder: Decoder::of(bootstrap).with_store(common.store.clone()),
                     drain_time: common.drain_time,
                     history: History::default(),
                 };
@@ -134,7 +139,7 @@ impl Sidecar {
             common.drain_time,
             (workers, options),
         );
-        Ok(Self { world, status: Arc::new(whole), env, sinks, buckets })
+        Ok(Self { world, status: Arc::new(whole), env, servers, sinks, buckets })
     }
 
     /// What more of it is built with.
@@ -155,6 +160,17 @@ impl Sidecar {
     /// The id of its node.
     pub fn node(&self) -> String {
         self.status.node().id
+    }
+
+    /// How it stands with its control planes.
+    pub fn control_planes(&self) -> Vec<SessionView> {
+        self.servers.sessions()
+    }
+
+    /// When the last update of a file or a control plane came.
+    pub fn updated(&self) -> Option<SystemTime> {
+        let last = self.world.as_ref()?.history().after(0).pop()?;
+        Some(last.at)
     }
 
     /// What [`Self::warmed`] waits for, in words.
@@ -178,15 +194,48 @@ impl Sidecar {
         self.status.set_warm();
     }
 
-    /// Lets its listeners go and waits for their connections, for so long.
-    pub async fn drain(&self, time: Duration) {
-        self.status.drain_within(time).await;
+    /// What is left of it when nobody has it any more.
+    pub fn rest(&self) -> Rest {
+        let taps = self.env.transport.taps.clone();
+        Rest { drains: self.status.drains(), sinks: self.sinks.clone(), taps }
     }
 
     /// Waits until what its logs and taps were told is written.
     pub fn flush(&self, deadline: Duration) {
-        self.status.flush(deadline);
-        if !self.env.transport.taps.flush(deadline) {
+        self.rest().flush(deadline);
+    }
+}
+
+/// Connections that outlive their configuration, and what they write to.
+pub struct Rest {
+    drains: [Arc<Drain>; 2],
+    sinks: Arc<Sinks>,
+    taps: Arc<Taps>,
+}
+
+impl Rest {
+    /// Closes the listeners.
+    pub fn start(&self) {
+        self.drains.iter().for_each(|drain| drain.start());
+    }
+
+    /// How many connections and listeners there are.
+    pub fn live(&self) -> usize {
+        self.drains.iter().map(|drain| drain.live()).sum()
+    }
+
+    /// Closes the listeners and waits for their connections, for so long.
+    pub async fn drain(&self, time: Duration) {
+        let [inbound, others] = &self.drains;
+        tokio::join!(inbound.drain(time), others.drain(time));
+    }
+
+    /// Waits until what was logged and tapped is written.
+    pub fn flush(&self, deadline: Duration) {
+        if !self.sinks.flush(deadline) {
+            log::warn!("access logs: not everything could be written");
+        }
+        if !self.taps.flush(deadline) {
             log::warn!("tap: not everything could be written");
         }
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::{AbortHandle, JoinHandle};
 
 pub use self::workers::Workers;
@@ -76,6 +77,12 @@ impl Tasks {
     fn named<F>(&self, name: &'static str, seat: Option<Seat>, future: F) -> Named<F> {
         Named { future, name, panics: self.panics.clone(), _seat: seat }
     }
+}
+
+/// Runs what may take long. The other tasks of this worker go on elsewhere meanwhile, where its runtime has others.
+pub fn long<R>(work: impl FnOnce() -> R) -> R {
+    let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
+    if matches!(flavor, Ok(RuntimeFlavor::MultiThread)) { tokio::task::block_in_place(work) } else { work() }
 }
 
 /// Ends a task when it is dropped.

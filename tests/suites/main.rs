@@ -31,6 +31,7 @@ mod relay;
 mod sds;
 mod security;
 mod shutdown;
+mod sidecars;
 mod starttls;
 mod tap;
 mod tcp_stats;

@@ -62,10 +62,41 @@ fn table(body: &str) -> Result<Table> {
     let all: Vec<serde_json::Value> = serde_json::from_str(body)?;
     let mut table = Table::new();
     table.load_preset(comfy_table::presets::NOTHING);
-    table.set_header(["NAME", "STATE", "ORIGIN", "PORT", "POLICY", "REASON"]);
+    table.set_header([
+        "NAME",
+        "STATE",
+        "ORIGIN",
+        "PORT",
+        "CONFIG",
+        "CONTROL PLANE",
+        "UPDATED",
+        "POLICY",
+        "REASON",
+    ]);
     for w in &all {
         let text = |key: &str| if w[key].is_null() { "-".to_owned() } else { plain(&w[key]) };
-        table.add_row(["name", "state", "origin", "outbound_port", "policy", "reason"].map(text));
+        let configuration = &w["configuration"];
+        let reason = match configuration["problem"].as_str() {
+            Some(problem) if w["reason"].is_null() => problem.to_owned(),
+            Some(_) | None => text("reason"),
+        };
+        let [name, state, origin, port, policy] =
+            ["name", "state", "origin", "outbound_port", "policy"].map(text);
+        let own = |key: &str| configuration[key].as_str().unwrap_or("-").to_owned();
+        let row = [name, state, origin, port, own("state"), control_planes(configuration), own("updated")];
+        table.add_row(row.into_iter().chain([policy, reason]));
     }
     Ok(table)
+}
+
+/// Of its own configuration: one word where all are alike.
+fn control_planes(configuration: &serde_json::Value) -> String {
+    let all = configuration["control_planes"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let connected = all.iter().filter(|one| one["connected"] == true).count();
+    match (connected, all.len()) {
+        (_, 0) => "-".to_owned(),
+        (some, all) if some == all => "connected".to_owned(),
+        (0, _) => "disconnected".to_owned(),
+        (some, all) => format!("{some} of {all} connected"),
+    }
 }

@@ -264,12 +264,8 @@ impl<'a> Merge<'a> {
                     host.set(HealthFlag::PENDING_DYNAMIC_REMOVAL);
                     level.keep(host);
                 }
-                Some(_) | None => {
-                    removed += 1;
-                    if model.close_connections_on_host_health_failure {
-                        host.close_connections();
-                    }
-                }
+                // Its connections go on, as in Envoy, whatever the cluster says of failing hosts.
+                Some(_) | None => removed += 1,
             }
         }
         removed

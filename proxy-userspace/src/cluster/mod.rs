@@ -177,10 +177,10 @@ impl Env {
             transport: transport::Env::new(stats.clone(), tasks.clone(), Arc::default()),
             stats,
             tasks,
+            resolvers: Arc::new(Resolvers::new(dial.clone())),
             dial,
             sources,
             random: Arc::new(ThreadRandom),
-            resolvers: Arc::default(),
             intervals: Arc::default(),
             born: clock::now(),
         }

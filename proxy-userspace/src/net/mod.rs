@@ -64,12 +64,22 @@ impl Family {
             SocketAddr::V6(_) => Self::V6,
         }
     }
+
+    fn domain(self) -> Domain {
+        match self {
+            Self::V4 => Domain::IPV4,
+            Self::V6 => Domain::IPV6,
+        }
+    }
 }
 
 /// Makes upstream sockets inside a workload's network namespace, so that they leave with its address.
 pub trait Dial: Send + Sync {
     /// A non-blocking TCP socket. Called on the data path: quick, and never waiting.
     fn socket(&self, family: Family) -> io::Result<Socket>;
+
+    /// A non-blocking UDP socket.
+    fn datagrams(&self, family: Family) -> io::Result<Socket>;
 }
 
 /// Dials from the namespace of the calling thread.
@@ -78,11 +88,11 @@ pub struct HostDial;
 
 impl Dial for HostDial {
     fn socket(&self, family: Family) -> io::Result<Socket> {
-        let domain = match family {
-            Family::V4 => Domain::IPV4,
-            Family::V6 => Domain::IPV6,
-        };
-        Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))
+        Socket::new(family.domain(), Type::STREAM.nonblocking(), Some(Protocol::TCP))
+    }
+
+    fn datagrams(&self, family: Family) -> io::Result<Socket> {
+        Socket::new(family.domain(), Type::DGRAM.nonblocking(), Some(Protocol::UDP))
     }
 }
 

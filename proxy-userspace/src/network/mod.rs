@@ -13,9 +13,11 @@ pub mod rbac;
 pub mod starttls;
 pub mod tcp_proxy;
 
+use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -31,6 +33,7 @@ use crate::net::socket::Socket;
 use crate::net::wire::Wire;
 use crate::net::{Dial, Direction, Place, Shared};
 use crate::secret::Lease;
+use crate::telemetry::stats::Counter;
 use crate::telemetry::{ConnRecord, Entry, Flags, Outcome, Side};
 use crate::transport::{CloseEvent, Transport};
 use crate::world::{Base, Chain, Live};
@@ -42,6 +45,37 @@ pub enum Last {
     Echo,
     /// An empty chain: Envoy closes such a connection at once.
     Nothing,
+    /// A filter that is not implemented, or has not come: no filter sees the connection, which is closed at once.
+    Closed(Box<Closed>),
+}
+
+/// Why a chain serves nothing.
+pub struct Closed {
+    pub flags: Flags,
+    pub details: Cow<'static, str>,
+    /// How many connections that were.
+    pub counter: Arc<Counter>,
+    /// Said with the first of them.
+    pub why: String,
+    said: AtomicBool,
+}
+
+impl Closed {
+    pub fn new(
+        (flags, details): (Flags, impl Into<Cow<'static, str>>),
+        counter: Arc<Counter>,
+        why: String,
+    ) -> Self {
+        Self { flags, details: details.into(), counter, why, said: AtomicBool::new(false) }
+    }
+
+    fn outcome(&self, listener: &Base) -> Outcome {
+        self.counter.inc();
+        if !self.said.swap(true, Ordering::Relaxed) {
+            log::warn!("listener {}: {}: connections are closed", listener.name, self.why);
+        }
+        Outcome::new(Side::Internal, self.flags, self.details.clone())
+    }
 }
 
 /// A filter chain's filters.
@@ -98,6 +132,9 @@ pub(crate) async fn run<'a>(mut conn: Conn<'a>, chain: &'a Chain) -> Outcome {
 
 async fn through<'a>(conn: &mut Conn<'a>, chain: &'a Chain) -> Outcome {
     let filters = &chain.filters;
+    if let Last::Closed(closed) = &filters.last {
+        return closed.outcome(conn.listener);
+    }
     let (entered, verdict) = filters.gates.on_new_connection(&conn.record.entry.facts);
     if let Verdict::Close(close) = verdict {
         return Box::pin(refuse(conn, close)).await;
@@ -119,6 +156,7 @@ async fn through<'a>(conn: &mut Conn<'a>, chain: &'a Chain) -> Outcome {
         Last::DirectResponse(body) => Box::pin(respond(conn, body)).await,
         Last::Echo => Box::pin(echo(conn)).await,
         Last::Nothing => Outcome::new(Side::Internal, Flags::NONE, "no_filters"),
+        Last::Closed(closed) => closed.outcome(conn.listener),
     }
 }
 

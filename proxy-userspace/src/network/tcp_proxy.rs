@@ -149,10 +149,11 @@ async fn carry(
     let down = Wire::new(Socket::Tcp(conn.stream), conn.transport.as_deref_mut());
     let end = copy::relay(down, up.inner.connected.wire(), leftover, conn.record, terms).await;
     // No one may take a broken stream for a complete one. The socket that failed is dead already.
-    if matches!(end, End::Failed { side: Side::Upstream, .. } | End::Cut | End::HostFailed) {
+    let cut = matches!(end, End::Cut) && conn.guard.resets();
+    if cut || matches!(end, End::Failed { side: Side::Upstream, .. } | End::HostFailed) {
         reset_on_close(conn.stream);
     }
-    if matches!(end, End::Failed { side: Side::Downstream, .. } | End::Cut) {
+    if cut || matches!(end, End::Failed { side: Side::Downstream, .. }) {
         up.inner.connected.io.socket().reset_on_close();
     }
     up.closed(close_event(&end), Some(&end));

@@ -21,8 +21,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 pub use self::blocks::{
-    ClusterManagerStats, ClusterStats, EdsStats, ListenerManagerStats, ListenerStats, OwnStats, ReloadStats,
-    RuntimeStats, SdsStats, ServerStats, SocketMatchStats, SubscriptionStats, TcpStats,
+    ClusterManagerStats, ClusterStats, EdsStats, ExtensionStats, ListenerManagerStats, ListenerStats,
+    OwnStats, ReloadStats, RuntimeStats, SdsStats, ServerStats, SocketMatchStats, SubscriptionStats,
+    TcpStats,
 };
 pub use self::histogram::{Bins, Histogram};
 pub use self::snapshot::{Buckets, Kind, Query, Snapshot};

@@ -35,6 +35,10 @@ impl Dial for Dialer {
     fn socket(&self, family: Family) -> io::Result<Socket> {
         self.netns.enter(|| HostDial.socket(family))?
     }
+
+    fn datagrams(&self, family: Family) -> io::Result<Socket> {
+        self.netns.enter(|| HostDial.datagrams(family))?
+    }
 }
 
 /// Binds the sockets of a workload's own configuration inside its namespace.

@@ -9,7 +9,7 @@ mod serving;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use proxy_common::{ListenerKey, direction};
 use proxy_config::enrol::Workload;
@@ -26,7 +26,7 @@ use super::{Error, Installed, Owner, Record, State, StateFile, environment, inst
 use crate::drain::Drain;
 use crate::ebpf::Kernel;
 use crate::net::{Config, Shared};
-use crate::sidecar::{Common, Sidecar, Sidecars};
+use crate::sidecar::{Common, Rest, Sidecars};
 use crate::sys::netns::Netns;
 use crate::world::Live;
 
@@ -130,7 +130,7 @@ pub struct Registry {
     /// Listeners that are gone, with connections that may not be.
     draining: Vec<Arc<Drain>>,
     /// Configurations that are no workload's any more, and may have connections.
-    leaving: Vec<Weak<Sidecar>>,
+    leaving: Vec<Arc<Rest>>,
     wake: Wake,
     /// Policies were replaced since the last tick: their tables can go at the next one.
     replaced: bool,
@@ -362,7 +362,7 @@ impl Registry {
             self.kernel.maps.drop_unused_policies().unwrap_or_else(|e| log::error!("{e}"));
         }
         self.draining.retain(|d| d.live() > 0);
-        self.leaving.retain(|sidecar| sidecar.strong_count() > 0);
+        self.leaving.retain(|rest| rest.live() > 0);
         self.look();
         let names: Vec<String> = self.entries.keys().cloned().collect();
         for name in names {

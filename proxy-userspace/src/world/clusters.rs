@@ -7,19 +7,21 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use proxy_config::model;
 use proxy_config::model::bootstrap::Resource;
 use proxy_config::model::config_source::ConfigSource;
 use proxy_config::xds::{Kind, RawResource};
 use tokio::sync::watch;
 
+use super::history::Change;
 use super::resource::{Origin, refusal};
 use super::subscription::{Subscribed, milliseconds};
 use super::{BuildError, Env, Live, build_cluster, resource};
 use crate::admin::view::{DynamicView, ErrorView};
 use crate::clock;
 use crate::cluster::Cluster;
-use crate::task::Abort;
+use crate::task::{self, Abort};
 use crate::telemetry::stats::{ClusterManagerStats, ReloadStats};
 use crate::xds::{Consumer, Failure, Names, Subscription, Update};
 
@@ -34,6 +36,9 @@ pub(super) struct Clusters {
     moved: watch::Sender<u64>,
     me: Weak<Self>,
 }
+
+/// From so many resources on an update may take longer than a worker should be away.
+pub(super) const MANY: usize = 32;
 
 /// A cluster that is warm takes its place by then.
 const SOON: Duration = Duration::from_millis(100);
@@ -223,28 +228,7 @@ impl Clusters {
 
 impl Consumer for Clusters {
     fn update(&self, update: &Update<'_>) -> Result<(), String> {
-        let began = clock::now();
-        let (news, mut refused) = self.read(update);
-        let fresh: Vec<_> = news
-            .iter()
-            .filter_map(|(_, news)| match news {
-                News::Same => None,
-                News::Changed(stage) => Some(stage.cluster.clone()),
-            })
-            .collect();
-        // Before anybody can see it, and without a lock: whom it asks may have the answer already.
-        fresh.iter().for_each(|cluster| cluster.start(&self.env.cluster));
-        let changed = !fresh.is_empty();
-        self.apply(news, self.gone(update), &refused);
-        if changed && refused.is_empty() {
-            self.reloads.config_reload.inc();
-            self.reloads.config_reload_time_ms.set(milliseconds());
-        }
-        let lines: Vec<_> = refused.drain(..).map(|(raw, why)| format!("{}: {why}", raw.name)).collect();
-        let why =
-            (!lines.is_empty()).then(|| format!("Error adding/updating cluster(s) {}", lines.join(", ")));
-        self.subscribed.answered(update.version, why.as_deref(), began);
-        why.map_or(Ok(()), Err)
+        if update.resources.len() > MANY { task::long(|| self.updated(update)) } else { self.updated(update) }
     }
 
     fn failed(&self, failure: &Failure) {
@@ -255,6 +239,31 @@ impl Consumer for Clusters {
 type Refused<'a> = Vec<(&'a RawResource, String)>;
 
 impl Clusters {
+    fn updated(&self, update: &Update<'_>) -> Result<(), String> {
+        let began = clock::now();
+        let mut change = self.subscribed.change(update.version);
+        let (news, refused) = self.read(update);
+        let fresh = news.iter().filter_map(|(_, news)| match news {
+            News::Same => None,
+            News::Changed(stage) => Some(stage.cluster.clone()),
+        });
+        let fresh: Vec<_> = fresh.collect();
+        // Before anybody can see it, and without a lock: whom it asks may have the answer already.
+        fresh.iter().for_each(|cluster| cluster.start(&self.env.cluster));
+        self.apply(news, self.gone(update), &refused, &mut change);
+        if !fresh.is_empty() && refused.is_empty() {
+            self.reloads.config_reload.inc();
+            self.reloads.config_reload_time_ms.set(milliseconds());
+        }
+        let lines: Vec<_> = refused.iter().map(|(raw, why)| format!("{}: {why}", raw.name)).collect();
+        let why =
+            (!lines.is_empty()).then(|| format!("Error adding/updating cluster(s) {}", lines.join(", ")));
+        self.subscribed.answered(update.version, why.as_deref(), began);
+        change.nack = why.as_deref().map(Arc::from);
+        self.env.history.record(change);
+        why.map_or(Ok(()), Err)
+    }
+
     /// Builds what has changed. No lock is held while resources are read.
     fn read<'a>(&self, update: &Update<'a>) -> (Vec<(Arc<str>, News)>, Refused<'a>) {
         let (mut news, mut refused) = (Vec::new(), Vec::new());
@@ -309,7 +318,13 @@ impl Clusters {
         gone
     }
 
-    fn apply(&self, news: Vec<(Arc<str>, News)>, gone: Vec<Arc<str>>, refused: &Refused<'_>) {
+    fn apply(
+        &self,
+        news: Vec<(Arc<str>, News)>,
+        gone: Vec<Arc<str>>,
+        refused: &Refused<'_>,
+        change: &mut Change,
+    ) {
         let mut state = self.lock();
         // Freed when the lock is not held any longer.
         let mut ended = Vec::new();
@@ -318,6 +333,7 @@ impl Clusters {
             state.errors.remove(&name);
             if state.entries.get(&name).is_some_and(|entry| !entry.fixed) {
                 ended.extend(state.entries.remove(&name));
+                change.note(&name, Some(Bytes::new()), None);
                 self.stats.cluster_removed.inc();
                 dirty = true;
             }
@@ -325,12 +341,18 @@ impl Clusters {
         for (name, news) in news {
             state.errors.remove(&name);
             if let News::Changed(stage) = news {
+                let bytes = |stage: &Stage| Some(stage.origin.as_ref()?.resource.raw.bytes());
+                let before = state.entries.get(&name).and_then(Entry::latest).map(bytes);
+                // What is new can be seen where it is.
+                let after = if before.is_some() { bytes(&stage) } else { Some(Bytes::new()) };
+                change.note(&name, before.flatten(), after);
                 ended.extend(self.place(&mut state, name, *stage));
                 dirty = true;
             }
         }
         let errors = refused.iter().map(|(raw, why)| (raw.name.clone(), refusal(raw, why)));
         state.errors.extend(errors);
+        refused.iter().for_each(|(raw, why)| change.refuse(&raw.name, why.as_str()));
         if dirty {
             self.publish(&state);
         }

@@ -14,8 +14,9 @@ use crate::listener::chain_match::ChainMatch;
 use crate::listener::filters::Filters;
 use crate::net::facts::Facts;
 use crate::network::tcp_proxy::TcpProxy;
-use crate::network::{self, Gates, Last, starttls};
+use crate::network::{self, Closed, Gates, Last, starttls};
 use crate::secret::Slot;
+use crate::telemetry::Flags;
 use crate::telemetry::access_log::{Error, Logger};
 use crate::telemetry::stats::ListenerStats;
 use crate::transport::{self, Factory};
@@ -98,6 +99,25 @@ impl Listener {
             Some(Arc::clone(chain))
         };
         Self::assemble(model, before.base.clone(), same, parts)
+    }
+
+    /// The same listener with other filters in the places of the discovered ones. Connections keep what they have, and
+    /// still are those of their chains.
+    pub(super) fn refilled(
+        model: Arc<model::Listener>,
+        before: &Self,
+        parts: &Parts<'_>,
+    ) -> Result<Self, BuildError> {
+        let mut next = Self::successor(model, before, parts)?;
+        let places = next.chains.iter_mut().zip(&before.chains);
+        for (chain, before) in places.chain(next.default.iter_mut().zip(&before.default)) {
+            if !Arc::ptr_eq(chain, before)
+                && let Some(chain) = Arc::get_mut(chain)
+            {
+                chain.roster = before.roster.clone();
+            }
+        }
+        Ok(next)
     }
 
     fn assemble(
@@ -186,9 +206,13 @@ impl Base {
 impl Chain {
     fn new(model: &model::FilterChain, prefix: &Arc<str>, parts: &Parts<'_>) -> Result<Self, ChainError> {
         let gates = Gates::new(&model.filters, &parts.cluster.stats, parts.buckets);
-        let last = match model.filters.last() {
-            Some(last) => last_filter(last, parts).map_err(ChainError::Log)?,
-            None => Last::Nothing,
+        let last = match (
+            model.filters.iter().find_map(|filter| closed(filter, prefix, parts)),
+            model.filters.last(),
+        ) {
+            (Some(closed), _) => Last::Closed(Box::new(closed)),
+            (None, Some(last)) => last_filter(last, parts).map_err(ChainError::Log)?,
+            (None, None) => Last::Nothing,
         };
         let env = &parts.cluster.transport;
         let transport = transport::build(&model.transport_socket, transport::Side::Downstream, prefix, env)
@@ -201,6 +225,35 @@ impl Chain {
             roster: Arc::default(),
             filters: network::Filters { gates, driver: starttls::driver(model, &parts.cluster.stats), last },
         })
+    }
+}
+
+/// A filter that no connection gets through.
+fn closed(config: &NetworkFilterConfig, prefix: &str, parts: &Parts<'_>) -> Option<Closed> {
+    let stats = &parts.cluster.stats;
+    match &config.filter {
+        NetworkFilter::Unserved(unserved) => {
+            let counter = stats.counter(format!("shunt.unserved.{}", unserved.extension));
+            let why = format!("{}: {}", unserved.extension, unserved.why);
+            let details = format!("unserved_filter:{}", unserved.extension);
+            Some(Closed::new((Flags::NR, details), counter, why))
+        }
+        NetworkFilter::Discovered(_) => {
+            let counter = stats.counter(format!("{prefix}.network_extension_config_missing"));
+            let why = format!("the configuration of filter {} has not come", config.name);
+            Some(Closed::new((Flags::NONE, "network_extension_config_missing"), counter, why))
+        }
+        NetworkFilter::TcpProxy(_)
+        | NetworkFilter::DirectResponse(_)
+        | NetworkFilter::Echo
+        | NetworkFilter::Rbac(_)
+        | NetworkFilter::SniCluster
+        | NetworkFilter::ConnectionLimit(_)
+        | NetworkFilter::LocalRateLimit(_)
+        | NetworkFilter::MetadataExchange
+        | NetworkFilter::IstioStats
+        | NetworkFilter::PostgresProxy(_)
+        | NetworkFilter::SmtpStarttls(_) => None,
     }
 }
 
@@ -233,6 +286,7 @@ fn shared(metadata: &Metadata) -> Option<Arc<Metadata>> {
 
 /// Whether two listeners differ in their filter chains alone: what then stays of the first one's connections is up to
 /// their chains, as in Envoy.
+#[expect(clippy::unneeded_field_pattern, reason = "a field that is new has to be looked at here")]
 pub(super) fn differ_in_chains_alone(one: &model::Listener, other: &model::Listener) -> bool {
     let model::Listener {
         name,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use proxy_config::model::listener::TrafficDirection;
 use proxy_config::model::{self, Address};
+use tokio::runtime::Handle;
 
 use super::{BuildError, Listener, Parts};
 use crate::cluster::{Cluster, Env};
@@ -79,7 +80,8 @@ impl Live {
         retired.push(self.snapshot.swap(next));
         let waiting = retired.len() > 1;
         retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
-        if !waiting && !retired.is_empty() {
+        // Where the end comes on a thread without a runtime, the last of them go with this.
+        if !waiting && !retired.is_empty() && Handle::try_current().is_ok() {
             tasks.spawn("retired snapshots", sweep(self.clone()));
         }
     }

@@ -174,7 +174,8 @@ impl World {
             Kind::Listener => self.listeners.dynamic(),
             Kind::Route => self.listeners.hub().routes(),
             // Each is shown with whom it belongs to.
-            Kind::Extension | Kind::Endpoints | Kind::Secret => Vec::new(),
+            Kind::Endpoints | Kind::Secret => Vec::new(),
+            Kind::Extension => self.listeners.hub().extensions(),
         }
     }
 

@@ -2,7 +2,7 @@
 //! in which version.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use proxy_config::diagnostic::Diagnostic;
@@ -12,6 +12,7 @@ use proxy_config::xds::{Discover, Kind, RawResource};
 use tokio::sync::watch;
 use xxhash_rust::xxh64::xxh64;
 
+use super::history::{self, Change};
 use crate::clock::{self, Instant};
 use crate::telemetry::stats::{Stats, SubscriptionStats};
 use crate::xds::Failure;
@@ -21,6 +22,8 @@ pub(super) struct Subscribed {
     name: String,
     kind: Kind,
     stats: Arc<SubscriptionStats>,
+    /// Where it comes from: what `self` says in it.
+    source: OnceLock<ConfigSourceKind>,
     /// The first answer has come, or is not waited for any longer.
     settled: watch::Sender<bool>,
     state: Mutex<State>,
@@ -28,6 +31,7 @@ pub(super) struct Subscribed {
 
 #[derive(Default)]
 struct State {
+    source: Option<Arc<str>>,
     version: Option<Arc<str>>,
     /// Warnings that were said: thousands of resources may say the same, again with each update.
     said: HashSet<String>,
@@ -39,17 +43,25 @@ const WARNINGS: usize = 100;
 impl Subscribed {
     pub(super) fn new(name: String, kind: Kind, stats: &Stats, prefix: &str) -> Self {
         let stats = SubscriptionStats::of(stats, prefix);
-        Self { name, kind, stats, settled: watch::Sender::new(false), state: Mutex::default() }
+        let (source, settled) = (OnceLock::new(), watch::Sender::new(false));
+        Self { name, kind, stats, source, settled, state: Mutex::default() }
     }
 
     /// A stream's first request is an attempt, as in Envoy; a file's is its first reading.
     pub(super) fn begin(&self, source: &ConfigSource) {
-        match source.kind {
-            ConfigSourceKind::File { .. } => {}
-            ConfigSourceKind::Ads | ConfigSourceKind::Same | ConfigSourceKind::Api(_) => {
-                self.stats.update_attempt.inc();
-            }
+        self.lock().source = Some(history::source(source));
+        // It begins once.
+        let _ = self.source.set(source.kind.clone());
+        if !source.is_file() {
+            self.stats.update_attempt.inc();
         }
+    }
+
+    /// What an update does, before anything of it is known.
+    pub(super) fn change(&self, version: &str) -> Change {
+        let state = self.lock();
+        let (source, from) = (state.source.clone(), state.version.clone());
+        Change::new(self.kind, source.unwrap_or_default(), from.unwrap_or_default(), version.into())
     }
 
     /// An update was looked at.
@@ -109,7 +121,11 @@ impl Subscribed {
         decoder: &Decoder,
         raw: &RawResource,
     ) -> Result<Decoded<T>, String> {
-        let decoded = decoder.decode::<T>(raw).map_err(|found| joined(&found))?;
+        let decoded = match self.source.get() {
+            Some(source) => decoder.coming_from(source).decode::<T>(raw),
+            None => decoder.decode::<T>(raw),
+        };
+        let decoded = decoded.map_err(|found| joined(&found))?;
         self.warn(&raw.name, &decoded.warnings);
         Ok(decoded)
     }

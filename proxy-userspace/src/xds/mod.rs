@@ -12,7 +12,6 @@ mod backoff;
 mod file;
 mod grpc;
 mod mux;
-#[cfg(test)]
 mod session;
 mod sources;
 mod status;

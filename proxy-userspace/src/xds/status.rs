@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use proxy_config::xds::Kind;
+use serde::Serialize;
 
 use crate::telemetry::stats::{Held, stats_block};
 
@@ -36,14 +37,16 @@ struct Now {
 }
 
 /// A server, as people want to see it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SessionView {
     /// `ADS of cluster xds-grpc`.
     pub name: String,
     pub connected: bool,
     /// Why there is no stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
     /// `control_plane.identifier`: what the server calls itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub identifier: Option<String>,
 }
 

@@ -1,23 +1,31 @@
 //! Names to addresses. Resolvers are made when first used, and shared by the clusters that want the same.
 
 use std::collections::HashMap;
+use std::future::Future;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hickory_resolver::config::{
     ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
 };
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::runtime::iocompat::AsyncIoTokioAsStd;
+use hickory_resolver::net::runtime::{RuntimeProvider, TokioHandle, TokioTime};
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::{TokioResolver, system_conf};
+use hickory_resolver::{Resolver, system_conf};
 use proxy_config::model::cluster::{Dns, DnsFamily};
+use socket2::SockAddr;
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 
-/// All resolvers of a proxy.
-#[derive(Default)]
+use crate::net::{Dial, Family};
+
+/// All resolvers of one configuration.
 pub(in crate::cluster) struct Resolvers {
-    by_want: Mutex<HashMap<Wanted, Arc<TokioResolver>>>,
+    by_want: Mutex<HashMap<Wanted, Arc<Resolver<Sockets>>>>,
+    sockets: Sockets,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -26,6 +34,56 @@ struct Wanted {
     use_tcp: bool,
     no_search: bool,
     family: u8,
+}
+
+/// The sockets that names are asked for by: of the workload's namespace, where the configuration is a workload's.
+#[derive(Clone)]
+pub(super) struct Sockets {
+    dial: Arc<dyn Dial>,
+    handle: TokioHandle,
+}
+
+/// How long a server may take to accept a connection, where the resolver does not say.
+const CONNECT: Duration = Duration::from_secs(5);
+
+type Made<T> = Pin<Box<dyn Send + Future<Output = io::Result<T>>>>;
+
+impl RuntimeProvider for Sockets {
+    type Handle = TokioHandle;
+    type Timer = TokioTime;
+    type Udp = UdpSocket;
+    type Tcp = AsyncIoTokioAsStd<TcpStream>;
+
+    fn create_handle(&self) -> TokioHandle {
+        self.handle.clone()
+    }
+
+    fn connect_tcp(
+        &self,
+        server: SocketAddr,
+        from: Option<SocketAddr>,
+        limit: Option<Duration>,
+    ) -> Made<Self::Tcp> {
+        let socket = self.dial.socket(Family::of(server));
+        Box::pin(async move {
+            let socket = socket?;
+            if let Some(from) = from {
+                socket.bind(&SockAddr::from(from))?;
+            }
+            socket.set_tcp_nodelay(true)?;
+            let connect = TcpSocket::from_std_stream(socket.into()).connect(server);
+            Ok(AsyncIoTokioAsStd(tokio::time::timeout(limit.unwrap_or(CONNECT), connect).await??))
+        })
+    }
+
+    fn bind_udp(&self, local: SocketAddr, _: SocketAddr) -> Made<UdpSocket> {
+        let socket = self.dial.datagrams(Family::of(local));
+        Box::pin(async move {
+            let socket = socket?;
+            socket.bind(&SockAddr::from(local))?;
+            UdpSocket::from_std(socket.into())
+        })
+    }
 }
 
 /// What a name resolved to.
@@ -37,7 +95,12 @@ pub(super) struct Answer {
 }
 
 impl Resolvers {
-    pub(super) fn of(&self, dns: &Dns) -> Result<Arc<TokioResolver>, NetError> {
+    /// `dial` makes the sockets that they ask by.
+    pub(in crate::cluster) fn new(dial: Arc<dyn Dial>) -> Self {
+        Self { by_want: Mutex::default(), sockets: Sockets { dial, handle: TokioHandle::default() } }
+    }
+
+    pub(super) fn of(&self, dns: &Dns) -> Result<Arc<Resolver<Sockets>>, NetError> {
         let wanted = Wanted {
             servers: dns.resolvers.clone(),
             use_tcp: dns.use_tcp,
@@ -48,7 +111,7 @@ impl Resolvers {
         if let Some(known) = by_want.get(&wanted) {
             return Ok(known.clone());
         }
-        let resolver = Arc::new(build(dns)?);
+        let resolver = Arc::new(build(dns, self.sockets.clone())?);
         by_want.insert(wanted, resolver.clone());
         Ok(resolver)
     }
@@ -72,7 +135,7 @@ pub(super) async fn resolve(resolvers: &Resolvers, dns: &Dns, name: &str) -> Res
     }
 }
 
-fn build(dns: &Dns) -> Result<TokioResolver, NetError> {
+fn build(dns: &Dns, sockets: Sockets) -> Result<Resolver<Sockets>, NetError> {
     let (config, mut options) = if dns.resolvers.is_empty() {
         system_conf::read_system_conf()?
     } else {
@@ -99,7 +162,7 @@ fn build(dns: &Dns) -> Result<TokioResolver, NetError> {
     // The refresh rate decides how old an answer may be.
     options.cache_size = 0;
     options.try_tcp_on_error = true;
-    TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()).with_options(options).build()
+    Resolver::builder_with_config(config, sockets).with_options(options).build()
 }
 
 fn name_server(server: SocketAddr, use_tcp: bool) -> NameServerConfig {

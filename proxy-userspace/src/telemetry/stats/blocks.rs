@@ -196,6 +196,16 @@ stats_block! {
 }
 
 stats_block! {
+    /// `extension_config_discovery.network_filter.<name>.`
+    pub struct ExtensionStats {
+        counter config_conflict;
+        counter config_fail;
+        counter config_reload;
+        gauge config_reload_time_ms;
+    }
+}
+
+stats_block! {
     /// `sds.<name>.`: of all secrets of that name, whatever their source.
     pub struct SdsStats {
         counter init_fetch_timeout;

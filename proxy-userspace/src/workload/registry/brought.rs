@@ -25,6 +25,7 @@ use crate::sidecar::{Sidecar, bootstrap};
 use crate::sys::netns::Netns;
 use crate::watch::{Changes, directory_of};
 use crate::workload::Error;
+use crate::xds::SessionView;
 
 /// What a workload has brought.
 pub(super) struct Brought {
@@ -54,6 +55,9 @@ struct Next {
     _warming: Option<Task>,
 }
 
+/// What was accepted until the end of a configuration has found its cluster by then.
+const LAST_LOOKUPS: Duration = Duration::from_secs(2);
+
 /// A text's length and hash.
 type Digest = (usize, u64);
 
@@ -78,7 +82,8 @@ pub struct Configuration {
     /// Why what the file says is not in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
-    /// Since when what the file said is in force.
+    pub control_planes: Vec<SessionView>,
+    /// When the last update was taken: of the file, or of what it names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub updated: Option<String>,
 }
@@ -241,6 +246,14 @@ impl Registry {
         self.publish(spec, running);
     }
 
+    /// Whether what a workload brings may come into force in a moment.
+    pub fn is_warming(&self, name: &str) -> bool {
+        let Some(super::Phase::Ready(running)) = self.entries.get(name).map(|entry| &entry.phase) else {
+            return false;
+        };
+        running.brought.as_ref().is_some_and(|brought| brought.next.is_some())
+    }
+
     /// Where the admin API finds it.
     pub(super) fn publish(&self, spec: &Workload, running: &Running) {
         let shown = running.brought.as_ref().and_then(Brought::shown);
@@ -333,14 +346,20 @@ impl Registry {
         self.publish(spec, running);
     }
 
-    /// Its listeners close, its connections drain, and then nothing is left of it.
+    /// Its listeners close and its connections drain. Soon nothing is asked of its control planes any more.
     pub(super) fn let_go(&mut self, sidecar: Arc<Sidecar>) {
+        let rest = Arc::new(sidecar.rest());
+        rest.start();
+        self.leaving.push(rest.clone());
         let time = self.settings.common.drain_time;
-        self.leaving.push(Arc::downgrade(&sidecar));
         let _runtime = self.runtime.enter();
+        self.shared.tasks.spawn("last lookups", async move {
+            tokio::time::sleep(LAST_LOOKUPS).await;
+            drop(sidecar);
+        });
         self.shared.tasks.spawn("drain", async move {
-            sidecar.drain(time).await;
-            let flush = tokio::task::spawn_blocking(move || sidecar.flush(Duration::from_secs(2)));
+            rest.drain(time).await;
+            let flush = tokio::task::spawn_blocking(move || rest.flush(Duration::from_secs(2)));
             // It fails where the daemon stops, which flushes too.
             let _ = flush.await;
         });
@@ -353,6 +372,14 @@ impl Brought {
             log::error!("workload {workload}: what serves stays: {reason}");
         }
         self.problem = Some(reason);
+    }
+
+    /// What runs was built for other ports: it is built again.
+    pub(super) fn outdated(&mut self) {
+        (self.said, self.next) = (None, None);
+        if let Some(current) = &mut self.current {
+            current.digest = Digest::default();
+        }
     }
 
     /// What serves, else what is to.
@@ -382,13 +409,16 @@ impl Brought {
             (None, None) => ConfigurationState::Ready,
         };
         let shown = self.shown();
+        let since = self.current.as_ref().map(|current| current.since);
+        let updated = [since, shown.and_then(|sidecar| sidecar.updated())];
         Configuration {
             bootstrap: self.file.clone(),
             state,
             node: shown.map(|sidecar| sidecar.node()).unwrap_or_default(),
             waits_for: self.next.as_ref().map(Next::waits_for).unwrap_or_default(),
             problem: self.problem.clone(),
-            updated: self.current.as_ref().map(|current| clock::rfc3339(current.since)),
+            control_planes: shown.map(|sidecar| sidecar.control_planes()).unwrap_or_default(),
+            updated: updated.into_iter().flatten().max().map(clock::rfc3339),
         }
     }
 }

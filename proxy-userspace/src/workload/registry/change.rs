@@ -2,6 +2,7 @@
 
 use proxy_config::enrol::Workload;
 
+use super::brought::Brought;
 use super::serving::{LAST_CONNECTS, Serves, Serving, inbound_port, traffic};
 use super::{Entry, Origin, Phase, Registry, Running};
 use crate::workload::listeners::Listening;
@@ -26,6 +27,7 @@ impl Registry {
                     && let Some(before) = running.serving.replace(serving)
                 {
                     self.retire(before, LAST_CONNECTS);
+                    running.brought.iter_mut().for_each(Brought::outdated);
                 }
                 if let Some(serving) = &running.serving {
                     serving.view.set_traffic(traffic(&new));

@@ -1,6 +1,6 @@
 //! A workload's listeners: opened in its namespace, served, registered in the kernel, and let go.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use proxy_common::{Pod, flag};
@@ -155,14 +155,15 @@ impl Registry {
     /// Takes everything out, or leaves it captured for the next daemon. Either way its connections end now, and
     /// each has said so when this returns.
     pub fn shut_down(mut self, keep: bool) {
-        let mut sidecars: Vec<_> = self.leaving.iter().filter_map(Weak::upgrade).collect();
+        let mut rests = std::mem::take(&mut self.leaving);
         for (name, entry) in std::mem::take(&mut self.entries) {
             let Phase::Ready(running) = entry.phase else { continue };
             if !keep {
                 self.uncapture(&name, &running);
             }
             self.draining.extend(running.serving.map(|serving| serving.drain));
-            sidecars.extend(running.brought.as_ref().and_then(Brought::current).cloned());
+            let own = running.brought.as_ref().and_then(Brought::current);
+            rests.extend(own.map(|sidecar| Arc::new(sidecar.rest())));
         }
         if !keep {
             self.kernel.detach_proxy();
@@ -174,11 +175,11 @@ impl Registry {
             for drain in &self.draining {
                 drain.drain(left()).await;
             }
-            for sidecar in &sidecars {
-                sidecar.drain(left()).await;
+            for rest in &rests {
+                rest.drain(left()).await;
             }
         });
-        sidecars.iter().for_each(|sidecar| sidecar.flush(LAST_BYTES));
+        rests.iter().for_each(|rest| rest.flush(LAST_BYTES));
     }
 }
 

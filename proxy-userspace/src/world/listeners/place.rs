@@ -62,6 +62,37 @@ impl Listeners {
         true
     }
 
+    /// A filter of ECDS is another one: new connections of the chains that name it see it. Those that are there keep
+    /// what they have, as in Envoy, which replaces the filter for them no more than this.
+    pub(in crate::world) async fn extension_changed(&self, name: &str) {
+        loop {
+            if let Ok(mut state) = self.state.try_lock() {
+                return self.fill_in(&mut state, name);
+            }
+            tokio::time::sleep(TURN).await;
+        }
+    }
+
+    fn fill_in(&self, state: &mut State, extension: &str) {
+        let mut changed = false;
+        let gate = state.gate.clone();
+        let active = state.entries.values_mut().filter_map(|entry| entry.active.as_mut());
+        for stage in active.filter(|stage| stage.wants.names(extension)) {
+            let model = stage.wants.effective(&stage.origin.resource.model);
+            match Listener::refilled(model, &stage.listener, &self.env.parts()) {
+                Ok(listener) => {
+                    stage.listener = Arc::new(listener);
+                    self.turn(stage, gate.as_ref());
+                    changed = true;
+                }
+                Err(error) => log::warn!("{error}; what was known stays"),
+            }
+        }
+        if changed {
+            self.publish(state);
+        }
+    }
+
     /// With the extensions that have come while it warmed.
     fn current(&self, stage: Stage) -> Stage {
         let model = stage.wants.effective(&stage.origin.resource.model);
@@ -100,14 +131,22 @@ impl Listeners {
     }
 
     pub(super) fn lead(&self, stage: &Stage, gate: Option<&Gate>) {
-        let Some(gate) = gate else { return };
+        if self.turn(stage, gate) {
+            self.stats.listener_create_success.inc();
+        }
+    }
+
+    /// Says whether connections come to it now.
+    fn turn(&self, stage: &Stage, gate: Option<&Gate>) -> bool {
+        let Some(gate) = gate else { return false };
         let led: Result<Vec<()>, _> =
             stage.doors.iter().map(|door| door.lead_to(&stage.listener, gate)).collect();
         match led {
-            Ok(_) => self.stats.listener_create_success.inc(),
+            Ok(_) => true,
             Err(error) => {
                 self.stats.listener_create_failure.inc();
                 log::error!("{error}");
+                false
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use proxy_config::model;
 use proxy_config::model::address::Address;
 use proxy_config::xds::RawResource;
@@ -10,7 +11,10 @@ use proxy_config::xds::RawResource;
 use super::{Entry, Listeners, Stage};
 use crate::clock;
 use crate::cluster::address_text;
+use crate::task;
+use crate::world::clusters::MANY;
 use crate::world::discovered::Wants;
+use crate::world::history::Change;
 use crate::world::listener::differ_in_chains_alone;
 use crate::world::resource::{Origin, refusal};
 use crate::world::{Listener, listeners::State};
@@ -18,7 +22,18 @@ use crate::xds::{Consumer, Failure, Update};
 
 impl Consumer for Listeners {
     fn update(&self, update: &Update<'_>) -> Result<(), String> {
+        if update.resources.len() > MANY { task::long(|| self.updated(update)) } else { self.updated(update) }
+    }
+
+    fn failed(&self, failure: &Failure) {
+        self.subscribed.failed(failure);
+    }
+}
+
+impl Listeners {
+    fn updated(&self, update: &Update<'_>) -> Result<(), String> {
         let began = clock::now();
+        let mut change = self.subscribed.change(update.version);
         let Read { fresh, mut refused, named } = self.read(update);
         let mut state = self.lock();
         let gone = gone(&state, update, &named);
@@ -27,16 +42,18 @@ impl Consumer for Listeners {
         let mut doors = Vec::new();
         for name in &gone {
             state.errors.remove(name);
+            change.note(name, state.entry(name).map(|_| Bytes::new()), None);
             doors.extend(self.remove(&mut state, name));
         }
         for name in &named {
             state.errors.remove(name);
         }
         for (raw, origin, wants) in fresh {
-            if let Err(why) = self.take(&mut state, origin, wants) {
+            if let Err(why) = self.take_and_note(&mut state, origin, wants, &mut change) {
                 refused.push((raw, why));
             }
         }
+        refused.iter().for_each(|(raw, why)| change.refuse(&raw.name, why.as_str()));
         let errors = refused.iter().map(|(raw, why)| (raw.name.clone(), refusal(raw, why)));
         state.errors.extend(errors);
         if dirty {
@@ -48,11 +65,9 @@ impl Consumer for Listeners {
         let why =
             (!lines.is_empty()).then(|| format!("Error adding/updating listener(s) {}", lines.join("\n")));
         self.subscribed.answered(update.version, why.as_deref(), began);
+        change.nack = why.as_deref().map(Arc::from);
+        self.env.history.record(change);
         why.map_or(Ok(()), Err)
-    }
-
-    fn failed(&self, failure: &Failure) {
-        self.subscribed.failed(failure);
     }
 }
 
@@ -111,6 +126,23 @@ impl Listeners {
             return Ok((name, None));
         }
         Ok((name, Some(Origin::new(resource, raw.version.clone()))))
+    }
+
+    fn take_and_note(
+        &self,
+        state: &mut State,
+        origin: Origin<model::Listener>,
+        wants: Wants,
+        change: &mut Change,
+    ) -> Result<(), String> {
+        let name = origin.resource.model.name.clone();
+        let before = state.entry(&name).and_then(Entry::latest);
+        let before = before.map(|stage| stage.origin.resource.raw.bytes());
+        // What is new can be seen where it is.
+        let after = before.as_ref().map_or_else(Bytes::new, |_| origin.resource.raw.bytes());
+        self.take(state, origin, wants)?;
+        change.note(&name, before, Some(after));
+        Ok(())
     }
 
     /// Builds a listener, opens its doors, and gives it its place or lets it warm first.

@@ -34,8 +34,8 @@ pub struct Status {
     drain_time: Duration,
     blocks: Blocks,
     /// Listeners of inbound traffic, and the others: `/drain_listeners?inboundonly` ends the first.
-    inbound: Drain,
-    others: Drain,
+    inbound: Arc<Drain>,
+    others: Arc<Drain>,
     unhealthy: AtomicBool,
     warm: AtomicBool,
     quit: Arc<Notify>,
@@ -60,8 +60,8 @@ impl Status {
             tasks,
             command_line,
             drain_time,
-            inbound: Drain::new(),
-            others: Drain::new(),
+            inbound: Arc::default(),
+            others: Arc::default(),
             unhealthy: AtomicBool::new(false),
             quit: Arc::default(),
         }
@@ -90,15 +90,17 @@ impl Status {
 
     /// Lets all listeners go and waits for their connections, no longer than the drain time.
     pub async fn drain(&self) {
-        self.drain_within(self.drain_time).await;
-    }
-
-    pub async fn drain_within(&self, time: Duration) {
         self.unhealthy.store(true, Ordering::Relaxed);
+        let time = self.drain_time;
         let (inbound, others) = tokio::join!(self.inbound.drain(time), self.others.drain(time));
         if inbound + others > 0 {
             log::info!("{} connections were cut after {time:?}", inbound + others);
         }
+    }
+
+    /// What its listeners' connections live under: of inbound listeners, and of the others.
+    pub fn drains(&self) -> [Arc<Drain>; 2] {
+        [self.inbound.clone(), self.others.clone()]
     }
 
     /// Waits until what the access logs were told is written.

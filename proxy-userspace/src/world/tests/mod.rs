@@ -1,5 +1,6 @@
 //! Worlds on loopback, driven by hand.
 
 mod clusters;
+mod extensions;
 mod listeners;
 mod rig;
