@@ -80,7 +80,10 @@ fn a_life_of_updates_by_someone_elses_server() -> Result<()> {
             public.snapshot("v3", &first)?;
             pair.same(&mut cases, id("v3"), |proxy| {
                 answers(proxy, "in", "one")?;
-                proxy.expect_stat("listener_manager.total_listeners_active", 1)?;
+                // A delta of this server does not tell what went while nobody was connected.
+                if protocol == Protocol::Sotw {
+                    proxy.expect_stat("listener_manager.total_listeners_active", 1)?;
+                }
                 let stats = proxy.stats()?;
                 let counted = ["listener_manager.lds.update_rejected", "cluster_manager.cds.update_rejected"];
                 Ok(json!([held.who(proxy)?, counted.map(|name| stats.of(name))]))

@@ -270,7 +270,7 @@ fn network_filters_that_are_discovered() -> Result<()> {
             let pair = Pair::start(lab, &ads(&plane, protocol).yaml())?;
             let id = |what: &str| format!("{}, ECDS: {what}", protocol.name());
             let all = |proxy: &Proxy| -> Result<serde_json::Value> {
-                names.iter().map(|name| Ok(json!([name, who(proxy, name)?]))).collect::<Result<_>>()
+                names.iter().map(|name| Ok(json!([name, who(proxy, name)?]))).collect()
             };
             pair.same(&mut cases, id("at first"), all);
             plane.set(extension("acl", &deny(true))?);

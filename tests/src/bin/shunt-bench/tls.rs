@@ -12,8 +12,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
-use rustls::crypto::aws_lc_rs;
-use rustls::crypto::ring::{self, cipher_suite, kx_group};
+#[cfg(feature = "aws-lc-rs")]
+use rustls::crypto::aws_lc_rs::kx_group;
+#[cfg(not(feature = "aws-lc-rs"))]
+use rustls::crypto::ring::kx_group;
+use rustls::crypto::ring::{self, cipher_suite};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
@@ -233,7 +236,7 @@ fn server_config(chain: &std::path::Path, key: &std::path::Path) -> Result<Arc<S
     let mut provider = ring::default_provider();
     provider.cipher_suites = vec![cipher_suite::TLS13_AES_128_GCM_SHA256];
     // As in shunt.
-    provider.kx_groups = vec![aws_lc_rs::kx_group::X25519];
+    provider.kx_groups = vec![kx_group::X25519];
     let chain = CertificateDer::pem_file_iter(chain)?.collect::<Result<Vec<_>, _>>()?;
     let builder = ServerConfig::builder_with_provider(Arc::new(provider));
     let builder = builder.with_protocol_versions(&[&rustls::version::TLS13])?.with_no_client_auth();
