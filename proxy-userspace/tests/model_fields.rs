@@ -13,7 +13,6 @@ use regex::Regex;
 /// `Type.field`: why nothing in the daemon reads it.
 const EXCEPTIONS: &[(&str, &str)] = &[
     ("Extension.type_name", "read by Discovered::accepts"),
-    ("GrpcService.timeout", "a stream that follows a configuration has no end, as in Envoy"),
     ("StringMatcher.ignore_case", "read by its own is_match"),
 ];
 

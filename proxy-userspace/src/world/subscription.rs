@@ -32,7 +32,10 @@ pub(super) struct Subscribed {
 #[derive(Default)]
 struct State {
     source: Option<Arc<str>>,
+    /// Of the last update that was taken as a whole.
     version: Option<Arc<str>>,
+    /// Of the last update, also one that was refused in part: what Envoy shows.
+    seen: Option<Arc<str>>,
     /// Warnings that were said: thousands of resources may say the same, again with each update.
     said: HashSet<String>,
 }
@@ -67,6 +70,7 @@ impl Subscribed {
     /// An update was looked at.
     pub(super) fn answered(&self, version: &str, refused: Option<&str>, began: Instant) {
         self.stats.update_attempt.inc();
+        self.lock().seen = Some(version.into());
         let took = clock::now() - began;
         match refused {
             None => {
@@ -90,8 +94,9 @@ impl Subscribed {
         match failure {
             // As for Envoy, an answer that is none goes on being waited for.
             Failure::Missing(_) | Failure::Disconnected(_) => self.stats.update_failure.inc(),
+            // Nothing was looked at, so nothing was rejected.
             Failure::Unreadable(_) => {
-                self.stats.update_rejected.inc();
+                self.stats.update_failure.inc();
                 self.settled.send_replace(true);
             }
             Failure::TimedOut(_) => {
@@ -111,9 +116,9 @@ impl Subscribed {
         let _ = self.settled.subscribe().wait_for(|settled| *settled).await;
     }
 
-    /// Of the last update that was taken as a whole.
+    /// Of the last update.
     pub(super) fn version(&self) -> Arc<str> {
-        self.lock().version.clone().unwrap_or_default()
+        self.lock().seen.clone().unwrap_or_default()
     }
 
     pub(super) fn decode<T: Discover>(

@@ -98,7 +98,7 @@ impl View for Status {
     }
 
     fn history(&self) -> Option<History> {
-        self.world.as_ref().map(|world| world.history().clone())
+        self.world.as_ref().filter(|_| self.is_dynamic()).map(|world| world.history().clone())
     }
 
     fn dynamic(&self, kind: xds::Kind) -> Vec<DynamicView> {
