@@ -99,6 +99,7 @@ impl Consumer for Feed {
         self.tell(match failure {
             Failure::Missing(_) => Update::Missing(why),
             Failure::Unreadable(_) => Update::Failed(why),
+            Failure::Refused(_) => Update::Rejected(why),
             Failure::Disconnected(_) => Update::Disconnected,
             Failure::TimedOut(limit) => Update::TimedOut(*limit),
         });

@@ -4,7 +4,7 @@
 //! is built and started beside the old one, and takes its place in the snapshot once it is warm.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,7 +30,7 @@ pub(super) struct Clusters {
     live: Arc<Live>,
     pub(super) subscribed: Subscribed,
     stats: Arc<ClusterManagerStats>,
-    reloads: Arc<ReloadStats>,
+    reloads: OnceLock<Arc<ReloadStats>>,
     state: Mutex<State>,
     /// Moves whenever a cluster takes its place, or goes.
     moved: watch::Sender<u64>,
@@ -105,7 +105,7 @@ impl Clusters {
             live: live.clone(),
             subscribed: Subscribed::new("cds".to_owned(), Kind::Cluster, stats, "cluster_manager.cds"),
             stats: ClusterManagerStats::of(stats),
-            reloads: stats.block("cluster_manager.cds"),
+            reloads: OnceLock::new(),
             state: Mutex::new(state),
             moved: watch::Sender::new(0),
             me: me.clone(),
@@ -252,8 +252,10 @@ impl Clusters {
         fresh.iter().for_each(|cluster| cluster.start(&self.env.cluster));
         self.apply(news, self.gone(update), &refused, &mut change);
         if !fresh.is_empty() && refused.is_empty() {
-            self.reloads.config_reload.inc();
-            self.reloads.config_reload_time_ms.set(milliseconds());
+            let stats = &self.env.cluster.stats;
+            let reloads = self.reloads.get_or_init(|| stats.block("cluster_manager.cds"));
+            reloads.config_reload.inc();
+            reloads.config_reload_time_ms.set(milliseconds());
         }
         let lines: Vec<_> = refused.iter().map(|(raw, why)| format!("{}: {why}", raw.name)).collect();
         let why =

@@ -21,7 +21,10 @@ pub(super) struct Subscribed {
     /// For the log: `cds`, or `ecds NAME`.
     name: String,
     kind: Kind,
-    stats: Arc<SubscriptionStats>,
+    /// What its statistics are called; they are there from its beginning on, as in Envoy.
+    prefix: String,
+    all: Arc<Stats>,
+    stats: OnceLock<Arc<SubscriptionStats>>,
     /// Where it comes from: what `self` says in it.
     source: OnceLock<ConfigSourceKind>,
     /// The first answer has come, or is not waited for any longer.
@@ -44,10 +47,14 @@ struct State {
 const WARNINGS: usize = 100;
 
 impl Subscribed {
-    pub(super) fn new(name: String, kind: Kind, stats: &Stats, prefix: &str) -> Self {
-        let stats = SubscriptionStats::of(stats, prefix);
-        let (source, settled) = (OnceLock::new(), watch::Sender::new(false));
-        Self { name, kind, stats, source, settled, state: Mutex::default() }
+    pub(super) fn new(name: String, kind: Kind, all: &Arc<Stats>, prefix: &str) -> Self {
+        let (stats, source) = (OnceLock::new(), OnceLock::new());
+        let (all, prefix, settled) = (all.clone(), prefix.to_owned(), watch::Sender::new(false));
+        Self { name, kind, prefix, all, stats, source, settled, state: Mutex::default() }
+    }
+
+    fn stats(&self) -> &SubscriptionStats {
+        self.stats.get_or_init(|| SubscriptionStats::of(&self.all, &self.prefix))
     }
 
     /// A stream's first request is an attempt, as in Envoy; a file's is its first reading.
@@ -55,8 +62,9 @@ impl Subscribed {
         self.lock().source = Some(history::source(source));
         // It begins once.
         let _ = self.source.set(source.kind.clone());
+        let stats = self.stats();
         if !source.is_file() {
-            self.stats.update_attempt.inc();
+            stats.update_attempt.inc();
         }
     }
 
@@ -69,20 +77,20 @@ impl Subscribed {
 
     /// An update was looked at.
     pub(super) fn answered(&self, version: &str, refused: Option<&str>, began: Instant) {
-        self.stats.update_attempt.inc();
+        self.stats().update_attempt.inc();
         self.lock().seen = Some(version.into());
         let took = clock::now() - began;
         match refused {
             None => {
-                self.stats.update_success.inc();
-                self.stats.version.set(xxh64(version.as_bytes(), 0));
-                self.stats.update_time.set(milliseconds());
-                self.stats.update_duration.record(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+                self.stats().update_success.inc();
+                self.stats().version.set(xxh64(version.as_bytes(), 0));
+                self.stats().update_time.set(milliseconds());
+                self.stats().update_duration.record(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
                 self.lock().version = Some(version.into());
                 log::debug!("{}: version {version:?} in {took:?}", self.name);
             }
             Some(why) => {
-                self.stats.update_rejected.inc();
+                self.stats().update_rejected.inc();
                 log::warn!("{}: version {version:?}: {why}; what was known stays", self.name);
             }
         }
@@ -90,17 +98,20 @@ impl Subscribed {
     }
 
     pub(super) fn failed(&self, failure: &Failure) {
-        self.stats.update_attempt.inc();
+        self.stats().update_attempt.inc();
         match failure {
             // As for Envoy, an answer that is none goes on being waited for.
-            Failure::Missing(_) | Failure::Disconnected(_) => self.stats.update_failure.inc(),
-            // Nothing was looked at, so nothing was rejected.
+            Failure::Missing(_) | Failure::Disconnected(_) => self.stats().update_failure.inc(),
             Failure::Unreadable(_) => {
-                self.stats.update_failure.inc();
+                self.stats().update_failure.inc();
+                self.settled.send_replace(true);
+            }
+            Failure::Refused(_) => {
+                self.stats().update_rejected.inc();
                 self.settled.send_replace(true);
             }
             Failure::TimedOut(_) => {
-                self.stats.init_fetch_timeout.inc();
+                self.stats().init_fetch_timeout.inc();
                 self.settled.send_replace(true);
             }
         }

@@ -67,7 +67,7 @@ async fn respond(shared: &Shared, kind: Kind, received: &Received, calls: Vec<Ca
     let held = Held::new(shared, kind);
     let results = match &received.unreadable {
         Some(why) => {
-            fail(&calls, &Failure::Unreadable(why.clone()));
+            fail(&calls, &Failure::Refused(why.clone()));
             calls.iter().map(|call| (call.watch, call.part, Err(why.clone()))).collect()
         }
         None => update(received, calls).await,

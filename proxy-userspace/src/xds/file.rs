@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use proxy_config::diagnostic::problems;
+use proxy_config::diagnostic::{Diagnostic, Segment};
 use proxy_config::xds::file::{FileResponse, Reader as FileReader};
 use proxy_config::xds::{Kind, RawResource};
 use tokio::time::sleep_until;
@@ -23,7 +24,10 @@ pub(super) struct FileSources {
 }
 
 /// What reads a file of a kind.
-pub(crate) type Open = Arc<dyn Fn(Kind, &Path) -> Parse<FileResponse> + Send + Sync>;
+pub(crate) type Open = Arc<dyn Fn(Kind, &Path) -> Parse<Judged<FileResponse>> + Send + Sync>;
+
+/// What a file says, or why that is refused. What is no response at all is an error of the reading.
+pub(crate) type Judged<T> = Result<T, String>;
 
 impl FileSources {
     pub(super) fn new(directories: &Arc<Directories>, tasks: &Tasks, open: Open) -> Self {
@@ -47,7 +51,8 @@ impl FileSources {
         });
         let parse = || {
             let mut parse = (self.open)(kind, path);
-            let parse: Parse<Response> = Box::new(move |bytes| parse(bytes).map(Response::new));
+            let parse: Parse<Judged<Response>> =
+                Box::new(move |bytes| parse(bytes).map(|judged| judged.map(Response::new)));
             parse
         };
         let group = self.files.join((path, watched), &follower, parse, &self.tasks);
@@ -56,7 +61,7 @@ impl FileSources {
 }
 
 /// Reads YAML and JSON, and protobuf's own format where the file's name says so, as Envoy does.
-pub(super) fn open(kind: Kind, path: &Path) -> Parse<FileResponse> {
+pub(super) fn open(kind: Kind, path: &Path) -> Parse<Judged<FileResponse>> {
     let mut reader = FileReader::new(kind);
     let binary = path.extension().is_some_and(|extension| extension == "pb");
     let shown = path.display().to_string();
@@ -67,14 +72,25 @@ pub(super) fn open(kind: Kind, path: &Path) -> Parse<FileResponse> {
             let text = std::str::from_utf8(bytes).map_err(|error| format!("not UTF-8: {error}"))?;
             reader.read(text)
         };
-        let read = read.map_err(|found| problems(&found))?;
+        let read = match read {
+            Ok(read) => read,
+            Err(found) if found.iter().all(of_a_resource) => {
+                return Ok(Err(format!("{shown}: {}", problems(&found))));
+            }
+            Err(found) => return Err(problems(&found)),
+        };
         // A file of ten thousand endpoints may say the same of each.
         if let Some(first) = read.warnings.first() {
             let (service, all) = (kind.service(), read.warnings.len());
             log::warn!("{service} file {shown}: {first} ({all} warnings in all)");
         }
-        Ok(read)
+        Ok(Ok(read))
     })
+}
+
+/// Something is wrong with a resource as a whole, and nothing with the text around it.
+fn of_a_resource(found: &Diagnostic) -> bool {
+    matches!(found.path.segments(), [Segment::Field(_), Segment::Index(_)])
 }
 
 /// One consumer of a file.
@@ -128,17 +144,21 @@ impl Response {
 }
 
 impl Reader for Follower {
-    type Content = Response;
+    type Content = Judged<Response>;
     type Kind = Kind;
 
     fn kind(&self) -> Kind {
         self.kind
     }
 
-    fn read(self: &Arc<Self>, content: Result<&Response, &Unusable>) {
+    fn read(self: &Arc<Self>, content: Result<&Judged<Response>, &Unusable>) {
         let Some(consumer) = self.consumer.upgrade() else { return };
         match content {
-            Ok(response) => {
+            Ok(Err(why)) => {
+                self.state.store(ANSWERED, Ordering::Release);
+                consumer.failed(&Failure::Refused(why.clone()));
+            }
+            Ok(Ok(response)) => {
                 self.state.store(ANSWERED, Ordering::Release);
                 let update = Update {
                     version: &response.read.version,

@@ -71,9 +71,12 @@ pub enum Failure {
     /// A file that is not there; it may come.
     #[error("{0}")]
     Missing(String),
-    /// What has come cannot be read; the whole of it is refused.
+    /// What has come is no response: there is nothing in it to be judged.
     #[error("{0}")]
     Unreadable(String),
+    /// A response that cannot be taken, by whoever has asked: a resource of another type.
+    #[error("{0}")]
+    Refused(String),
     /// The server cannot be reached, or has ended the stream.
     #[error("{0}")]
     Disconnected(String),

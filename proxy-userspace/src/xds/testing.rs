@@ -38,7 +38,7 @@ use crate::watch::{Directories, Parse};
 pub(crate) fn sources(stats: &Arc<Stats>, tasks: &Tasks) -> (Arc<dyn Subscribe>, Arc<AtomicUsize>) {
     let parsed = Arc::new(AtomicUsize::new(0));
     let count = parsed.clone();
-    let open = move |kind: Kind, path: &Path| -> Parse<FileResponse> {
+    let open = move |kind: Kind, path: &Path| -> Parse<file::Judged<FileResponse>> {
         let (mut read, count) = (file::open(kind, path), count.clone());
         Box::new(move |bytes| {
             count.fetch_add(1, Ordering::Relaxed);

@@ -49,7 +49,7 @@ impl Consumer for Cluster {
         let Some(stats) = self.eds_stats() else { return };
         self.stats.update_attempt.inc();
         match failure {
-            Failure::Missing(why) | Failure::Unreadable(why) => refused(self, why),
+            Failure::Missing(why) | Failure::Unreadable(why) | Failure::Refused(why) => refused(self, why),
             // The source says so, once for all.
             Failure::Disconnected(_) => self.stats.update_failure.inc(),
             Failure::TimedOut(limit) => {

@@ -284,7 +284,10 @@ impl Listeners {
         let warming = state.entries.values().filter(|entry| entry.warming.is_some()).count();
         self.stats.total_listeners_active.set(active.len() as u64);
         self.stats.total_listeners_warming.set(warming as u64);
-        self.stats.total_listeners_draining.set(state.draining.len() as u64);
+        // Envoy has no such gauge before the first that drains.
+        if !state.draining.is_empty() || self.stats.total_listeners_draining.value() > 0 {
+            self.stats.total_listeners_draining.set(state.draining.len() as u64);
+        }
         self.live.publish_listeners(active, &self.env.cluster.tasks);
         self.moved.send_modify(|times| *times += 1);
     }

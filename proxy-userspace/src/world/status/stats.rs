@@ -54,7 +54,11 @@ impl Status {
         }
         let drained = snapshot.listeners().iter().filter(|listener| self.is_drained(&listener.model)).count();
         let replaced = self.world.as_ref().map_or(0, |world| world.draining());
-        listeners.total_listeners_draining.set((drained + replaced) as u64);
+        let draining = (drained + replaced) as u64;
+        // Envoy has no such gauge before the first that drains.
+        if draining != listeners.total_listeners_draining.value() {
+            listeners.total_listeners_draining.set(draining);
+        }
         server.days_until_first_cert_expiring.set(self.days_until_first_expiration());
     }
 
