@@ -5,10 +5,10 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::Directories;
+use super::directories::Bell;
 use crate::task::Tasks;
 
 /// A writer that is not atomic sends several events: wait for it to finish.
@@ -22,7 +22,7 @@ pub struct Changes {
     wanted: Vec<PathBuf>,
     /// One of them is not watched.
     lacking: bool,
-    bell: Arc<Notify>,
+    bell: Arc<Bell>,
     /// It has rung, and nobody was told yet.
     rung: bool,
 }
@@ -53,9 +53,23 @@ impl Changes {
     /// Resolves once something has changed and come to rest. What has changed meanwhile is not lost where this is
     /// dropped.
     pub async fn changed(&mut self) {
+        self.rings().await;
+        sleep(SETTLE).await;
+        self.over();
+    }
+
+    /// As [`Self::changed`], but at once where something was moved into its place, for what one file says all of.
+    pub async fn changed_or_moved(&mut self) {
+        self.rings().await;
+        // It is only about not waiting.
+        let _ = timeout(SETTLE, self.bell.moved.notified()).await;
+        self.over();
+    }
+
+    async fn rings(&mut self) {
         while !self.rung {
             tokio::select! {
-                () = self.bell.notified() => self.rung = true,
+                () = self.bell.rung.notified() => self.rung = true,
                 () = sleep(RETRY), if self.lacking => {
                     self.arm();
                     // What is in it was not seen before.
@@ -63,8 +77,10 @@ impl Changes {
                 }
             }
         }
-        sleep(SETTLE).await;
-        // What rang until now is over. What is at those paths may be other directories.
+    }
+
+    /// What rang until now is over. What is at those paths may be other directories.
+    fn over(&mut self) {
         self.again();
         self.rung = false;
         self.arm();
@@ -72,7 +88,7 @@ impl Changes {
 
     /// Something has changed since [`Self::changed`] has resolved.
     pub fn again(&mut self) -> bool {
-        self.rung |= pin!(self.bell.notified()).enable();
+        self.rung |= pin!(self.bell.rung.notified()).enable();
         self.rung
     }
 

@@ -24,13 +24,22 @@ struct Shared {
 }
 
 /// Who hears of which directory. Two paths may be of one directory, which has one descriptor.
-type Known = HashMap<WatchDescriptor, Vec<Weak<Notify>>>;
+type Known = HashMap<WatchDescriptor, Vec<Weak<Bell>>>;
+
+/// Rings for one follower.
+#[derive(Debug, Default)]
+pub(super) struct Bell {
+    /// Something has changed.
+    pub(super) rung: Notify,
+    /// Something was moved into its place: nobody is still writing it.
+    pub(super) moved: Notify,
+}
 
 impl Directories {
     /// Rings `bell`, while it lives, whenever something in the directory was written, renamed, linked or removed,
     /// and when the directory itself has gone. To be called again after each ring: what is at that path may be
     /// another directory now.
-    pub(super) fn watch(&self, dir: &Path, bell: &Arc<Notify>, tasks: &Tasks) -> io::Result<()> {
+    pub(super) fn watch(&self, dir: &Path, bell: &Arc<Bell>, tasks: &Tasks) -> io::Result<()> {
         let mut slot = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = match &mut *slot {
             Some(shared) => shared,
@@ -51,7 +60,7 @@ impl Shared {
         Ok(Self { watches, known, reader })
     }
 
-    fn watch(&mut self, dir: &Path, bell: &Arc<Notify>) -> io::Result<()> {
+    fn watch(&mut self, dir: &Path, bell: &Arc<Bell>) -> io::Result<()> {
         // The directory, not the file: an atomic rename makes a new file, a ConfigMap swaps a link beside it.
         let content = WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO | WatchMask::CREATE | WatchMask::DELETE;
         let itself = WatchMask::MOVE_SELF | WatchMask::DELETE_SELF | WatchMask::ONLYDIR;
@@ -59,7 +68,7 @@ impl Shared {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let descriptor = self.watches.add(dir, content | itself)?;
         let bells = known.entry(descriptor).or_default();
-        let rings = |one: &Weak<Notify>| std::ptr::eq(one.as_ptr(), Arc::as_ptr(bell));
+        let rings = |one: &Weak<Bell>| std::ptr::eq(one.as_ptr(), Arc::as_ptr(bell));
         if !bells.iter().any(rings) {
             bells.push(Arc::downgrade(bell));
         }
@@ -96,9 +105,10 @@ async fn read(mut inotify: AsyncFd<Inotify>, known: Arc<Mutex<Known>>) {
             for event in events {
                 if event.mask.contains(EventMask::Q_OVERFLOW) {
                     // Whose events were lost is not known.
-                    known.values().flatten().for_each(ring);
+                    known.values().flatten().for_each(|bell| ring(bell, false));
                 }
-                known.get(&event.wd).into_iter().flatten().for_each(ring);
+                let moved = event.mask.contains(EventMask::MOVED_TO);
+                known.get(&event.wd).into_iter().flatten().for_each(|bell| ring(bell, moved));
                 if event.mask.contains(EventMask::IGNORED) {
                     known.remove(&event.wd);
                 }
@@ -112,8 +122,10 @@ async fn read(mut inotify: AsyncFd<Inotify>, known: Arc<Mutex<Known>>) {
     }
 }
 
-fn ring(bell: &Weak<Notify>) {
-    if let Some(bell) = bell.upgrade() {
-        bell.notify_one();
+fn ring(bell: &Weak<Bell>, moved: bool) {
+    let Some(bell) = bell.upgrade() else { return };
+    bell.rung.notify_one();
+    if moved {
+        bell.moved.notify_one();
     }
 }

@@ -98,7 +98,7 @@ impl<R: Reader> Follow<R> {
             drop(group);
             again = tokio::select! {
                 () = joined.notified() => false,
-                () = changes.changed() => true,
+                () = changes.changed_or_moved() => true,
             };
         }
     }
