@@ -22,7 +22,10 @@ pub struct Handoff {
 impl Handoff {
     /// Of two listeners at one address, the first is found.
     pub fn new<'a>(listeners: impl IntoIterator<Item = (usize, &'a Listener)>) -> Self {
+        let listeners = listeners.into_iter();
         let mut handoff = Self::default();
+        // Most listeners are of one address.
+        handoff.exact.reserve(listeners.size_hint().0);
         for (index, listener) in listeners {
             for at in &listener.addresses {
                 match at.address {

@@ -216,12 +216,14 @@ impl Clusters {
     /// One swap: every cluster that has its place.
     fn publish(&self, state: &State) {
         let active = state.entries.iter().filter_map(|(name, entry)| Some((name, entry.active.as_ref()?)));
-        let active: super::live::Clusters =
-            active.map(|(name, stage)| (name.clone(), stage.cluster.clone())).collect();
-        self.stats.active_clusters.set(active.len() as u64);
+        // Room for all of them first: to grow is to hash all names again.
+        let mut all =
+            super::live::Clusters::with_capacity_and_hasher(state.entries.len(), Default::default());
+        all.extend(active.map(|(name, stage)| (name.clone(), stage.cluster.clone())));
+        self.stats.active_clusters.set(all.len() as u64);
         let warming = state.entries.values().filter(|entry| entry.warming.is_some()).count();
         self.stats.warming_clusters.set(warming as u64);
-        self.live.publish_clusters(active, &self.env.cluster.tasks);
+        self.live.publish_clusters(all, &self.env.cluster.tasks);
         self.moved.send_modify(|times| *times += 1);
     }
 }

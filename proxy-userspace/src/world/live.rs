@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
+use foldhash::fast::RandomState;
 use proxy_config::model::listener::TrafficDirection;
 use proxy_config::model::{self, Address};
 use tokio::runtime::Handle;
@@ -41,10 +42,13 @@ struct Listeners {
     captured: HashMap<(Direction, u16), usize>,
 }
 
-pub(super) type Clusters = HashMap<Arc<str>, Arc<Cluster>>;
+/// Its keys are the configuration's: no peer can make them collide.
+pub(super) type Clusters = HashMap<Arc<str>, Arc<Cluster>, RandomState>;
 
 /// How long after a swap nobody reads what was there before.
 const QUIET: Duration = Duration::from_secs(1);
+/// So many may wait for that: an update is in force before what it replaces is freed.
+const MOST_RETIRED: usize = 16;
 
 impl Live {
     pub fn of(snapshot: Snapshot) -> Self {
@@ -79,7 +83,9 @@ impl Live {
         let next = Arc::new(next(&self.snapshot.load()));
         retired.push(self.snapshot.swap(next));
         let waiting = retired.len() > 1;
-        retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+        if retired.len() > MOST_RETIRED {
+            retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+        }
         // Where the end comes on a thread without a runtime, the last of them go with this.
         if !waiting && !retired.is_empty() && Handle::try_current().is_ok() {
             tasks.spawn("retired snapshots", sweep(self.clone()));

@@ -279,8 +279,9 @@ impl Listeners {
 
     /// One swap: every listener that has its place.
     fn publish(&self, state: &State) {
-        let active = state.entries.values().filter_map(|entry| entry.active.as_ref());
-        let active: Vec<_> = active.map(|stage| stage.listener.clone()).collect();
+        let stages = state.entries.values().filter_map(|entry| entry.active.as_ref());
+        let mut active = Vec::with_capacity(state.entries.len());
+        active.extend(stages.map(|stage| stage.listener.clone()));
         let warming = state.entries.values().filter(|entry| entry.warming.is_some()).count();
         self.stats.total_listeners_active.set(active.len() as u64);
         self.stats.total_listeners_warming.set(warming as u64);
