@@ -162,7 +162,7 @@ mod tests {
         let resource = Resource::new(Type::Cluster, text).expect("valid");
         assert_eq!(resource.name, "a");
         let back = json(Type::Cluster.message(), &resource.any.value);
-        assert_eq!(back, serde_json::json!({ "name": "a", "connect_timeout": "0.250s" }));
+        assert_eq!(back, serde_json::json!({ "name": "a", "connect_timeout": "0.250s", "type": "STATIC" }));
         assert!(Resource::new(Type::Cluster, "{ name: a, no_field: 1 }").is_err());
     }
 }
