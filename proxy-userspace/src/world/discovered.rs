@@ -45,6 +45,7 @@ pub(super) struct Wants {
 /// An extension's configuration.
 struct Slot {
     name: Arc<str>,
+    source: ConfigSource,
     subscribed: Subscribed,
     stats: Arc<ExtensionStats>,
     decoder: Decoder,
@@ -137,6 +138,7 @@ impl Hub {
             let prefix = format!("extension_config_discovery.network_filter.{}", name.replace(':', "_"));
             Slot {
                 name: name.clone(),
+                source: of.source.clone(),
                 subscribed: Subscribed::new(format!("ecds {name}"), Kind::Extension, stats, &prefix),
                 stats: stats.block(prefix),
                 decoder: self.env.decoder.clone(),
@@ -197,7 +199,9 @@ impl Wants {
         let chains = listener.filter_chains.iter_mut().chain(&mut listener.default_filter_chain);
         for config in chains.flat_map(|chain| &mut chain.filters) {
             if let NetworkFilter::Discovered(discovered) = &config.filter {
-                let come = self.extensions.iter().find(|(slot, _)| slot.name == config.name);
+                // Another source may say something else of the same name.
+                let asked = |slot: &Slot| slot.name == config.name && slot.source == discovered.source;
+                let come = self.extensions.iter().find(|(slot, _)| asked(slot));
                 let filter = come.and_then(|(slot, _)| slot.filter(discovered));
                 if let Some(filter) = filter.or_else(|| discovered.default.as_deref().cloned()) {
                     config.filter = filter;
