@@ -16,6 +16,7 @@ pub mod control;
 pub mod drain;
 pub mod ebpf;
 mod enrolment;
+pub mod http;
 mod kernel_log;
 pub mod listener;
 pub mod logging;

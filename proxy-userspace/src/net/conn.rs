@@ -18,6 +18,8 @@ use crate::world::{Chain, Listener, Live};
 
 /// Carries one connection from its first fact to its log line.
 pub async fn serve(stream: TcpStream, peer: SocketAddr, ctx: Arc<ListenerContext>, guard: Guard) {
+    // A codec of HTTP owns its connection, and shares the socket with this.
+    let stream = Arc::new(stream);
     // Nothing is carried for what no listener takes, as where nobody listens.
     let Some((live, listener)) = ctx.enter() else { return reset_on_close(&stream) };
     let (mut record, refusal) = begin(&stream, peer, &ctx, &listener);
@@ -55,9 +57,9 @@ fn begin(
 
 /// Finds the listener that the connection was meant for, and has it served there.
 async fn resolve(
-    stream: &TcpStream,
+    stream: &Arc<TcpStream>,
     ctx: &ListenerContext,
-    (live, entry): (&Live, Arc<Listener>),
+    (live, entry): (&Arc<Live>, Arc<Listener>),
     record: &mut ConnRecord,
     guard: &Guard,
 ) -> Outcome {
@@ -83,8 +85,8 @@ async fn resolve(
     record.entry.filter_chain = Some(served.chain.name.clone());
     record.entry.listener_metadata.clone_from(&listener.metadata);
     record.entry.filter_chain_metadata.clone_from(&served.chain.metadata);
-    let (place, shared) = (ctx.place.as_ref(), ctx.place.shared.as_ref());
-    let listener = listener.as_ref();
+    let (place, shared) = (&ctx.place, ctx.place.shared.as_ref());
+    let listener = &listener;
     let conn = Conn {
         stream,
         transport: None,

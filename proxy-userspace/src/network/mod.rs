@@ -88,16 +88,16 @@ pub struct Filters {
 
 /// A connection on its way through its filter chain.
 pub(crate) struct Conn<'a> {
-    pub(crate) stream: &'a TcpStream,
+    pub(crate) stream: &'a Arc<TcpStream>,
     /// Of its filter chain; none for `raw_buffer`.
     pub(crate) transport: Option<Box<dyn Transport>>,
     /// With `--drain-on-cert-expiry`.
     pub(crate) lease: Option<Box<Lease>>,
-    pub(crate) place: &'a Place,
+    pub(crate) place: &'a Arc<Place>,
     pub(crate) shared: &'a Shared,
-    pub(crate) live: &'a Live,
+    pub(crate) live: &'a Arc<Live>,
     /// The one that serves it, after a hand-off.
-    pub(crate) listener: &'a Base,
+    pub(crate) listener: &'a Arc<Base>,
     /// Its facts, and what becomes of it.
     pub(crate) record: &'a mut ConnRecord,
     pub(crate) guard: &'a Guard,
