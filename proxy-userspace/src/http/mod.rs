@@ -5,11 +5,13 @@
 //! request. HTTP/2 has a task for each stream beside the connection's.
 
 pub mod body;
+pub mod exchange;
 pub mod io;
 pub mod message;
 pub mod reset;
 
 pub use self::body::Body;
+pub use self::exchange::{Interim, Observer, Progress, Sent};
 pub use self::io::Io;
 pub use self::message::{Case, Request, RequestHead, Response, ResponseHead, Scheme};
 pub use self::reset::{Reset, ResetReason};
