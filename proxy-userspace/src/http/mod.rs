@@ -6,12 +6,22 @@
 
 pub mod body;
 pub mod exchange;
+pub mod filter;
+pub mod hcm;
 pub mod io;
+pub(crate) mod manager;
 pub mod message;
 pub mod reset;
+pub mod route;
+pub mod router;
+pub mod stream;
 
 pub use self::body::Body;
 pub use self::exchange::{Interim, Observer, Progress, Sent};
+pub use self::filter::{Filter, LocalReply, Step, Stop, StreamFilter};
+pub use self::hcm::Hcm;
 pub use self::io::Io;
 pub use self::message::{Case, Request, RequestHead, Response, ResponseHead, Scheme};
 pub use self::reset::{Reset, ResetReason};
+pub use self::route::{Routed, Routes};
+pub use self::stream::{ConnCx, Stream};

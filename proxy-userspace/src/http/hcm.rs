@@ -1,0 +1,113 @@
+//! A connection manager, as it runs.
+
+use std::sync::Arc;
+
+use proxy_config::model::http as model;
+
+use super::filter::Filter;
+use super::route::RouteSlot;
+use crate::telemetry::access_log::Logger;
+use crate::telemetry::stats::{Stats, stats_block};
+
+/// `envoy.filters.network.http_connection_manager`.
+pub struct Hcm {
+    pub model: Arc<model::Hcm>,
+    pub stats: Arc<HttpStats>,
+    pub access_log: Arc<[Logger]>,
+    /// In their order; the router, which ends the chain, is not among them.
+    pub filters: Box<[Slot]>,
+    pub routes: Arc<RouteSlot>,
+}
+
+/// A filter in its place.
+pub struct Slot {
+    /// By which routes configure it.
+    pub name: Arc<str>,
+    pub filter: Arc<dyn Filter>,
+    /// Of the configuration: a route may enable it.
+    pub disabled: bool,
+}
+
+stats_block! {
+    /// `http.<stat_prefix>.`
+    pub struct HttpStats {
+        counter downstream_cx_total;
+        counter downstream_cx_ssl_total;
+        counter downstream_cx_http1_total;
+        counter downstream_cx_http2_total;
+        counter downstream_cx_http3_total;
+        counter downstream_cx_destroy;
+        counter downstream_cx_destroy_active_rq;
+        counter downstream_cx_destroy_local;
+        counter downstream_cx_destroy_local_active_rq;
+        counter downstream_cx_destroy_remote;
+        counter downstream_cx_destroy_remote_active_rq;
+        gauge downstream_cx_active;
+        gauge downstream_cx_http1_active;
+        gauge downstream_cx_http2_active;
+        gauge downstream_cx_ssl_active;
+        gauge downstream_cx_upgrades_active;
+        gauge downstream_cx_http1_soft_drain;
+        gauge downstream_cx_http2_soft_drain;
+        counter downstream_cx_upgrades_total;
+        counter downstream_cx_protocol_error;
+        histogram downstream_cx_length_ms;
+        counter downstream_cx_rx_bytes_total;
+        gauge downstream_cx_rx_bytes_buffered;
+        counter downstream_cx_tx_bytes_total;
+        gauge downstream_cx_tx_bytes_buffered;
+        counter downstream_cx_drain_close;
+        counter downstream_cx_idle_timeout;
+        counter downstream_cx_max_duration_reached;
+        counter downstream_cx_max_requests_reached;
+        counter downstream_cx_overload_disable_keepalive;
+        counter downstream_cx_delayed_close_timeout;
+        counter downstream_flow_control_paused_reading_total;
+        counter downstream_flow_control_resumed_reading_total;
+        counter downstream_rq_total;
+        counter downstream_rq_http1_total;
+        counter downstream_rq_http2_total;
+        counter downstream_rq_http3_total;
+        gauge downstream_rq_active;
+        counter downstream_rq_rejected_via_ip_detection;
+        counter downstream_rq_response_before_rq_complete;
+        counter downstream_rq_rx_reset;
+        counter downstream_rq_tx_reset;
+        counter downstream_rq_non_relative_path;
+        counter downstream_rq_too_large;
+        counter downstream_rq_too_many_premature_resets;
+        counter downstream_rq_completed;
+        counter downstream_rq_failed_path_normalization;
+        counter downstream_rq_redirected_with_normalized_path;
+        counter downstream_rq_1xx;
+        counter downstream_rq_2xx;
+        counter downstream_rq_3xx;
+        counter downstream_rq_4xx;
+        counter downstream_rq_5xx;
+        counter downstream_rq_ws_on_non_ws_route;
+        histogram downstream_rq_time;
+        counter downstream_rq_idle_timeout;
+        counter downstream_rq_max_duration_reached;
+        counter downstream_rq_timeout;
+        counter downstream_rq_header_timeout;
+        counter downstream_rq_overload_close;
+        counter rs_too_large;
+        counter no_route;
+        counter no_cluster;
+        counter rq_total;
+        counter rq_direct_response;
+        counter rq_redirect;
+        counter rq_reset_after_downstream_response_started;
+        counter passthrough_internal_redirect_bad_location;
+        counter passthrough_internal_redirect_unsafe_scheme;
+        counter passthrough_internal_redirect_too_many_redirects;
+        counter passthrough_internal_redirect_no_route;
+        counter passthrough_internal_redirect_predicate;
+    }
+}
+
+impl HttpStats {
+    pub fn of(stats: &Stats, prefix: &str) -> Arc<Self> {
+        stats.block(format!("http.{prefix}"))
+    }
+}
