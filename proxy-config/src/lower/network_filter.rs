@@ -106,6 +106,7 @@ lower! { "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" ext::tcp_proxy
             upstream_idle_timeout: cx.timeout("upstream_idle_timeout", upstream_idle_timeout, None),
             backoff: backoff_options.and_then(|b| cx.lower("backoff_options", b)),
             hash_policy: cx.list("hash_policy", hash_policy).into_iter().next().flatten(),
+            tunneling: None,
             max_downstream_connection_duration: cx.duration_from(
                 "max_downstream_connection_duration",
                 max_downstream_connection_duration,

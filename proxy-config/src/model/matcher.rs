@@ -33,6 +33,11 @@ impl Regex {
         self.0.is_match(text)
     }
 
+    /// The groups of a text that matches as a whole.
+    pub fn captures<'t>(&self, text: &'t str) -> Option<regex::Captures<'t>> {
+        self.0.captures(text)
+    }
+
     pub fn as_str(&self) -> &str {
         self.0.as_str()
     }
@@ -101,4 +106,85 @@ impl ValueMatcher {
             (Self::Null | Self::Double(_) | Self::String(_) | Self::Bool(_) | Self::ListOneOf(_), _) => false,
         }
     }
+}
+
+/// `type.matcher.v3.RegexMatchAndSubstitute`: every match, anywhere in a text, is replaced.
+#[derive(Clone, Debug)]
+pub struct RegexSubstitution {
+    regex: regex::Regex,
+    substitution: Vec<Part>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    /// `\1`; `\0` is the whole match.
+    Group(usize),
+}
+
+impl RegexSubstitution {
+    /// The substitution as RE2 has it.
+    pub fn new(pattern: &str, substitution: &str) -> Result<Self, String> {
+        let regex =
+            regex::RegexBuilder::new(pattern).size_limit(1 << 20).build().map_err(|e| e.to_string())?;
+        let substitution = parts(substitution)?;
+        let group = |part: &Part| match part {
+            Part::Group(group) => Some(*group),
+            Part::Text(_) => None,
+        };
+        let most = substitution.iter().filter_map(group).max().unwrap_or_default();
+        let groups = regex.captures_len() - 1;
+        if most > groups {
+            return Err(format!("the substitution asks for group {most}, and the expression has {groups}"));
+        }
+        Ok(Self { regex, substitution })
+    }
+
+    pub fn replace_all(&self, text: &str) -> String {
+        let replaced = self.regex.replace_all(text, |found: &regex::Captures<'_>| {
+            let part = |part: &Part| match part {
+                Part::Text(text) => text.clone(),
+                Part::Group(group) => {
+                    found.get(*group).map(|group| group.as_str().to_owned()).unwrap_or_default()
+                }
+            };
+            self.substitution.iter().map(part).collect::<String>()
+        });
+        replaced.into_owned()
+    }
+}
+
+impl PartialEq for RegexSubstitution {
+    fn eq(&self, other: &Self) -> bool {
+        self.regex.as_str() == other.regex.as_str() && self.substitution == other.substitution
+    }
+}
+
+fn parts(substitution: &str) -> Result<Vec<Part>, String> {
+    let mut parts = Vec::new();
+    let mut text = String::new();
+    let mut rest = substitution.chars();
+    while let Some(next) = rest.next() {
+        match (next, next == '\\') {
+            (_, false) => text.push(next),
+            (_, true) => match rest.next() {
+                Some('\\') => text.push('\\'),
+                Some(digit @ '0'..='9') => {
+                    if !text.is_empty() {
+                        parts.push(Part::Text(std::mem::take(&mut text)));
+                    }
+                    parts.push(Part::Group(digit.to_digit(10).map_or(0, |digit| digit as usize)));
+                }
+                Some(_) | None => {
+                    return Err(
+                        "in a substitution a digit or another backslash must follow a backslash".into()
+                    );
+                }
+            },
+        }
+    }
+    if !text.is_empty() {
+        parts.push(Part::Text(text));
+    }
+    Ok(parts)
 }

@@ -12,6 +12,7 @@ pub mod config_source;
 pub mod discovered;
 pub mod endpoint;
 pub mod grpc;
+pub mod http;
 pub mod listener;
 pub mod listener_filter;
 pub mod map;

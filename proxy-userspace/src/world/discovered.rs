@@ -97,6 +97,7 @@ impl Hub {
                     wants.extensions.push((self.extension(&config.name, discovered), waits));
                 }
                 NetworkFilter::TcpProxy(_)
+                | NetworkFilter::Http(_)
                 | NetworkFilter::DirectResponse(_)
                 | NetworkFilter::Echo
                 | NetworkFilter::Rbac(_)

@@ -244,6 +244,7 @@ fn closed(config: &NetworkFilterConfig, prefix: &str, parts: &Parts<'_>) -> Opti
             Some(Closed::new((Flags::NONE, "network_extension_config_missing"), counter, why))
         }
         NetworkFilter::TcpProxy(_)
+        | NetworkFilter::Http(_)
         | NetworkFilter::DirectResponse(_)
         | NetworkFilter::Echo
         | NetworkFilter::Rbac(_)
@@ -276,6 +277,7 @@ fn last_filter(config: &NetworkFilterConfig, parts: &Parts<'_>) -> Result<Last, 
         | NetworkFilter::PostgresProxy(_)
         | NetworkFilter::SmtpStarttls(_)
         | NetworkFilter::Discovered(_)
+        | NetworkFilter::Http(_)
         | NetworkFilter::Unserved(_) => Last::Nothing,
     })
 }

@@ -229,6 +229,8 @@ lower! { "envoy.config.core.v3.HealthCheck.HttpHealthCheck"
             expected_statuses: or_200(cx.list("expected_statuses", expected_statuses)),
             retriable_statuses: cx.list("retriable_statuses", retriable_statuses),
             receive: cx.list("receive", receive),
+            http2: false,
+            service_name: None,
         })
     }
 }

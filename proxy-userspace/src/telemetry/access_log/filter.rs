@@ -47,6 +47,11 @@ impl Filter {
             AccessLogFilter::Metadata { matcher, match_if_key_not_found } => {
                 Self::Metadata { matcher: matcher.clone(), if_absent: *match_if_key_not_found }
             }
+            // A TCP connection has no headers, and no gRPC status.
+            AccessLogFilter::Header(matcher) if matcher.is_match(None) => Self::Always,
+            AccessLogFilter::Header(_) => Self::Never,
+            AccessLogFilter::GrpcStatus { exclude: true, .. } => Self::Always,
+            AccessLogFilter::GrpcStatus { exclude: false, .. } => Self::Never,
             AccessLogFilter::LogType { types, exclude } => {
                 Self::LogType { types: types.clone(), exclude: *exclude }
             }
