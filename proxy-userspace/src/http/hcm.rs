@@ -5,9 +5,12 @@ use std::sync::Arc;
 use proxy_config::model::http as model;
 
 use super::filter::Filter;
-use super::route::RouteSlot;
+use super::filters;
+use super::route::{RouteSlot, Routes};
+use super::{BuildError, Common};
 use crate::telemetry::access_log::Logger;
 use crate::telemetry::stats::{Stats, stats_block};
+use crate::world::Parts;
 
 /// `envoy.filters.network.http_connection_manager`.
 pub struct Hcm {
@@ -17,6 +20,33 @@ pub struct Hcm {
     /// In their order; the router, which ends the chain, is not among them.
     pub filters: Box<[Slot]>,
     pub routes: Arc<RouteSlot>,
+}
+
+impl Hcm {
+    pub fn new(model: &model::Hcm, parts: &Parts<'_>) -> Result<Arc<Self>, BuildError> {
+        let stats = HttpStats::of(&parts.cluster.stats, &model.stat_prefix);
+        let access_log = parts.loggers(&model.access_log).map_err(|error| BuildError(error.to_string()))?;
+        let filters = slots(&model.filters, parts)?;
+        let routes = routes(&model.routes, parts.http)?;
+        Ok(Arc::new(Self { model: Arc::new(model.clone()), stats, access_log, filters, routes }))
+    }
+}
+
+fn slots(models: &[model::HttpFilter], parts: &Parts<'_>) -> Result<Box<[Slot]>, BuildError> {
+    let mut slots = Vec::new();
+    for model in models {
+        if let Some(filter) = filters::build(&model.kind, parts)? {
+            slots.push(Slot { name: model.name.clone(), filter, disabled: model.disabled });
+        }
+    }
+    Ok(slots.into())
+}
+
+fn routes(source: &model::RouteSource, common: &Common) -> Result<Arc<RouteSlot>, BuildError> {
+    Ok(match source {
+        model::RouteSource::Inline(routes) => RouteSlot::of(Routes::new(routes.clone())?),
+        model::RouteSource::Rds(route) => common.routes.slot(route),
+    })
 }
 
 /// A filter in its place.

@@ -7,6 +7,7 @@
 pub mod body;
 pub mod exchange;
 pub mod filter;
+pub mod filters;
 pub mod hcm;
 pub mod io;
 pub(crate) mod manager;
@@ -25,3 +26,17 @@ pub use self::message::{Case, Request, RequestHead, Response, ResponseHead, Sche
 pub use self::reset::{Reset, ResetReason};
 pub use self::route::{Routed, Routes};
 pub use self::stream::{ConnCx, Stream};
+
+use proxy_config::model::network_filter::RouteRef;
+
+/// What the connection managers of one configuration share.
+#[derive(Default)]
+pub struct Common {
+    /// Those of RDS.
+    pub routes: route::RouteSlots<RouteRef>,
+}
+
+/// What only shows when a connection manager is built.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BuildError(pub String);

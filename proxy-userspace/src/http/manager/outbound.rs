@@ -1,7 +1,7 @@
 //! What the connection manager does with a response after all filters.
 
-use http::header::SERVER;
 use http::HeaderValue;
+use http::header::SERVER;
 
 use crate::http::Stream;
 

@@ -8,7 +8,7 @@ use proxy_config::model::Metadata;
 use proxy_config::model::http as model;
 
 pub use self::slot::{RouteSlot, RouteSlots};
-use super::Stream;
+use super::{BuildError, Stream};
 
 /// A compiled `RouteConfiguration`.
 pub struct Routes {
@@ -22,11 +22,6 @@ pub struct Routed {
     route: usize,
     name: Arc<str>,
 }
-
-/// A configuration that cannot be compiled.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct BuildError(pub String);
 
 impl Routes {
     pub fn new(model: Arc<model::RouteConfiguration>) -> Result<Arc<Self>, BuildError> {
