@@ -6,6 +6,7 @@
 
 pub mod body;
 pub mod exchange;
+pub mod h2;
 pub mod io;
 pub mod message;
 pub mod reset;
