@@ -17,7 +17,9 @@ pub(super) struct Outgoing {
     data: Bytes,
     /// Nothing comes after `data`.
     last: bool,
-    /// Its own end broke: the peer's.
+    /// How the body broke, while what came before goes out.
+    broken: Option<Reset>,
+    /// The peer's.
     side: Side,
     pub(super) data_bytes: u64,
     pub(super) trailer_bytes: u64,
@@ -33,11 +35,24 @@ pub(super) enum Broken {
 
 impl Outgoing {
     pub(super) fn new(stream: SendStream<Bytes>, body: Body, side: Side) -> Self {
-        Self { stream, body, data: Bytes::new(), last: false, side, data_bytes: 0, trailer_bytes: 0 }
+        Self {
+            stream,
+            body,
+            data: Bytes::new(),
+            last: false,
+            broken: None,
+            side,
+            data_bytes: 0,
+            trailer_bytes: 0,
+        }
     }
 
     /// Sends all that can be sent; ready when that was all, or when it broke.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        if let Some(reset) = self.broken.take() {
+            self.stream.send_reset(reason_of(&reset));
+            return Poll::Ready(Err(Broken::Body(reset)));
+        }
         loop {
             if !self.data.is_empty() {
                 ready!(self.poll_data(cx))?;
@@ -66,8 +81,11 @@ impl Outgoing {
                     }
                 },
                 Poll::Ready(Some(Err(reset))) => {
-                    self.stream.send_reset(reason_of(&reset));
-                    return Poll::Ready(Err(Broken::Body(reset)));
+                    // A reset takes back what waits, the head too where that has only just been handed over. The
+                    // connection's task has been woken for it, and is before this one in the queue.
+                    self.broken = Some(reset);
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
                 }
                 Poll::Ready(None) => return Poll::Ready(self.end()),
             }
