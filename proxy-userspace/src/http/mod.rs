@@ -10,6 +10,7 @@ pub mod filter;
 pub mod filters;
 pub mod hcm;
 pub mod h1;
+pub mod h2;
 pub mod io;
 pub(crate) mod manager;
 pub mod message;
