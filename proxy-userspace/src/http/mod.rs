@@ -8,6 +8,8 @@ pub mod body;
 pub mod exchange;
 pub mod filter;
 pub mod filters;
+pub mod h1;
+pub mod h2;
 pub mod hcm;
 pub mod io;
 pub(crate) mod manager;
@@ -16,6 +18,8 @@ pub mod reset;
 pub mod route;
 pub mod router;
 pub mod stream;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use self::body::Body;
 pub use self::exchange::{Interim, Observer, Progress, Sent};

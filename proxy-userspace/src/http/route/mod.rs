@@ -10,7 +10,6 @@ mod hash;
 mod header_test;
 mod hosts;
 mod matcher;
-mod per_filter;
 mod reply;
 mod request;
 mod rewrite;

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use proxy_config::model::http::action::{ClusterName, ClusterSpecifier, HostRewrite, WeightedCluster};
 use proxy_config::model::http::header::{HeaderEdit, HeaderEdits};
-use proxy_config::model::http::{self as model, Action, PerRoute, RouteAction};
+use proxy_config::model::http::{self as model, Action, PerFilters, RouteAction};
 use proxy_config::model::metadata::{Metadata, Struct};
 
 use super::edit::Edit;
 use super::hash::Hashing;
 use super::header_test::{HeaderTest, Name};
-use super::per_filter::Table;
 use super::reply::{Direct, Redirection, named_by};
 use super::rewrite::{NewHost, NewPath};
+use crate::http::filters::RouteFilters;
 use crate::http::{BuildError, RequestHead};
 
 /// The route of a request, with its virtual host and the cluster that was chosen for it. Made once for each choice.
@@ -27,7 +27,7 @@ pub struct Routed {
     /// In the order in which they are done.
     pub(super) request: Box<[Arc<Edit>]>,
     pub(super) response: Box<[Arc<Edit>]>,
-    per_filter: Table,
+    filters: Arc<RouteFilters>,
 }
 
 /// What is the same for each cluster that a route may choose.
@@ -56,7 +56,7 @@ pub(super) struct Host {
     virtual_clusters: Box<[(Arc<str>, Box<[HeaderTest]>)]>,
     other: Arc<str>,
     edits: Level,
-    per_filter: Table,
+    filters: Arc<RouteFilters>,
 }
 
 /// What a level does with headers; nothing where it is empty.
@@ -127,20 +127,9 @@ impl Routed {
         self.metadata_match.as_deref()
     }
 
-    /// What the most specific level says to that filter: the weighted cluster, the route, the virtual host, or all
-    /// routes.
-    pub fn per_filter(&self, name: &str) -> Option<&PerRoute> {
-        self.per_filter.config(name)
-    }
-
-    /// What every level says to it, the least specific first.
-    pub fn per_filters(&self, name: &str) -> impl Iterator<Item = &PerRoute> {
-        self.per_filter.configs(name)
-    }
-
-    /// Whether it takes part, where the route says so: it goes before what the connection manager says.
-    pub fn filter_disabled(&self, name: &str) -> Option<bool> {
-        self.per_filter.disabled(name)
+    /// What the weighted cluster, the route, the virtual host and all routes say to filters.
+    pub fn filters(&self) -> &RouteFilters {
+        &self.filters
     }
 
     /// The first that matches, or `other` where the virtual host has some.
@@ -161,7 +150,7 @@ impl Host {
         model: &Arc<model::RouteConfiguration>,
         index: usize,
         host: &model::VirtualHost,
-        per_filter: &Table,
+        filters: &Arc<RouteFilters>,
     ) -> Result<Arc<Self>, BuildError> {
         let cluster =
             |model: &model::route::VirtualCluster| Ok((model.name.clone(), HeaderTest::all(&model.headers)?));
@@ -172,7 +161,7 @@ impl Host {
             virtual_clusters: host.virtual_clusters.iter().map(cluster).collect::<Result<_, BuildError>>()?,
             other: OTHER.into(),
             edits: Level::new(&host.headers)?,
-            per_filter: per_filter.with(&host.per_filter),
+            filters: more(filters, &host.per_filter)?,
         }))
     }
 
@@ -190,7 +179,7 @@ impl Host {
             cluster_host: None,
             request: Box::default(),
             response: Box::default(),
-            per_filter: self.per_filter.clone(),
+            filters: self.filters.clone(),
         })
     }
 }
@@ -260,8 +249,7 @@ impl Maker<'_> {
             }
             Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => (Cluster::None, None),
         };
-        let per_filter = self.host.per_filter.with(&self.model.per_filter);
-        Ok(self.made(cluster, metadata, per_filter, &Level::default()))
+        Ok(self.made(cluster, metadata, self.filters()?, &Level::default()))
     }
 
     /// Of one of its weighted clusters.
@@ -270,20 +258,24 @@ impl Maker<'_> {
             ClusterName::Name(name) => Cluster::Name(name.clone()),
             ClusterName::Header(name) => Cluster::Header(Name::new(name)?),
         };
-        let per_filter = self.host.per_filter.with(&self.model.per_filter).with(&model.per_filter);
+        let filters = more(&self.filters()?, &model.per_filter)?;
         let edits = Level::new(&model.headers)?;
-        let mut made = self.made(cluster, Some(&model.metadata_match), per_filter, &edits);
+        let mut made = self.made(cluster, Some(&model.metadata_match), filters, &edits);
         if let Some(routed) = Arc::get_mut(&mut made) {
             routed.cluster_host = model.host_rewrite.clone();
         }
         Ok(made)
     }
 
+    fn filters(&self) -> Result<Arc<RouteFilters>, BuildError> {
+        more(&self.host.filters, &self.model.per_filter)
+    }
+
     fn made(
         &self,
         cluster: Cluster,
         metadata: Option<&Metadata>,
-        per_filter: Table,
+        filters: Arc<RouteFilters>,
         first: &Level,
     ) -> Arc<Routed> {
         let lb = metadata.and_then(|metadata| metadata.of("envoy.lb"));
@@ -295,7 +287,7 @@ impl Maker<'_> {
             cluster_host: None,
             request: self.order(first, |level| level.request.as_ref()),
             response: self.order(first, |level| level.response.as_ref()),
-            per_filter,
+            filters,
         })
     }
 
@@ -311,6 +303,11 @@ impl Maker<'_> {
         }
         std::iter::once(first).chain(levels).filter_map(of).cloned().collect()
     }
+}
+
+/// Most levels say nothing to filters, and share what there is.
+fn more(known: &Arc<RouteFilters>, level: &PerFilters) -> Result<Arc<RouteFilters>, BuildError> {
+    if level.is_empty() { Ok(known.clone()) } else { known.with(level).map(Arc::new) }
 }
 
 fn shared(metadata: &Metadata) -> Option<Arc<Metadata>> {

@@ -10,8 +10,8 @@ use proxy_config::model::http::route::RequireTls;
 use super::header_test::{Name, header_name};
 use super::hosts::Hosts;
 use super::matcher::Matcher;
-use super::per_filter::Table as PerFilter;
 use super::routed::{Host, Level, Maker, Route, Routed};
+use crate::http::filters::RouteFilters;
 use crate::http::{BuildError, RequestHead, Scheme, Stream};
 use crate::telemetry::Entry;
 
@@ -58,10 +58,10 @@ enum WeightedBy {
 impl Routes {
     pub fn new(model: Arc<model::RouteConfiguration>) -> Result<Arc<Self>, BuildError> {
         let all = Level::new(&model.headers)?;
-        let per_filter = PerFilter::default().with(&model.per_filter);
+        let filters = Arc::new(RouteFilters::new(&model.per_filter)?);
         let host = |(index, host): (usize, &model::VirtualHost)| {
             let named = |error: BuildError| BuildError(format!("virtual host {}: {error}", host.name));
-            let shared = Host::new(&model, index, host, &per_filter).map_err(named)?;
+            let shared = Host::new(&model, index, host, &filters).map_err(named)?;
             Table::new(&model, host, &shared, &all).map_err(named)
         };
         Ok(Arc::new(Self {
