@@ -9,6 +9,7 @@ pub mod exchange;
 pub mod filter;
 pub mod filters;
 pub mod hcm;
+pub mod h1;
 pub mod io;
 pub(crate) mod manager;
 pub mod message;
