@@ -6,6 +6,7 @@ use proxy_config::model::http as model;
 
 use super::filter::Filter;
 use super::filters;
+use super::manager::Prepared;
 use super::route::{RouteSlot, Routes};
 use super::{BuildError, Common};
 use crate::telemetry::access_log::Logger;
@@ -20,15 +21,18 @@ pub struct Hcm {
     /// In their order; the router, which ends the chain, is not among them.
     pub filters: Box<[Slot]>,
     pub routes: Arc<RouteSlot>,
+    pub(crate) prepared: Prepared,
 }
 
 impl Hcm {
-    pub fn new(model: &model::Hcm, parts: &Parts<'_>) -> Result<Arc<Self>, BuildError> {
+    /// `listener`: the prefix of its stats.
+    pub fn new(model: &model::Hcm, listener: &str, parts: &Parts<'_>) -> Result<Arc<Self>, BuildError> {
         let stats = HttpStats::of(&parts.cluster.stats, &model.stat_prefix);
         let access_log = parts.loggers(&model.access_log).map_err(|error| BuildError(error.to_string()))?;
         let filters = slots(&model.filters, parts)?;
         let routes = routes(&model.routes, parts.http)?;
-        Ok(Arc::new(Self { model: Arc::new(model.clone()), stats, access_log, filters, routes }))
+        let prepared = Prepared::new(model, listener, &parts.cluster.stats)?;
+        Ok(Arc::new(Self { model: Arc::new(model.clone()), stats, access_log, filters, routes, prepared }))
     }
 }
 
