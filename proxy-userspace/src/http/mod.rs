@@ -8,6 +8,7 @@ pub mod body;
 pub mod exchange;
 pub mod filter;
 pub mod filters;
+pub mod h1;
 pub mod hcm;
 pub mod io;
 pub(crate) mod manager;
