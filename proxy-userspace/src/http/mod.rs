@@ -9,6 +9,7 @@ pub mod exchange;
 pub mod filter;
 pub mod filters;
 pub mod h1;
+pub mod h2;
 pub mod hcm;
 pub mod io;
 pub(crate) mod manager;
