@@ -7,7 +7,7 @@ use proxy_config::model::http as model;
 use super::filter::Filter;
 use super::filters;
 use super::route::{RouteSlot, Routes};
-use super::{BuildError, Common};
+use super::{BuildError, Common, Stream};
 use crate::telemetry::access_log::Logger;
 use crate::telemetry::stats::{Stats, stats_block};
 use crate::world::Parts;
@@ -19,6 +19,8 @@ pub struct Hcm {
     pub access_log: Arc<[Logger]>,
     /// In their order; the router, which ends the chain, is not among them.
     pub filters: Box<[Slot]>,
+    /// Upgrades that have filters of their own: see [`Self::slots`].
+    upgrades: Box<[(Arc<str>, Box<[Slot]>)]>,
     pub routes: Arc<RouteSlot>,
 }
 
@@ -26,16 +28,30 @@ impl Hcm {
     pub fn new(model: &model::Hcm, parts: &Parts<'_>) -> Result<Arc<Self>, BuildError> {
         let stats = HttpStats::of(&parts.cluster.stats, &model.stat_prefix);
         let access_log = parts.loggers(&model.access_log).map_err(|error| BuildError(error.to_string()))?;
-        let filters = slots(&model.filters, parts)?;
+        let prefix = format!("http.{}", model.stat_prefix);
+        let filters = slots(&model.filters, &prefix, parts)?;
+        let upgrades = model.upgrades.iter().filter_map(|upgrade| {
+            let filters = slots(upgrade.filters.as_ref()?, &prefix, parts);
+            Some(filters.map(|filters| (upgrade.upgrade_type.clone(), filters)))
+        });
+        let upgrades = upgrades.collect::<Result<_, _>>()?;
         let routes = routes(&model.routes, parts.http)?;
-        Ok(Arc::new(Self { model: Arc::new(model.clone()), stats, access_log, filters, routes }))
+        Ok(Arc::new(Self { model: Arc::new(model.clone()), stats, access_log, filters, upgrades, routes }))
+    }
+
+    /// The filters of a request; those of an upgrade may be others.
+    pub fn slots(&self, upgrade: Option<&str>) -> &[Slot] {
+        let own = upgrade.and_then(|to| self.upgrades.iter().find(|(kind, _)| kind.eq_ignore_ascii_case(to)));
+        own.map_or(&self.filters, |(_, filters)| filters)
     }
 }
 
-fn slots(models: &[model::HttpFilter], parts: &Parts<'_>) -> Result<Box<[Slot]>, BuildError> {
+fn slots(models: &[model::HttpFilter], prefix: &str, parts: &Parts<'_>) -> Result<Box<[Slot]>, BuildError> {
     let mut slots = Vec::new();
     for model in models {
-        if let Some(filter) = filters::build(&model.kind, parts)? {
+        let filter = filters::build(model, prefix, parts);
+        let filter = filter.map_err(|error| BuildError(format!("http filter {}: {error}", model.name)))?;
+        if let Some(filter) = filter {
             slots.push(Slot { name: model.name.clone(), filter, disabled: model.disabled });
         }
     }
@@ -56,6 +72,16 @@ pub struct Slot {
     pub filter: Arc<dyn Filter>,
     /// Of the configuration: a route may enable it.
     pub disabled: bool,
+}
+
+impl Slot {
+    /// Whether the filter is on for a stream: as its route has it, which is the one that was found before any filter.
+    pub fn is_on(&self, stream: &Stream) -> bool {
+        let filters = stream.known_route().map(|route| route.filters());
+        let disabled =
+            filters.filter(|filters| !filters.is_empty()).and_then(|filters| filters.disabled(&self.name));
+        !disabled.unwrap_or(self.disabled)
+    }
 }
 
 stats_block! {

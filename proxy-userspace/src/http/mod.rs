@@ -19,6 +19,8 @@ pub mod reset;
 pub mod route;
 pub mod router;
 pub mod stream;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use self::body::Body;
 pub use self::exchange::{Interim, Observer, Progress, Sent};

@@ -32,8 +32,8 @@ async fn request(stream: &mut Stream, chain: &mut Chain) -> Result<(), Stop> {
 
 fn begin(stream: &mut Stream, chain: &mut Chain) {
     let conn = stream.conn.clone();
-    for slot in &conn.hcm.filters {
-        if !slot.disabled {
+    for slot in conn.hcm.slots(stream.request().upgrade.as_deref()) {
+        if slot.is_on(stream) {
             chain.extend(slot.filter.begin(stream));
         }
     }

@@ -8,11 +8,13 @@ use proxy_config::model::Metadata;
 use proxy_config::model::http as model;
 
 pub use self::slot::{RouteSlot, RouteSlots};
+use super::filters::RouteFilters;
 use super::{BuildError, Stream};
 
 /// A compiled `RouteConfiguration`.
 pub struct Routes {
     pub model: Arc<model::RouteConfiguration>,
+    filters: RouteFilters,
 }
 
 /// The route of a request, with the virtual host that it is of.
@@ -25,7 +27,14 @@ pub struct Routed {
 
 impl Routes {
     pub fn new(model: Arc<model::RouteConfiguration>) -> Result<Arc<Self>, BuildError> {
-        Ok(Arc::new(Self { model }))
+        let mut filters = RouteFilters::new(&model.per_filter)?;
+        if let Some(host) = model.virtual_hosts.first() {
+            filters = filters.with(&host.per_filter)?;
+            if let Some(route) = host.routes.first() {
+                filters = filters.with(&route.per_filter)?;
+            }
+        }
+        Ok(Arc::new(Self { model, filters }))
     }
 
     /// What the routes say of a request; none where no route matches.
@@ -40,6 +49,11 @@ impl Routes {
 impl Routed {
     pub fn name(&self) -> &Arc<str> {
         &self.name
+    }
+
+    /// What it says to filters.
+    pub fn filters(&self) -> &RouteFilters {
+        &self.routes.filters
     }
 
     pub fn model(&self) -> Option<&model::Route> {

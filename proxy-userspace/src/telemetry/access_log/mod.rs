@@ -8,6 +8,7 @@ mod builtin;
 mod file;
 mod filter;
 mod format;
+pub(crate) mod http;
 mod operator;
 mod time;
 mod tls;
