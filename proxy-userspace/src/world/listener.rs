@@ -214,7 +214,7 @@ impl Chain {
             model.filters.last(),
         ) {
             (Some(closed), _) => Last::Closed(Box::new(closed)),
-            (None, Some(last)) => last_filter(last, parts)?,
+            (None, Some(last)) => last_filter(last, prefix, parts)?,
             (None, None) => Last::Nothing,
         };
         let env = &parts.cluster.transport;
@@ -275,14 +275,14 @@ fn closed(config: &NetworkFilterConfig, prefix: &str, parts: &Parts<'_>) -> Opti
     }
 }
 
-fn last_filter(config: &NetworkFilterConfig, parts: &Parts<'_>) -> Result<Last, ChainError> {
+fn last_filter(config: &NetworkFilterConfig, prefix: &str, parts: &Parts<'_>) -> Result<Last, ChainError> {
     Ok(match &config.filter {
         NetworkFilter::TcpProxy(model) => {
             let access_log = parts.loggers(&model.access_log).map_err(ChainError::Log)?;
             let stats = parts.cluster.stats.as_ref();
             Last::TcpProxy(Box::new(TcpProxy::new(model.as_ref().clone(), access_log, stats)))
         }
-        NetworkFilter::Http(model) => Last::Http(Hcm::new(model, parts).map_err(ChainError::Http)?),
+        NetworkFilter::Http(model) => Last::Http(Hcm::new(model, prefix, parts).map_err(ChainError::Http)?),
         NetworkFilter::DirectResponse(body) => Last::DirectResponse(body.clone()),
         NetworkFilter::Echo => Last::Echo,
         // A chain must end with one of those above, or it has not been lowered.
