@@ -346,8 +346,12 @@ pub struct Permit {
 }
 
 enum State {
-    Pending { _place: Pending },
-    Active { _place: Request },
+    Pending {
+        _place: Pending,
+    },
+    Active {
+        _place: Request,
+    },
     /// It failed with its connection.
     Failed,
 }

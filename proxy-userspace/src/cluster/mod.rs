@@ -14,7 +14,7 @@ mod members;
 mod outlier;
 mod random;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -46,7 +46,7 @@ use crate::net::Dial;
 use crate::secret::Slot;
 use crate::task::Tasks;
 use crate::telemetry::stats::{ClusterStats, EdsStats, SocketMatchStats, Stats};
-use crate::transport::{self, BuildError, Factory, Failure};
+use crate::transport::{self, BuildError, Factory};
 use crate::watch::{Group, Together};
 use crate::xds::{Subscribe, Subscription};
 
@@ -413,7 +413,7 @@ async fn settled(secrets: &[Arc<Slot>]) {
 }
 
 /// A colon of a cluster's name is an underscore in its stats.
-fn stat_prefix(model: &model::Cluster) -> String {
+pub(crate) fn stat_prefix(model: &model::Cluster) -> String {
     let name = model.alt_stat_name.as_ref().unwrap_or(&model.name);
     format!("cluster.{}", name.replace(':', "_"))
 }

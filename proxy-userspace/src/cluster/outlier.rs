@@ -86,7 +86,6 @@ enum Reason {
 
 /// The status that Envoy counts for what happened below HTTP, where the two are not told apart.
 const OK: u16 = 200;
-const FAILED: u16 = 500;
 const CONNECT_FAILED: u16 = 503;
 const TIMEOUT: u16 = 504;
 

@@ -36,6 +36,7 @@ pub(super) async fn run(pool: Weak<Pool>) {
                 }
                 next = next.min(since + EMPTY);
             }
+            pool.looks_at(next);
             sleep.as_mut().reset(next);
             if sleep.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;

@@ -27,20 +27,24 @@ pub use self::life::Life;
 pub use self::settings::{Protocol, Settings};
 pub use self::state::{Pool, Refused};
 use super::ConnCx;
-use crate::cluster::{Cluster, Env, Host, Source};
+use super::router::CodeStats;
+use crate::cluster::{Cluster, Env, Host, Source, stat_prefix};
 use crate::net::facts::Facts;
 use crate::net::{Dial, Direction};
+use crate::telemetry::stats::Stats;
 
 /// Of one cluster.
 pub struct Pools {
     model: Arc<model::Cluster>,
     workers: usize,
+    stats: Arc<Stats>,
     /// Most clusters have none.
     made: OnceLock<Box<Made>>,
 }
 
 struct Made {
     settings: Arc<Settings>,
+    codes: CodeStats,
     workers: Box<[Worker]>,
 }
 
@@ -93,7 +97,13 @@ pub struct Demand<'a> {
 
 impl Pools {
     pub fn new(model: &Arc<model::Cluster>, env: &Env) -> Self {
-        Self { model: model.clone(), workers: env.tasks.crew().len(), made: OnceLock::new() }
+        let (workers, made) = (env.tasks.crew().len(), OnceLock::new());
+        Self { model: model.clone(), workers, stats: env.stats.clone(), made }
+    }
+
+    /// What responses are counted as.
+    pub fn codes(&self) -> &CodeStats {
+        &self.made().codes
     }
 
     /// How HTTP is spoken to the cluster.
@@ -104,7 +114,8 @@ impl Pools {
     fn made(&self) -> &Made {
         self.made.get_or_init(|| {
             let workers = (0..self.workers.max(1)).map(|_| Worker::default()).collect();
-            Box::new(Made { settings: Arc::new(Settings::new(&self.model)), workers })
+            let codes = CodeStats::new(&self.stats, stat_prefix(&self.model).into());
+            Box::new(Made { settings: Arc::new(Settings::new(&self.model)), codes, workers })
         })
     }
 

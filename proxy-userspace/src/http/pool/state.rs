@@ -67,6 +67,8 @@ struct State {
     /// How many requests those that are being connected are expected to take.
     expected: usize,
     draining: bool,
+    /// When the keeper will look next.
+    next_look: Option<Instant>,
 }
 
 struct Idle {
@@ -93,7 +95,11 @@ pub(super) struct Taken {
 pub enum Refused {
     Overflow(Overflow),
     /// It could not be made.
-    Failed { reason: ResetReason, local: bool, details: Arc<str> },
+    Failed {
+        reason: ResetReason,
+        local: bool,
+        details: Arc<str>,
+    },
     /// The cluster has gone meanwhile.
     Gone,
 }
@@ -166,10 +172,6 @@ impl Pool {
 
     pub(super) fn stats(&self) -> &Arc<ClusterStats> {
         &self.stats
-    }
-
-    pub(super) fn breaker(&self) -> &Arc<Breaker> {
-        &self.breaker
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -337,11 +339,14 @@ impl Pool {
             life.ended_remotely();
             return;
         }
-        let first = state.idle.is_empty();
-        state.idle.push(Idle { client, life, since: clock::now() });
+        let now = clock::now();
+        state.idle.push(Idle { client, life, since: now });
+        // Its timer is moved only where that would be too late.
+        let limit = self.settings.common.idle_timeout;
+        let late = limit.is_some_and(|limit| state.next_look.is_none_or(|next| now + limit < next));
         drop(state);
-        if first {
-            self.wake_keeper_once();
+        if late {
+            self.wake_keeper();
         }
     }
 
@@ -352,18 +357,12 @@ impl Pool {
         }
         let mut gone = Vec::new();
         let mut state = self.state();
+        state.waiting.retain(|waiting| !waiting.is_closed());
         while !state.waiting.is_empty() {
-            let Some(mut taken) = state.shared(&mut gone) else { break };
-            while let Some(next) = state.next_waiting(&self.wanted) {
-                match next.send(Ok(taken)) {
-                    Ok(()) | Err(Err(_)) => break,
-                    Err(Ok(back)) if state.waiting.is_empty() => {
-                        back.life.end();
-                        break;
-                    }
-                    Err(Ok(back)) => taken = back,
-                }
-                return;
+            let Some(taken) = state.shared(&mut gone) else { break };
+            let Some(next) = state.next_waiting(&self.wanted) else { break };
+            if let Err(Ok(back)) = next.send(Ok(taken)) {
+                back.life.end();
             }
         }
         drop(state);
@@ -401,12 +400,8 @@ impl Pool {
         }
     }
 
-    fn wake_keeper_once(&self) {
-        // It looks at its timer by itself while there is one.
-        if lock(&self.keeper).is_none() {
-            return;
-        }
-        self.wake_keeper();
+    pub(super) fn looks_at(&self, next: Instant) {
+        self.state().next_look = Some(next);
     }
 
     /// Looks after idle connections, and leaves the waker of `cx` with each.

@@ -21,7 +21,7 @@ pub struct CodeStats {
 
 /// Under one prefix.
 #[derive(Default)]
-pub struct Codes {
+pub(super) struct Codes {
     completed: Counter,
     classes: [Counter; 5],
     codes: [OnceLock<Box<[Counter; 100]>>; 5],
@@ -142,9 +142,8 @@ fn code_name(code: u16) -> &'static str {
 
 /// `x-envoy-internal` of the request, and a canary by the response or its host.
 pub(super) fn origin(request: &HeaderMap, response: Option<&HeaderMap>, host: Option<&Host>) -> Origin {
-    let is_true = |headers: &HeaderMap, name: &str| {
-        headers.get(name).is_some_and(|value| value.as_bytes() == b"true")
-    };
+    let is_true =
+        |headers: &HeaderMap, name: &str| headers.get(name).is_some_and(|value| value.as_bytes() == b"true");
     let said = response.is_some_and(|headers| is_true(headers, "x-envoy-upstream-canary"));
     let canary = said || host.is_some_and(Host::canary);
     Origin { internal: is_true(request, "x-envoy-internal"), canary }

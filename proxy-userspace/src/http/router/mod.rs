@@ -10,6 +10,8 @@ mod forward;
 mod replay;
 mod reply;
 mod retry;
+#[cfg(test)]
+mod tests;
 mod timeouts;
 
 use std::sync::Arc;

@@ -62,11 +62,6 @@ impl Replay {
     pub(super) fn is_lost(&self) -> bool {
         self.lock().lost
     }
-
-    /// Nobody will want it again.
-    pub(super) fn forget(&self) {
-        self.lock().limit = 0;
-    }
 }
 
 impl Kept {
@@ -130,10 +125,12 @@ impl http_body::Body for Pass {
     fn size_hint(&self) -> http_body::SizeHint {
         let kept = self.kept.lock();
         let ahead = kept.frames.get(self.at..).unwrap_or_default().iter();
-        let ahead: usize = ahead.map(|kind| match kind {
-            Kind::Data(data) => data.len(),
-            Kind::Trailers(_) => 0,
-        }).sum();
+        let ahead: usize = ahead
+            .map(|kind| match kind {
+                Kind::Data(data) => data.len(),
+                Kind::Trailers(_) => 0,
+            })
+            .sum();
         let hint = http_body::Body::size_hint(&kept.source);
         match hint.exact() {
             Some(exact) => http_body::SizeHint::with_exact(exact + ahead as u64),

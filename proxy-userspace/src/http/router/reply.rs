@@ -120,7 +120,7 @@ pub(super) fn details(what: &str, broken: &Broken) -> Cow<'static, str> {
 }
 
 /// Envoy's `streamResetReasonToResponseFlag`.
-pub fn flags(reason: ResetReason) -> Flags {
+pub(super) fn flags(reason: ResetReason) -> Flags {
     match reason {
         ResetReason::ConnectionTimeout | ResetReason::ConnectionFailure => Flags::UF,
         ResetReason::ConnectionTermination => Flags::UC,

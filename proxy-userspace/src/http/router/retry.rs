@@ -68,7 +68,9 @@ impl Retry {
         }
         let policy = policy.cloned().unwrap_or_default();
         let limits = &policy.retriable_request_headers;
-        if !limits.is_empty() && !limits.iter().any(|matcher| matcher.is_match(text(headers, &matcher.name).as_deref())) {
+        if !limits.is_empty()
+            && !limits.iter().any(|matcher| matcher.is_match(text(headers, &matcher.name).as_deref()))
+        {
             on = RetryOn::NONE;
         }
         let most = text(headers, MAX).and_then(|most| most.parse().ok());
@@ -166,8 +168,7 @@ impl Retry {
 
     fn wants_reset(&self, reason: ResetReason, sent: bool) -> bool {
         let on = self.on;
-        let connecting =
-            matches!(reason, ResetReason::ConnectionFailure | ResetReason::ConnectionTimeout);
+        let connecting = matches!(reason, ResetReason::ConnectionFailure | ResetReason::ConnectionTimeout);
         if reason == ResetReason::Overflow {
             return false;
         }

@@ -198,6 +198,11 @@ impl Alarm {
         self.progress = progress;
     }
 
+    /// Between two attempts.
+    pub(super) fn rest(&mut self) {
+        (self.begun, self.moved) = (None, None);
+    }
+
     pub(super) fn connected(&mut self) {
         let Timeouts { per_try, per_try_idle, stream, global: _ } = self.timeouts;
         if per_try.is_some() || per_try_idle.is_some() || stream.is_some() {
@@ -250,21 +255,21 @@ impl Alarm {
         }
     }
 
-    /// The next limit. Those that do not run yet are looked at again after as long as they would take.
+    /// The next limit. One that does not run yet is looked at again after as long as it would take.
     fn next(&self, now: Instant) -> Option<(Instant, Reached)> {
         let complete = self.complete();
         let Timeouts { global, per_try, per_try_idle, stream } = self.timeouts;
         let after = |since: Option<Instant>, limit: Option<Duration>, reached| {
-            limit.map(|limit| (since.unwrap_or(now) + limit, reached))
+            since.zip(limit).map(|(since, limit)| (since + limit, reached))
         };
-        let begun = self.begun.zip(complete).map(|(begun, complete)| begun.max(complete));
+        let tried = self.begun.map(|begun| complete.map_or(now, |complete| complete.max(begun)));
         let moved = self.begun.map(|begun| {
-            let progress = &self.progress;
-            [self.moved, progress.last_sent(), progress.first_sent()].into_iter().flatten().fold(begun, Instant::max)
+            let (sent, last) = (self.progress.first_sent(), self.progress.last_sent());
+            [self.moved, sent, last].into_iter().flatten().fold(begun, Instant::max)
         });
         let limits = [
-            after(complete, global, Reached::Global),
-            after(begun, per_try.filter(|_| !self.headed), Reached::PerTry),
+            after(Some(complete.unwrap_or(now)), global, Reached::Global),
+            after(tried, per_try.filter(|_| !self.headed), Reached::PerTry),
             after(moved, per_try_idle, Reached::PerTryIdle),
             after(self.begun, stream, Reached::Stream),
         ];
