@@ -15,6 +15,7 @@ pub mod hcm;
 pub mod io;
 pub(crate) mod manager;
 pub mod message;
+pub mod pool;
 pub mod reset;
 pub mod route;
 pub mod router;

@@ -279,7 +279,12 @@ pub(crate) fn any_route() -> RouteConfiguration {
         routes: vec![route],
         ..VirtualHost::default()
     };
-    RouteConfiguration { name: "routes".into(), virtual_hosts: vec![host], ..RouteConfiguration::default() }
+    RouteConfiguration {
+        name: "routes".into(),
+        virtual_hosts: vec![host],
+        max_direct_response_body_size_bytes: 4096,
+        ..RouteConfiguration::default()
+    }
 }
 
 /// With Envoy's defaults.
