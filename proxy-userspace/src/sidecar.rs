@@ -114,6 +114,10 @@ impl Sidecar {
         let sinks = Arc::new(Sinks::new(common.log_flush_interval, &stats));
         let buckets = Arc::<Buckets>::default();
         let http = Arc::<http::Common>::default();
+        if let Some(bootstrap) = bootstrap {
+            // It is set once, here.
+            let _ = http.health.cluster.set(bootstrap.node.cluster.as_str().into());
+        }
         let world = match bootstrap {
             Some(bootstrap) => {
                 let env = world::Env {
@@ -143,6 +147,7 @@ impl Sidecar {
             common.drain_time,
             (workers, options),
         );
+        let whole = whole.telling(http.health.failing.clone());
         Ok(Self { world, status: Arc::new(whole), env, servers, sinks, buckets, http })
     }
 

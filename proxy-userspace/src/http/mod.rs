@@ -31,6 +31,9 @@ pub use self::reset::{Reset, ResetReason};
 pub use self::route::{Routed, Routes};
 pub use self::stream::{ConnCx, Stream};
 
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
+
 use proxy_config::model::network_filter::RouteRef;
 
 /// What the connection managers of one configuration share.
@@ -38,6 +41,16 @@ use proxy_config::model::network_filter::RouteRef;
 pub struct Common {
     /// Those of RDS.
     pub routes: route::RouteSlots<RouteRef>,
+    pub health: Health,
+}
+
+/// What the proxy says of itself where it is asked by HTTP.
+#[derive(Clone, Debug, Default)]
+pub struct Health {
+    /// `/healthcheck/fail`.
+    pub failing: Arc<AtomicBool>,
+    /// The node's cluster, once it is known.
+    pub cluster: Arc<OnceLock<Arc<str>>>,
 }
 
 /// What only shows when a connection manager is built.
