@@ -99,6 +99,8 @@ pub struct LocalReply {
     pub flags: Flags,
     /// Instead of the one that goes with `status`.
     pub grpc_status: Option<u32>,
+    /// It is the router's: what the route does with the headers of responses is done with its.
+    pub routed: bool,
 }
 
 impl LocalReply {
@@ -115,6 +117,7 @@ impl LocalReply {
             details: details.into(),
             flags,
             grpc_status: None,
+            routed: false,
         }
     }
 }

@@ -6,6 +6,7 @@ use proxy_config::model::http as model;
 
 use super::filter::Filter;
 use super::filters;
+use super::manager::Prepared;
 use super::route::{RouteSlot, Routes};
 use super::{BuildError, Common, Stream};
 use crate::telemetry::access_log::Logger;
@@ -22,10 +23,12 @@ pub struct Hcm {
     /// Upgrades that have filters of their own: see [`Self::slots`].
     upgrades: Box<[(Arc<str>, Box<[Slot]>)]>,
     pub routes: Arc<RouteSlot>,
+    pub(crate) prepared: Prepared,
 }
 
 impl Hcm {
-    pub fn new(model: &model::Hcm, parts: &Parts<'_>) -> Result<Arc<Self>, BuildError> {
+    /// `listener`: the prefix of its stats.
+    pub fn new(model: &model::Hcm, listener: &str, parts: &Parts<'_>) -> Result<Arc<Self>, BuildError> {
         let stats = HttpStats::of(&parts.cluster.stats, &model.stat_prefix);
         let access_log = parts.loggers(&model.access_log).map_err(|error| BuildError(error.to_string()))?;
         let prefix = format!("http.{}", model.stat_prefix);
@@ -36,7 +39,9 @@ impl Hcm {
         });
         let upgrades = upgrades.collect::<Result<_, _>>()?;
         let routes = routes(&model.routes, parts.http)?;
-        Ok(Arc::new(Self { model: Arc::new(model.clone()), stats, access_log, filters, upgrades, routes }))
+        let prepared = Prepared::new(model, listener, &parts.cluster.stats)?;
+        let model = Arc::new(model.clone());
+        Ok(Arc::new(Self { model, stats, access_log, filters, upgrades, routes, prepared }))
     }
 
     /// The filters of a request; those of an upgrade may be others.

@@ -31,6 +31,8 @@ pub struct Stream {
     /// Its heads, and all that is told of it. `http` is always there: see [`Self::http`].
     pub entry: Box<Entry>,
     pub start: Start,
+    /// Its own: whatever is done at random is done alike for as long as it lasts.
+    pub random: u64,
     pub request_body: Body,
     pub response_body: Body,
     /// The routes of now, for as long as the stream lasts.
@@ -84,6 +86,7 @@ impl Stream {
             conn,
             entry: Box::new(entry),
             start,
+            random: rand::random(),
             request_body,
             response_body: Body::empty(),
             routes,
@@ -123,7 +126,7 @@ impl Stream {
     /// The route of the request as it is now; looked for once, until it is cleared.
     pub fn route(&mut self) -> Option<Arc<Routed>> {
         if self.route.is_none() {
-            let found = self.routes.clone().and_then(|routes| routes.find(self));
+            let found = self.routes.as_ref().and_then(|routes| routes.find(self));
             self.set_route(found);
         }
         self.route.clone().flatten()

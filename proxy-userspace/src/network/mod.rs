@@ -240,7 +240,7 @@ impl Conn<'_> {
 
     /// Waits for the client's first bytes and asks the gatekeepers. What had to be read to know is returned, and is
     /// counted: bytes that a transport has decrypted are not on the socket any longer.
-    async fn first_bytes(&mut self) -> Result<Vec<u8>, Close> {
+    pub(crate) async fn first_bytes(&mut self) -> Result<Vec<u8>, Close> {
         let Some(gates) = self.gates.take() else { return Ok(Vec::new()) };
         let (mut wire, entry) = self.wire();
         let mut first = Vec::new();

@@ -4,11 +4,11 @@ use http::HeaderValue;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 
 use crate::http::filter::LocalReply;
-use crate::http::{Body, ResponseHead, Stream};
+use crate::http::{Body, ResponseHead, Stream, route};
 
 /// Puts it in the place of whatever response there was.
 pub(super) fn make(stream: &mut Stream, reply: LocalReply) {
-    let LocalReply { status, body, headers, details, flags, grpc_status: _ } = reply;
+    let LocalReply { status, body, headers, details, flags, grpc_status: _, routed } = reply;
     let mut head = ResponseHead::new(status);
     if !body.is_empty() {
         head.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
@@ -24,4 +24,7 @@ pub(super) fn make(stream: &mut Stream, reply: LocalReply) {
     stream.local_reply = true;
     stream.response_body = Body::full(body);
     stream.http_mut().response = Some(head);
+    if routed && let Some(route) = stream.known_route().cloned() {
+        route::finalize_response(stream, &route);
+    }
 }

@@ -58,6 +58,32 @@ impl Format {
     }
 }
 
+/// A text with operators, of headers, paths and hosts. What has no value is empty there, as in Envoy.
+#[derive(Debug)]
+pub struct Text(Template);
+
+impl Text {
+    pub fn new(model: &proxy_config::model::http::Format) -> Result<Self, Error> {
+        Template::new(model.as_str()).map(Self)
+    }
+
+    /// The whole text where no operator is in it.
+    pub fn constant(&self) -> Option<String> {
+        let mut all = String::new();
+        for part in &self.0.0 {
+            match part {
+                Part::Text(text) => all.push_str(text),
+                Part::Operator { .. } => return None,
+            }
+        }
+        Some(all)
+    }
+
+    pub fn render(&self, entry: &Entry) -> String {
+        self.0.render(entry, true)
+    }
+}
+
 /// Text and operators.
 #[derive(Debug)]
 struct Template(Vec<Part>);

@@ -16,7 +16,7 @@ mod value;
 
 pub use builtin::{AccessLog, Sink, open};
 pub use file::{File, Sinks};
-pub use format::Format;
+pub use format::{Format, Text};
 
 use std::sync::Arc;
 
