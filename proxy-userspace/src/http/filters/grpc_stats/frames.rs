@@ -11,6 +11,11 @@ pub(super) struct Frames {
 }
 
 impl Frames {
+    /// `off`: none of gRPC.
+    pub(super) fn new(off: bool) -> Self {
+        Self { off, ..Self::default() }
+    }
+
     /// How many messages begin in `data`.
     pub(super) fn pass(&mut self, mut data: &[u8]) -> u64 {
         let mut begun = 0;

@@ -97,7 +97,7 @@ impl StreamFilter for One {
         if !ends {
             let total =
                 self.method.as_ref().map(|method| method.response_messages.clone()).filter(|_| answers);
-            let frames = Frames { off: !answers, ..Frames::default() };
+            let frames = Frames::new(!answers);
             let counting = Counting { frames, total, counts: self.counts.clone(), request: false };
             let ending = Ending { counting, method: self.method.clone() };
             stream.response_body = watched(stream.response_body.take(), ending);
