@@ -16,6 +16,7 @@ mod listener;
 mod listeners;
 mod live;
 mod resource;
+mod routes;
 mod start;
 mod status;
 mod subscription;
@@ -111,7 +112,7 @@ impl World {
     pub fn new(bootstrap: &Bootstrap, env: Env) -> Result<Self, BuildError> {
         let (env, live) = (Arc::new(env), Arc::<Live>::default());
         let clusters = Clusters::new(&bootstrap.clusters, &env, &live)?;
-        let listeners = Listeners::new(&bootstrap.listeners, &env, &live)?;
+        let listeners = Listeners::new(&bootstrap.listeners, &env, &live, &clusters)?;
         Ok(Self {
             secrets: env.cluster.transport.secrets.clone(),
             live,

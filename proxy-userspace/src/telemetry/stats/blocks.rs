@@ -231,6 +231,15 @@ stats_block! {
 }
 
 stats_block! {
+    /// `http.<stat_prefix>.rds.<name>.`, beside those of its subscription.
+    pub struct RdsStats {
+        counter config_reload;
+        counter update_empty;
+        gauge config_reload_time_ms;
+    }
+}
+
+stats_block! {
     /// `sds.<name>.`: of all secrets of that name, whatever their source.
     pub struct SdsStats {
         counter init_fetch_timeout;
