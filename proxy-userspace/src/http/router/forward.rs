@@ -21,7 +21,7 @@ use super::timeouts::{Alarm, Reached, Timeouts};
 use crate::clock;
 use crate::cluster::{Cluster, Event, Host, NoHost, Source, Want};
 use crate::http::filter::Stop;
-use crate::http::pool::{Attached, Demand, Failed, Life, Refused};
+use crate::http::pool::{Attached, Caller, Demand, Failed, Life, Refused};
 use crate::http::{
     Body, Hcm, LocalReply, Observer, Progress, Reset, ResetReason, Response, Routed, Stream, route,
 };
@@ -228,11 +228,12 @@ impl<'a> Forward<'a> {
     async fn attempt(&mut self, host: &Arc<Host>, body: Body) -> Result<(Response, Attached), End> {
         let Self { stream, alarm, cluster, action, .. } = self;
         let stream: &mut Stream = stream;
+        let caller = Caller::of(&stream.conn);
         let demand = Demand {
             cluster,
             host,
-            cx: &stream.conn,
-            facts: &stream.entry.facts,
+            caller: &caller,
+            facts: Some(&stream.entry.facts),
             version: stream.request().version,
             priority: action.priority,
             source: Source::Cluster,
@@ -465,7 +466,7 @@ impl<'a> Forward<'a> {
         let ledger = Ledger {
             cluster: self.cluster.clone(),
             host,
-            stats: self.hcm.stats.clone(),
+            stats: Some(self.hcm.stats.clone()),
             origin,
             dynamic: self.is_dynamic(),
             grpc,
@@ -501,7 +502,7 @@ impl Payload {
 }
 
 /// Until it is done, or a limit is reached.
-async fn guarded<T>(alarm: &mut Alarm, future: impl Future<Output = T>) -> Result<T, Reached> {
+pub(super) async fn guarded<T>(alarm: &mut Alarm, future: impl Future<Output = T>) -> Result<T, Reached> {
     let mut future = pin!(future);
     poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(done) => Poll::Ready(Ok(done)),
@@ -520,7 +521,7 @@ fn tell_connection(stream: &mut Stream, life: &Life) {
 }
 
 /// Without a connection.
-fn unconnected(refused: Refused) -> Broken {
+pub(super) fn unconnected(refused: Refused) -> Broken {
     let reset = |reason, details: String| Reset::new(Side::Upstream, reason, details);
     match refused {
         Refused::Overflow(overflow) => {
