@@ -370,7 +370,8 @@ mod tests {
             (true, _) => Poll::Ready(()),
             (false, _) => Poll::Pending,
         });
-        let (cut, ()) = tokio::join!(finish(&[roster], Duration::ZERO), waits);
+        let rosters = [roster];
+        let (cut, ()) = tokio::join!(finish(&rosters, Duration::ZERO), waits);
         assert_eq!((cut, first.is_draining(), second.is_draining()), (1, false, true));
         drain.start();
         assert!(first.is_draining() && drain.watch().guard().is_draining());

@@ -69,7 +69,7 @@ impl Rig {
         let shared = Arc::new(Shared::new(log, Options::default(), false, &parts).unwrap());
         let listener = Arc::new(base::Listener::new("test", Vec::new()));
         Self {
-            hcm: Hcm::new(manager, &parts).unwrap(),
+            hcm: Hcm::new(manager, "listener.test", &parts).unwrap(),
             listener: Listener::new(listener, &parts).unwrap().base().clone(),
             place: Arc::new(Place::own(Vec::new(), live.clone(), shared)),
             facts: Facts::new("10.0.0.1:1000".parse().unwrap(), "10.0.0.2:80".parse().unwrap()),
@@ -279,7 +279,12 @@ pub(crate) fn any_route() -> RouteConfiguration {
         routes: vec![route],
         ..VirtualHost::default()
     };
-    RouteConfiguration { name: "routes".into(), virtual_hosts: vec![host], ..RouteConfiguration::default() }
+    RouteConfiguration {
+        name: "routes".into(),
+        virtual_hosts: vec![host],
+        max_direct_response_body_size_bytes: 4096,
+        ..RouteConfiguration::default()
+    }
 }
 
 /// With Envoy's defaults.
