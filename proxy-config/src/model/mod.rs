@@ -21,7 +21,6 @@ pub mod metadata;
 pub mod network_filter;
 pub mod packed;
 pub mod raw;
-pub mod route;
 pub mod tls;
 pub mod transport;
 

@@ -53,8 +53,6 @@ pub struct Unserved {
     /// Envoy's own name of the extension.
     pub extension: Arc<str>,
     pub why: Arc<str>,
-    /// Routes that it would ask for: a control plane expects the question.
-    pub routes: Option<RouteRef>,
 }
 
 /// `Rds`.
@@ -179,10 +177,16 @@ pub struct Tunneling {
     /// The response's are kept in the filter state, for the access log.
     pub propagate_response_headers: bool,
     pub propagate_response_trailers: bool,
-    /// A request id is made, and sent in this header.
-    pub request_id_header: Option<Arc<str>>,
-    /// And is in the dynamic metadata `envoy.filters.network.tcp_proxy` under this key.
-    pub request_id_metadata_key: Option<Arc<str>>,
+    /// `None`: there is none.
+    pub request_id: Option<TunnelRequestId>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TunnelRequestId {
+    /// Default `x-request-id`.
+    pub header: Arc<str>,
+    /// It is in the dynamic metadata `envoy.filters.network.tcp_proxy` too: under `tunnel_request_id` by default.
+    pub metadata_key: Arc<str>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

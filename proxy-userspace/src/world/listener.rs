@@ -246,8 +246,22 @@ fn closed(config: &NetworkFilterConfig, prefix: &str, parts: &Parts<'_>) -> Opti
             let why = format!("the configuration of filter {} has not come", config.name);
             Some(Closed::new((Flags::NONE, "network_extension_config_missing"), counter, why))
         }
+        NetworkFilter::Http(_) => {
+            let name = "envoy.filters.network.http_connection_manager";
+            let counter = stats.counter(format!("shunt.unserved.{name}"));
+            Some(Closed::new(
+                (Flags::NR, format!("unserved_filter:{name}")),
+                counter,
+                format!("{name}: is to come"),
+            ))
+        }
+        NetworkFilter::TcpProxy(model) if model.tunneling.is_some() => {
+            let name = "envoy.filters.network.tcp_proxy";
+            let counter = stats.counter(format!("shunt.unserved.{name}"));
+            let why = format!("{name}: TCP over HTTP tunnels are to come");
+            Some(Closed::new((Flags::NR, format!("unserved_filter:{name}")), counter, why))
+        }
         NetworkFilter::TcpProxy(_)
-        | NetworkFilter::Http(_)
         | NetworkFilter::DirectResponse(_)
         | NetworkFilter::Echo
         | NetworkFilter::Rbac(_)

@@ -128,8 +128,8 @@ pub struct Http2Options {
     /// Default 64.
     pub max_header_field_size_kb: u32,
     pub disallow_obs_text: bool,
-    /// Streams that a peer may reset at once, and then in each second; `None`: no such limit.
-    pub stream_reset: Option<StreamResetLimit>,
+    /// Streams that a client may reset.
+    pub stream_reset: StreamResetLimit,
 }
 
 impl Default for Http2Options {
@@ -149,15 +149,23 @@ impl Default for Http2Options {
             connection_keepalive: None,
             max_header_field_size_kb: 64,
             disallow_obs_text: false,
-            stream_reset: None,
+            stream_reset: StreamResetLimit::default(),
         }
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamResetLimit {
+    /// At once. Default 1,000.
     pub burst: u64,
+    /// And then in each second. Default 33.
     pub per_second: u64,
+}
+
+impl Default for StreamResetLimit {
+    fn default() -> Self {
+        Self { burst: 1000, per_second: 33 }
+    }
 }
 
 /// `KeepaliveSettings`.
