@@ -5,6 +5,7 @@
 //! request. HTTP/2 has a task for each stream beside the connection's.
 
 pub mod body;
+pub mod call;
 pub mod exchange;
 pub mod filter;
 pub mod filters;
@@ -14,6 +15,7 @@ pub mod hcm;
 pub mod io;
 pub(crate) mod manager;
 pub mod message;
+pub mod pool;
 pub mod reset;
 pub mod route;
 pub mod router;
@@ -22,6 +24,7 @@ pub mod stream;
 pub(crate) mod testing;
 
 pub use self::body::Body;
+pub use self::call::Caller;
 pub use self::exchange::{Interim, Observer, Progress, Sent};
 pub use self::filter::{Filter, LocalReply, Step, Stop, StreamFilter};
 pub use self::hcm::Hcm;
@@ -31,26 +34,34 @@ pub use self::reset::{Reset, ResetReason};
 pub use self::route::{Routed, Routes};
 pub use self::stream::{ConnCx, Stream};
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
 
+use proxy_config::model::bootstrap;
 use proxy_config::model::network_filter::RouteRef;
+
+use crate::telemetry::trace::Node;
 
 /// What the connection managers of one configuration share.
 #[derive(Default)]
 pub struct Common {
     /// Those of RDS.
     pub routes: route::RouteSlots<RouteRef>,
-    pub health: Health,
-}
-
-/// What the proxy says of itself where it is asked by HTTP.
-#[derive(Clone, Debug, Default)]
-pub struct Health {
     /// `/healthcheck/fail`.
     pub failing: Arc<AtomicBool>,
-    /// The node's cluster, once it is known.
-    pub cluster: Arc<OnceLock<Arc<str>>>,
+    /// Who this is, for traces.
+    pub node: Node,
+}
+
+impl Common {
+    pub fn new(node: Option<&bootstrap::Node>) -> Self {
+        let node = node.map(|node| Node {
+            id: node.id.as_str().into(),
+            cluster: node.cluster.as_str().into(),
+            zone: node.zone.as_str().into(),
+        });
+        Self { node: node.unwrap_or_default(), ..Self::default() }
+    }
 }
 
 /// What only shows when a connection manager is built.

@@ -220,7 +220,9 @@ pub(crate) fn header_map(headers: &[(&str, &str)]) -> HeaderMap {
         (name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap())
     };
     let mut map = HeaderMap::new();
-    headers.iter().map(pair).for_each(|(name, value)| drop(map.append(name, value)));
+    for (name, value) in headers.iter().map(pair) {
+        map.append(name, value);
+    }
     map
 }
 
@@ -279,7 +281,12 @@ pub(crate) fn any_route() -> RouteConfiguration {
         routes: vec![route],
         ..VirtualHost::default()
     };
-    RouteConfiguration { name: "routes".into(), virtual_hosts: vec![host], ..RouteConfiguration::default() }
+    RouteConfiguration {
+        name: "routes".into(),
+        virtual_hosts: vec![host],
+        max_direct_response_body_size_bytes: 4096,
+        ..RouteConfiguration::default()
+    }
 }
 
 /// With Envoy's defaults.

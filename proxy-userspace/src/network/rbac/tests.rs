@@ -113,7 +113,11 @@ fn metadata_by_path() {
         (&["outer"], ValueMatcher::Present(true), false, true),
         (&[], ValueMatcher::Present(true), false, false),
     ] {
-        assert_eq!(has(&matcher(path, value, invert), &facts()), expected, "{path:?}");
+        assert_eq!(
+            Subject::connection(&facts()).has_metadata(&matcher(path, value, invert)),
+            expected,
+            "{path:?}"
+        );
     }
 }
 
