@@ -51,14 +51,25 @@ impl PartialEq for Regex {
 
 impl StringMatcher {
     pub fn is_match(&self, text: &str) -> bool {
-        let fold = |s: &str| if self.ignore_case { s.to_ascii_lowercase() } else { s.to_owned() };
+        let bytes = text.as_bytes();
         match &self.pattern {
             StringPattern::SafeRegex(regex) => regex.is_match(text),
-            StringPattern::Exact(p) if self.ignore_case => p.eq_ignore_ascii_case(text),
-            StringPattern::Exact(p) => p == text,
-            StringPattern::Prefix(p) => fold(text).starts_with(&fold(p)),
-            StringPattern::Suffix(p) => fold(text).ends_with(&fold(p)),
-            StringPattern::Contains(p) => fold(text).contains(&fold(p)),
+            StringPattern::Exact(p) => self.is(bytes, p),
+            StringPattern::Prefix(p) => bytes.get(..p.len()).is_some_and(|start| self.is(start, p)),
+            StringPattern::Suffix(p) => {
+                bytes.len().checked_sub(p.len()).is_some_and(|from| self.is(&bytes[from..], p))
+            }
+            StringPattern::Contains(p) if !self.ignore_case => text.contains(p),
+            StringPattern::Contains(p) => {
+                p.is_empty() || bytes.windows(p.len()).any(|window| self.is(window, p))
+            }
+        }
+    }
+
+    fn is(&self, text: &[u8], pattern: &str) -> bool {
+        match self.ignore_case {
+            true => text.eq_ignore_ascii_case(pattern.as_bytes()),
+            false => text == pattern.as_bytes(),
         }
     }
 }
@@ -187,4 +198,40 @@ fn parts(substitution: &str) -> Result<Vec<Part>, String> {
         parts.push(Part::Text(text));
     }
     Ok(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings() {
+        let exact = |p: &str| StringPattern::Exact(p.to_owned());
+        let prefix = |p: &str| StringPattern::Prefix(p.to_owned());
+        let suffix = |p: &str| StringPattern::Suffix(p.to_owned());
+        let contains = |p: &str| StringPattern::Contains(p.to_owned());
+        // As it is, and with case ignored.
+        for (pattern, text, expected) in [
+            (exact("Ab"), "Ab", [true, true]),
+            (exact("Ab"), "aB", [false, true]),
+            (exact("Ab"), "Abc", [false, false]),
+            (prefix("Ab"), "abc", [false, true]),
+            (prefix("Ab"), "A", [false, false]),
+            (prefix("A"), "Ä", [false, false]),
+            (prefix(""), "", [true, true]),
+            (suffix("bC"), "abC", [true, true]),
+            (suffix("bC"), "aBc", [false, true]),
+            (suffix("abc"), "bc", [false, false]),
+            (contains("b"), "abc", [true, true]),
+            (contains("B"), "abc", [false, true]),
+            (contains(""), "", [true, true]),
+            (contains("abc"), "ab", [false, false]),
+            (StringPattern::SafeRegex(Regex::new("a+").unwrap()), "aa", [true, true]),
+            (StringPattern::SafeRegex(Regex::new("a+").unwrap()), "AA", [false, false]),
+        ] {
+            let found = [false, true]
+                .map(|ignore_case| StringMatcher { pattern: pattern.clone(), ignore_case }.is_match(text));
+            assert_eq!(found, expected, "{pattern:?} {text}");
+        }
+    }
 }

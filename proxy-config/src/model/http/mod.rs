@@ -19,7 +19,7 @@ pub mod route_match;
 pub mod template;
 pub mod tracing;
 
-pub use action::{Action, RouteAction};
+pub use action::{Action, Priority, RouteAction};
 pub use content::Content;
 pub use filter::{FilterKind, HttpFilter, PerFilter, PerFilters, PerRoute};
 pub use hcm::{Hcm, RouteSource};
