@@ -144,7 +144,11 @@ fn permits(permission: &Permission, facts: &Facts) -> bool {
         Permission::Or(any) => any.iter().any(|p| permits(p, facts)),
         Permission::Not(inner) => !permits(inner, facts),
         Permission::Any => true,
-        Permission::Http => false,
+        // Of a request: a connection has none.
+        Permission::Header(_)
+        | Permission::UrlPath(_)
+        | Permission::UriTemplate(_)
+        | Permission::RouteMetadata(_) => false,
         Permission::DestinationIp(range) => within(range, facts.local.ip()),
         Permission::DestinationPort(wanted) => port == u32::from(*wanted),
         Permission::DestinationPortRange(from, to) => (*from..*to).contains(&port),
@@ -161,7 +165,7 @@ fn is(principal: &Principal, facts: &Facts) -> bool {
         Principal::Or(any) => any.iter().any(|p| is(p, facts)),
         Principal::Not(inner) => !is(inner, facts),
         Principal::Any => true,
-        Principal::Http => false,
+        Principal::Header(_) | Principal::UrlPath(_) | Principal::RouteMetadata(_) => false,
         Principal::Authenticated(name) => is_authenticated(name.as_ref(), facts),
         Principal::MtlsAuthenticated(name) => is_validated(name.as_ref(), facts),
         Principal::DirectRemoteIp(range) => within(range, facts.direct_remote.ip()),

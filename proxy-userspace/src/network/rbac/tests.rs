@@ -31,7 +31,7 @@ fn policy(permission: Permission, principal: Principal) -> RbacPolicy {
 }
 
 fn rules(action: RbacAction, policies: &[(&str, bool)]) -> RbacRules {
-    let of = |matches| if matches { Permission::Any } else { Permission::Http };
+    let of = |matches| if matches { Permission::Any } else { Permission::UrlPath(exact("/")) };
     let policies =
         policies.iter().map(|(name, m)| (Arc::from(*name), policy(of(*m), Principal::Any))).collect();
     RbacRules { action, policies }
@@ -58,10 +58,10 @@ fn permissions() {
     let not = |p| Permission::Not(Box::new(p));
     for (permission, expected) in [
         (Permission::Any, true),
-        (Permission::Http, false),
-        (not(Permission::Http), true),
-        (Permission::And(vec![Permission::Any, Permission::Http]), false),
-        (Permission::Or(vec![Permission::Http, Permission::Any]), true),
+        (Permission::UrlPath(exact("/")), false),
+        (not(Permission::UrlPath(exact("/"))), true),
+        (Permission::And(vec![Permission::Any, Permission::UrlPath(exact("/"))]), false),
+        (Permission::Or(vec![Permission::UrlPath(exact("/")), Permission::Any]), true),
         (Permission::DestinationIp(cidr("10.0.0.0", 24)), true),
         (Permission::DestinationIp(cidr("10.0.0.1", 32)), false),
         (Permission::DestinationPort(80), true),
@@ -82,7 +82,7 @@ fn permissions() {
 fn principals() {
     for (principal, expected) in [
         (Principal::Any, true),
-        (Principal::Http, false),
+        (Principal::UrlPath(exact("/")), false),
         (Principal::Not(Box::new(Principal::Any)), false),
         (Principal::And(vec![Principal::Any, Principal::Any]), true),
         (Principal::Or(vec![]), false),
