@@ -154,7 +154,7 @@ impl Sidecar {
     /// How many listeners and clusters it has.
     pub fn size(&self) -> (usize, usize) {
         let snapshot = self.world.as_ref().map(|world| world.snapshot());
-        snapshot.map_or((0, 0), |snapshot| (snapshot.listeners().len(), snapshot.clusters().count()))
+        snapshot.map_or((0, 0), |snapshot| snapshot.size())
     }
 
     /// The id of its node.

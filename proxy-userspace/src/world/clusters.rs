@@ -46,6 +46,8 @@ const SOON: Duration = Duration::from_millis(100);
 #[derive(Default)]
 struct State {
     entries: HashMap<Arc<str>, Entry>,
+    /// Of which another cluster has the place, or none, since it was published.
+    moved: Vec<Arc<str>>,
     errors: HashMap<Arc<str>, ErrorView>,
     /// Tells a warming cluster from another one of the same name that came later.
     generation: u64,
@@ -98,6 +100,7 @@ impl Clusters {
             let cluster = build_cluster(resource.model.clone(), &env.cluster)?;
             let active = Some(Stage { origin: None, cluster });
             let name = resource.model.name.clone();
+            state.moved.push(name.clone());
             state.entries.insert(name, Entry { fixed: true, active, warming: None });
         }
         let this = Arc::new_cyclic(|me| Self {
@@ -111,7 +114,7 @@ impl Clusters {
             me: me.clone(),
         });
         this.stats.cluster_added.add(fixed.len() as u64);
-        this.publish(&this.lock());
+        this.publish(&mut this.lock());
         Ok(this)
     }
 
@@ -130,8 +133,9 @@ impl Clusters {
     /// Lets the source go, and with the snapshot every cluster.
     pub(super) fn stop(&self) {
         let mut state = self.lock();
-        let ended = (state.subscription.take(), std::mem::take(&mut state.entries));
-        self.publish(&state);
+        let ended = std::mem::take(&mut *state);
+        self.live.end_clusters(&self.env.cluster.tasks);
+        self.published(&state);
         drop(state);
         drop(ended);
     }
@@ -214,16 +218,22 @@ impl Clusters {
     }
 
     /// One swap: every cluster that has its place.
-    fn publish(&self, state: &State) {
-        let active = state.entries.iter().filter_map(|(name, entry)| Some((name, entry.active.as_ref()?)));
-        // Room for all of them first: to grow is to hash all names again.
-        let mut all =
-            super::live::Clusters::with_capacity_and_hasher(state.entries.len(), Default::default());
-        all.extend(active.map(|(name, stage)| (name.clone(), stage.cluster.clone())));
-        self.stats.active_clusters.set(all.len() as u64);
+    fn publish(&self, state: &mut State) {
+        let moved = std::mem::take(&mut state.moved);
+        let of = |name: &Arc<str>| Some(state.entries.get(name)?.active.as_ref()?.cluster.clone());
+        let changes = moved.into_iter().map(|name| {
+            let cluster = of(&name);
+            (name, cluster)
+        });
+        self.live.publish_clusters(changes, &self.env.cluster.tasks);
+        self.published(state);
+    }
+
+    fn published(&self, state: &State) {
+        let (_, active) = self.live.now().size();
+        self.stats.active_clusters.set(active as u64);
         let warming = state.entries.values().filter(|entry| entry.warming.is_some()).count();
         self.stats.warming_clusters.set(warming as u64);
-        self.live.publish_clusters(all, &self.env.cluster.tasks);
         self.moved.send_modify(|times| *times += 1);
     }
 }
@@ -339,6 +349,7 @@ impl Clusters {
                 ended.extend(state.entries.remove(&name));
                 change.note(&name, Some(Bytes::new()), None);
                 self.stats.cluster_removed.inc();
+                state.moved.push(name);
                 dirty = true;
             }
         }
@@ -358,7 +369,7 @@ impl Clusters {
         state.errors.extend(errors);
         refused.iter().for_each(|(raw, why)| change.refuse(&raw.name, why.as_str()));
         if dirty {
-            self.publish(&state);
+            self.publish(&mut state);
         }
         drop(state);
         drop(ended);
@@ -374,6 +385,7 @@ impl Clusters {
         let mut before = Entry { warming: entry.warming.take(), ..Entry::default() };
         if stage.cluster.is_warm() {
             before.active = entry.active.replace(stage);
+            state.moved.push(name);
         } else {
             let (me, cluster) = (self.me.clone(), stage.cluster.clone());
             let task = async move {
@@ -394,7 +406,8 @@ impl Clusters {
         let Some(entry) = state.entries.get_mut(name) else { return };
         let Some(warming) = entry.warming.take_if(|warming| warming.generation == generation) else { return };
         let before = entry.active.replace(warming.stage);
-        self.publish(&state);
+        state.moved.push(name.into());
+        self.publish(&mut state);
         drop(state);
         drop(before);
     }

@@ -44,6 +44,8 @@ pub(super) struct Listeners {
 struct State {
     /// In the order in which they came.
     entries: BTreeMap<u64, Entry>,
+    /// Of which another listener has the place, or none, since it was published.
+    moved: Vec<u64>,
     by_name: HashMap<Arc<str>, u64>,
     by_address: HashMap<Address, u64>,
     doors: Doors,
@@ -129,7 +131,7 @@ impl Listeners {
         for resource in fixed {
             this.add_fixed(resource)?;
         }
-        this.publish(&this.lock());
+        this.publish(&mut this.lock());
         Ok(this)
     }
 
@@ -179,14 +181,15 @@ impl Listeners {
         state.gate = Some(gate);
         let stages = state.entries.values().filter_map(|entry| entry.active.as_ref());
         stages.for_each(|stage| self.lead(stage, state.gate.as_ref()));
-        self.publish(&state);
+        self.publish(&mut state);
     }
 
     /// Closes every socket and lets the source go. Connections are not touched.
     pub(super) fn stop(&self) {
         let mut state = self.lock();
         let ended = std::mem::take(&mut *state);
-        self.publish(&state);
+        self.live.end_listeners(&self.env.cluster.tasks);
+        self.published(&state);
         drop(state);
         drop(ended);
     }
@@ -278,18 +281,23 @@ impl Listeners {
     }
 
     /// One swap: every listener that has its place.
-    fn publish(&self, state: &State) {
-        let stages = state.entries.values().filter_map(|entry| entry.active.as_ref());
-        let mut active = Vec::with_capacity(state.entries.len());
-        active.extend(stages.map(|stage| stage.listener.clone()));
+    fn publish(&self, state: &mut State) {
+        let moved = std::mem::take(&mut state.moved);
+        let of = |id: &u64| Some(state.entries.get(id)?.active.as_ref()?.listener.clone());
+        let changes = moved.into_iter().map(|id| (id, of(&id)));
+        self.live.publish_listeners(changes, &self.env.cluster.tasks);
+        self.published(state);
+    }
+
+    fn published(&self, state: &State) {
+        let (active, _) = self.live.now().size();
         let warming = state.entries.values().filter(|entry| entry.warming.is_some()).count();
-        self.stats.total_listeners_active.set(active.len() as u64);
+        self.stats.total_listeners_active.set(active as u64);
         self.stats.total_listeners_warming.set(warming as u64);
         // Envoy has no such gauge before the first that drains.
         if !state.draining.is_empty() || self.stats.total_listeners_draining.value() > 0 {
             self.stats.total_listeners_draining.set(state.draining.len() as u64);
         }
-        self.live.publish_listeners(active, &self.env.cluster.tasks);
         self.moved.send_modify(|times| *times += 1);
     }
 }
@@ -341,12 +349,14 @@ impl State {
         let id = self.next();
         self.by_name.insert(entry.name.clone(), id);
         self.entries.insert(id, entry);
+        self.moved.push(id);
         self.claim(id);
     }
 
     fn remove(&mut self, name: &str) -> Option<Entry> {
         let id = self.by_name.remove(name)?;
         let entry = self.entries.remove(&id)?;
+        self.moved.push(id);
         self.release(&entry, id);
         Some(entry)
     }

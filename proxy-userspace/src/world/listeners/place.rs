@@ -58,7 +58,7 @@ impl Listeners {
             return true;
         };
         self.replace(&mut state, name, self.current(warming.stage));
-        self.publish(&state);
+        self.publish(&mut state);
         true
     }
 
@@ -74,21 +74,22 @@ impl Listeners {
     }
 
     fn fill_in(&self, state: &mut State, extension: &str) {
-        let mut changed = false;
+        let mut changed = Vec::new();
         let gate = state.gate.clone();
-        let active = state.entries.values_mut().filter_map(|entry| entry.active.as_mut());
-        for stage in active.filter(|stage| stage.wants.names(extension)) {
+        let active = state.entries.iter_mut().filter_map(|(id, entry)| Some((*id, entry.active.as_mut()?)));
+        for (id, stage) in active.filter(|(_, stage)| stage.wants.names(extension)) {
             let model = stage.wants.effective(&stage.origin.resource.model);
             match Listener::refilled(model, &stage.listener, &self.env.parts()) {
                 Ok(listener) => {
                     stage.listener = Arc::new(listener);
                     self.turn(stage, gate.as_ref());
-                    changed = true;
+                    changed.push(id);
                 }
                 Err(error) => log::warn!("{error}; what was known stays"),
             }
         }
-        if changed {
+        if !changed.is_empty() {
+            state.moved.append(&mut changed);
             self.publish(state);
         }
     }
@@ -127,6 +128,7 @@ impl Listeners {
         }
         entry.active = Some(stage);
         state.entries.insert(id, entry);
+        state.moved.push(id);
         state.claim(id);
     }
 

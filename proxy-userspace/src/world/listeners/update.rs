@@ -57,7 +57,7 @@ impl Listeners {
         let errors = refused.iter().map(|(raw, why)| (raw.name.clone(), refusal(raw, why)));
         state.errors.extend(errors);
         if dirty {
-            self.publish(&state);
+            self.publish(&mut state);
         }
         drop(state);
         drop(doors);

@@ -52,7 +52,8 @@ impl Status {
         for cluster in snapshot.clusters() {
             cluster.stats.warming_state.set(u64::from(!cluster.is_warm()));
         }
-        let drained = snapshot.listeners().iter().filter(|listener| self.is_drained(&listener.model)).count();
+        let drained =
+            snapshot.listeners().into_iter().filter(|listener| self.is_drained(&listener.model)).count();
         let replaced = self.world.as_ref().map_or(0, |world| world.draining());
         let draining = (drained + replaced) as u64;
         // Envoy has no such gauge before the first that drains.
