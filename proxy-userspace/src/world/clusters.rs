@@ -58,8 +58,8 @@ struct State {
 struct Entry {
     /// Of the bootstrap: nothing that comes changes it, as in Envoy.
     fixed: bool,
-    active: Option<Stage>,
-    warming: Option<Warming>,
+    active: Option<Box<Stage>>,
+    warming: Option<Box<Warming>>,
 }
 
 struct Stage {
@@ -69,7 +69,7 @@ struct Stage {
 }
 
 struct Warming {
-    stage: Stage,
+    stage: Box<Stage>,
     generation: u64,
     _task: Abort,
 }
@@ -83,7 +83,7 @@ enum News {
 impl Entry {
     /// The last that was said of it.
     fn latest(&self) -> Option<&Stage> {
-        self.warming.as_ref().map(|warming| &warming.stage).or(self.active.as_ref())
+        self.warming.as_ref().map(|warming| &*warming.stage).or(self.active.as_deref())
     }
 }
 
@@ -98,7 +98,7 @@ impl Clusters {
         let mut state = State::default();
         for resource in fixed {
             let cluster = build_cluster(resource.model.clone(), &env.cluster)?;
-            let active = Some(Stage { origin: None, cluster });
+            let active = Some(Box::new(Stage { origin: None, cluster }));
             let name = resource.model.name.clone();
             state.moved.push(name.clone());
             state.entries.insert(name, Entry { fixed: true, active, warming: None });
@@ -193,8 +193,8 @@ impl Clusters {
             let view = |stage: Option<&Stage>| Some(stage?.origin.as_ref()?.view(name));
             DynamicView {
                 name: name.clone(),
-                active: view(entry.active.as_ref()),
-                warming: view(entry.warming.as_ref().map(|warming| &warming.stage)),
+                active: view(entry.active.as_deref()),
+                warming: view(entry.warming.as_ref().map(|warming| &*warming.stage)),
                 draining: None,
                 error: state.errors.get(name).cloned(),
             }
@@ -361,7 +361,7 @@ impl Clusters {
                 // What is new can be seen where it is.
                 let after = if before.is_some() { bytes(&stage) } else { Some(Bytes::new()) };
                 change.note(&name, before.flatten(), after);
-                ended.extend(self.place(&mut state, name, *stage));
+                ended.extend(self.place(&mut state, name, stage));
                 dirty = true;
             }
         }
@@ -376,7 +376,7 @@ impl Clusters {
     }
 
     /// Gives a new or changed cluster its place, or lets it warm first. Returns what it replaces.
-    fn place(&self, state: &mut State, name: Arc<str>, stage: Stage) -> Option<Entry> {
+    fn place(&self, state: &mut State, name: Arc<str>, stage: Box<Stage>) -> Option<Entry> {
         state.generation += 1;
         let generation = state.generation;
         let entry = state.entries.entry(name.clone()).or_default();
@@ -395,7 +395,7 @@ impl Clusters {
                 }
             };
             let _task = Abort::of(self.env.cluster.tasks.spawn("cluster warming", task));
-            entry.warming = Some(Warming { stage, generation, _task });
+            entry.warming = Some(Box::new(Warming { stage, generation, _task }));
         }
         Some(before)
     }

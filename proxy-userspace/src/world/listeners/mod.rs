@@ -64,8 +64,8 @@ struct Entry {
     name: Arc<str>,
     /// Of the bootstrap: nothing that comes changes it, as in Envoy.
     fixed: bool,
-    active: Option<Stage>,
-    warming: Option<Warming>,
+    active: Option<Box<Stage>>,
+    warming: Option<Box<Warming>>,
 }
 
 struct Stage {
@@ -91,11 +91,11 @@ struct Draining {
 impl Entry {
     /// The last that was said of it.
     fn latest(&self) -> Option<&Stage> {
-        self.warming.as_ref().map(|warming| &warming.stage).or(self.active.as_ref())
+        self.warming.as_ref().map(|warming| &warming.stage).or(self.active.as_deref())
     }
 
     fn stages(&self) -> impl Iterator<Item = &Stage> {
-        self.active.iter().chain(self.warming.as_ref().map(|warming| &warming.stage))
+        self.active.as_deref().into_iter().chain(self.warming.as_ref().map(|warming| &warming.stage))
     }
 }
 
@@ -142,7 +142,7 @@ impl Listeners {
         );
         let wants = self.hub.wants(&origin.resource.model);
         let listener = Arc::new(Listener::new(wants.effective(&origin.resource.model), &self.env.parts())?);
-        let active = Some(Stage { origin, listener, wants, doors: Vec::new() });
+        let active = Some(Box::new(Stage { origin, listener, wants, doors: Vec::new() }));
         let name = resource.model.name.clone();
         let mut state = self.lock();
         state.insert(Entry { name, fixed: true, active, warming: None });
@@ -253,7 +253,7 @@ impl Listeners {
         for entry in state.entries.values().filter(|entry| !entry.fixed) {
             let view = |stage: Option<&Stage>| Some(stage?.origin.view(&entry.name));
             let it = views.entry(entry.name.clone()).or_insert_with(|| resource::nothing(&entry.name));
-            it.active = view(entry.active.as_ref());
+            it.active = view(entry.active.as_deref());
             it.warming = view(entry.warming.as_ref().map(|warming| &warming.stage));
         }
         for draining in &state.draining {

@@ -45,7 +45,7 @@ impl Listeners {
         let _task = Abort::of(self.env.cluster.tasks.spawn("listener warming", task));
         let id = state.by_name.get(name).copied();
         if let Some(entry) = state.entry_mut(name) {
-            entry.warming = Some(Warming { stage, generation, _task });
+            entry.warming = Some(Box::new(Warming { stage, generation, _task }));
         }
         id.into_iter().for_each(|id| state.claim(id));
     }
@@ -126,7 +126,7 @@ impl Listeners {
                 self.drain(state, &entry.name, &before, rosters);
             }
         }
-        entry.active = Some(stage);
+        entry.active = Some(Box::new(stage));
         state.entries.insert(id, entry);
         state.moved.push(id);
         state.claim(id);
