@@ -105,20 +105,21 @@ impl Sidecar {
         let sources: Arc<dyn Subscribe> = servers.clone();
         let mut env = Env::new(stats.clone(), tasks.clone(), dial, sources.clone());
         env.transport.connections = common.connections.clone();
-        if let Some(bootstrap) = bootstrap {
+        let decoder = bootstrap.map(|bootstrap| Decoder::of(bootstrap).with_store(common.store.clone()));
+        if let (Some(bootstrap), Some(decoder)) = (bootstrap, &decoder) {
             let secrets = Secrets::new(&bootstrap.secrets, (&stats, &tasks), &common.directories, &sources)?;
-            env.transport.secrets = Arc::new(secrets);
+            env.transport.secrets = Arc::new(secrets.read_by(decoder));
         }
         let sinks = Arc::new(Sinks::new(common.log_flush_interval, &stats));
         let buckets = Arc::<Buckets>::default();
-        let world = match bootstrap {
-            Some(bootstrap) => {
+        let world = match bootstrap.zip(decoder) {
+            Some((bootstrap, decoder)) => {
                 let env = world::Env {
                     cluster: env.clone(),
                     sinks: sinks.clone(),
                     buckets: buckets.clone(),
                     sources,
-                    decoder: Decoder::of(bootstrap).with_store(common.store.clone()),
+                    decoder,
                     drain_time: common.drain_time,
                     history: History::default(),
                 };

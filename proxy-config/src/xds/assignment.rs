@@ -64,13 +64,10 @@ const ENDPOINTS: u32 = 2;
 const NAMED_ENDPOINTS: u32 = 5;
 const LB_ENDPOINTS: u32 = 2;
 
-impl Decoder {
-    /// The meaning of a `ClusterLoadAssignment`, or everything that is wrong with it. `before`: the last one.
-    pub fn assignment(
-        &self,
-        raw: &RawResource,
-        before: Option<&Assigned>,
-    ) -> Result<Assignment, Vec<Diagnostic>> {
+impl Assignment {
+    /// The meaning of a `ClusterLoadAssignment`, or everything that is wrong with it. It names nothing that is
+    /// elsewhere. `before`: the last one.
+    pub fn read(raw: &RawResource, before: Option<&Assigned>) -> Result<Self, Vec<Diagnostic>> {
         let is_one = any::type_name(&raw.type_url) == Ok(NAME);
         let parts = is_one.then(|| Parts::of(&raw.value)).flatten().filter(Parts::has_many);
         if let (Some(parts), Some(before)) = (&parts, before)
@@ -78,7 +75,7 @@ impl Decoder {
         {
             return Ok(assignment);
         }
-        let (model, warnings) = self.lowered::<LoadAssignment>(raw)?;
+        let (model, warnings) = Decoder::default().lowered::<LoadAssignment>(raw)?;
         let names: Vec<_> = endpoints(&model).filter_map(name).collect();
         if !names.is_empty() {
             return Err(names);
@@ -351,33 +348,32 @@ mod tests {
     #[test]
     fn only_what_is_new_is_read() {
         let decoder = Decoder::default();
-        let first = decoder.assignment(&raw(&[(0, ports(1, 100)), (1, ports(500, 5))], ""), None).unwrap();
+        let first = Assignment::read(&raw(&[(0, ports(1, 100)), (1, ports(500, 5))], ""), None).unwrap();
         assert_eq!(news(&first), 105);
         let mut some = ports(1, 100);
         some[7] = 300;
         some.remove(50);
         some.push(301);
         let next = [(1, ports(500, 5)), (0, some)];
-        let second = decoder.assignment(&raw(&next, ""), first.assigned.as_ref()).unwrap();
+        let second = Assignment::read(&raw(&next, ""), first.assigned.as_ref()).unwrap();
         assert_eq!(news(&second), 2);
         let all = opened(&second.endpoints, &opened(&first.endpoints, &[]));
         let whole = decoder.decode::<LoadAssignment>(&raw(&next, "")).unwrap();
         assert_eq!(all, endpoints(&whole.resource.model).cloned().collect::<Vec<_>>());
         // In another priority it is another endpoint.
-        let moved = decoder.assignment(&raw(&[(4, ports(1, 100))], ""), second.assigned.as_ref()).unwrap();
+        let moved = Assignment::read(&raw(&[(4, ports(1, 100))], ""), second.assigned.as_ref()).unwrap();
         assert_eq!(news(&moved), 100);
     }
 
     #[test]
     fn few_are_read_each_time() {
         let few = raw(&[(0, ports(1, 10))], "");
-        assert!(Decoder::default().assignment(&few, None).unwrap().assigned.is_none());
+        assert!(Assignment::read(&few, None).unwrap().assigned.is_none());
     }
 
     #[test]
     fn names_are_no_addresses() {
-        let decoder = Decoder::default();
-        let first = decoder.assignment(&raw(&[(0, ports(1, 100))], ""), None).unwrap();
+        let first = Assignment::read(&raw(&[(0, ports(1, 100))], ""), None).unwrap();
         let text = format!(
             "resources: [{{'@type': {}, cluster_name: c, endpoints: [{{lb_endpoints: [{{endpoint: {{address: \
              {{socket_address: {{address: a.example, port_value: 1}}}}}}}}]}}]}}]",
@@ -385,22 +381,21 @@ mod tests {
         );
         let named = Reader::new(Kind::Endpoints).read(&text).unwrap().resources.remove(0);
         for before in [None, first.assigned.as_ref()] {
-            let found = decoder.assignment(&named, before).unwrap_err();
+            let found = Assignment::read(&named, before).unwrap_err();
             assert!(found[0].to_string().contains("endpoints: malformed IP address: a.example"), "{found:?}");
         }
     }
 
     #[test]
     fn what_is_wrong_is_named_as_in_a_whole_one() {
-        let decoder = Decoder::default();
-        let first = decoder.assignment(&raw(&[(0, ports(1, 100))], ""), None).unwrap();
+        let first = Assignment::read(&raw(&[(0, ports(1, 100))], ""), None).unwrap();
         let mut bad = raw(&[(0, ports(1, 99))], "");
         let mut more = Vec::new();
         let locality = begin(&mut more, ENDPOINTS);
         put(&mut more, LB_ENDPOINTS, Value::Bytes(&[0x20, 1]));
         end(&mut more, locality);
         bad.value = [&bad.value[..], &more].concat().into();
-        let wrong = |before| decoder.assignment(&bad, before).unwrap_err();
+        let wrong = |before| Assignment::read(&bad, before).unwrap_err();
         assert_eq!(wrong(first.assigned.as_ref()), wrong(None));
     }
 
@@ -420,7 +415,7 @@ mod tests {
             for set in &sequence {
                 let raw = raw(set, "  policy: { overprovisioning_factor: 150 }\n");
                 let whole = decoder.decode::<LoadAssignment>(&raw).unwrap().resource.model;
-                let read = decoder.assignment(&raw, assigned.as_ref()).unwrap();
+                let read = Assignment::read(&raw, assigned.as_ref()).unwrap();
                 prop_assert_eq!(&read.policy, &whole.policy);
                 let mut named: Vec<_> = read.endpoints.iter().flatten().filter_map(|said| match said {
                     Said::Again(at) => Some(*at),

@@ -6,7 +6,7 @@ use std::time::UNIX_EPOCH;
 use proxy_config::diagnostic::problems;
 use proxy_config::model::cluster::{Discovery, Eds};
 use proxy_config::model::endpoint::{Locality, LocalityEndpoints};
-use proxy_config::xds::{Assigned, Decoder, Kind, RawResource, Said};
+use proxy_config::xds::{Assigned, Assignment, Kind, RawResource, Said};
 use xxhash_rust::xxh64::xxh64;
 
 use super::fixed;
@@ -75,7 +75,7 @@ fn replace(cluster: &Cluster, resource: &RawResource) -> Result<(), String> {
     let Some(active) = &cluster.active else { return Ok(()) };
     let mut applied = active.applied.lock().unwrap_or_else(PoisonError::into_inner);
     let before = applied.as_ref().map(|applied| &applied.assigned);
-    let assignment = Decoder::default().assignment(resource, before).map_err(|found| problems(&found))?;
+    let assignment = Assignment::read(resource, before).map_err(|found| problems(&found))?;
     if let Some(first) = assignment.warnings.first() {
         let all = assignment.warnings.len();
         log::warn!("cluster {}: endpoints: {first} ({all} warnings in all)", cluster.model.name);
@@ -134,6 +134,7 @@ fn applied(cluster: &Cluster, version: &str) {
     let wall = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
     if let Some(stats) = cluster.eds_stats() {
         stats.update_time.set(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX));
+        stats.version_text.set(version);
     }
     warm(cluster);
 }

@@ -137,6 +137,7 @@ stats_block! {
         counter init_fetch_timeout;
         counter update_rejected;
         gauge update_time;
+        text version_text;
     }
 }
 
@@ -183,6 +184,7 @@ stats_block! {
         counter update_success;
         gauge update_time;
         gauge version;
+        text version_text;
         histogram update_duration;
     }
 }
@@ -216,6 +218,7 @@ stats_block! {
         counter update_success;
         gauge update_time;
         gauge version;
+        text version_text;
         histogram update_duration;
     }
 }
