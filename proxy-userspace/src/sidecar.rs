@@ -20,8 +20,8 @@ use crate::drain::Drain;
 use crate::net::{Dial, Place};
 use crate::network::local_ratelimit::Buckets;
 use crate::secret::Secrets;
-use crate::task::Tasks;
 use crate::task::workers::Crew;
+use crate::task::{Tasks, Whose};
 use crate::telemetry::access_log::Sinks;
 use crate::telemetry::stats::Stats;
 use crate::transport::tap::Taps;
@@ -83,6 +83,8 @@ pub struct Common {
     pub directories: Arc<Directories>,
     /// Resources that several of them have are kept once.
     pub store: Arc<Store>,
+    /// Whose configuration it is, for the log.
+    pub whose: Whose,
     /// The last connection's id: one count for the daemon, so that an id is in one log only.
     pub connections: Arc<AtomicU64>,
 }
@@ -91,7 +93,7 @@ impl Sidecar {
     /// Builds all of it and starts what follows the outside. Needs a runtime.
     pub fn new(loaded: Option<Loaded>, dial: Arc<dyn Dial>, common: &Common) -> Result<Self> {
         let stats = Arc::new(Stats::new());
-        let tasks = Tasks::new(&stats).on(common.crew.clone());
+        let tasks = Tasks::new(&stats).on(common.crew.clone()).of(common.whose.clone());
         let bootstrap = loaded.as_ref().map(|loaded| &loaded.bootstrap);
         let servers = Sources::new(SourcesEnv {
             stats: stats.clone(),

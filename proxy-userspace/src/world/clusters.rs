@@ -18,7 +18,7 @@ use super::history::Change;
 use super::resource::{Origin, refusal};
 use super::subscription::{Subscribed, milliseconds};
 use super::{BuildError, Env, Live, build_cluster, resource};
-use crate::admin::view::{DynamicView, ErrorView};
+use crate::admin::view::{DynamicView, ErrorView, Unready, UnreadyView};
 use crate::clock;
 use crate::cluster::Cluster;
 use crate::task::{self, Abort};
@@ -185,6 +185,19 @@ impl Clusters {
             cluster.waits_for().into_iter().map(move |what| format!("cluster {name} waits for {what}"))
         });
         lines.collect()
+    }
+
+    /// What is still to come, for each that waits, by name.
+    pub(super) fn unready(&self) -> Vec<UnreadyView> {
+        let unready = |cluster: Arc<Cluster>| {
+            let name = cluster.model.name.clone();
+            let waits = cluster.waits_for();
+            let targets = waits.iter().map(|what| format!("target {}", what.trim_start_matches("its ")));
+            UnreadyView { whose: Unready::Cluster(name), targets: targets.collect() }
+        };
+        let mut all = self.waited_for();
+        all.sort_by(|one, other| one.model.name.cmp(&other.model.name));
+        all.into_iter().map(unready).filter(|unready| !unready.targets.is_empty()).collect()
     }
 
     pub(super) fn dynamic(&self) -> Vec<DynamicView> {

@@ -39,7 +39,7 @@ use self::listeners::Listeners;
 pub(crate) use self::live::enters;
 pub use self::live::{Live, Snapshot};
 pub use self::status::Status;
-use crate::admin::view::{DynamicView, ListenerView};
+use crate::admin::view::{DynamicView, ListenerView, UnreadyView};
 use crate::cluster::{self, Cluster};
 use crate::network::local_ratelimit::Buckets;
 use crate::secret::Secrets;
@@ -163,9 +163,11 @@ impl World {
         self.clusters.is_dynamic(cluster)
     }
 
-    /// What each listener still waits for, by name.
-    pub fn unready(&self) -> Vec<(Arc<str>, Vec<Arc<str>>)> {
-        self.listeners.unready()
+    /// What listeners and clusters still wait for.
+    pub fn unready(&self) -> Vec<UnreadyView> {
+        let mut unready = self.listeners.unready();
+        unready.extend(self.clusters.unready());
+        unready
     }
 
     pub fn dynamic(&self, kind: Kind) -> Vec<DynamicView> {

@@ -23,7 +23,7 @@ use super::door::{Door, Doors, Gate};
 use super::resource::{self, Origin};
 use super::subscription::Subscribed;
 use super::{BuildError, Env, Listener, Live};
-use crate::admin::view::{DynamicView, ErrorView, ListenerView, ResourceView};
+use crate::admin::view::{DynamicView, ErrorView, ListenerView, ResourceView, Unready, UnreadyView};
 use crate::task::Abort;
 use crate::telemetry::stats::ListenerManagerStats;
 use crate::xds::{Consumer, Names, Subscription};
@@ -229,13 +229,15 @@ impl Listeners {
         cold.map(|(name, stage)| (name.clone(), stage.waits_for())).collect()
     }
 
-    /// The names of what is still to come, for each that waits.
-    pub(super) fn unready(&self) -> Vec<(Arc<str>, Vec<Arc<str>>)> {
-        let names = |(listener, wants): &(Arc<Listener>, Wants)| {
-            let secrets = listener.waits_for().into_iter().map(|slot| slot.name.clone());
-            (listener.name.clone(), secrets.chain(wants.unsettled()).collect())
+    /// What is still to come, for each that waits.
+    pub(super) fn unready(&self) -> Vec<UnreadyView> {
+        let unready = |(listener, wants): &(Arc<Listener>, Wants)| {
+            let secrets = listener.waits_for().into_iter();
+            let secrets = secrets.map(|slot| format!("shared target SdsApi {}", slot.name));
+            let targets = wants.targets().chain(secrets).collect();
+            UnreadyView { whose: Unready::Listener(listener.name.clone()), targets }
         };
-        self.missing().iter().map(names).collect()
+        self.missing().iter().map(unready).collect()
     }
 
     /// Where they listen, or would.

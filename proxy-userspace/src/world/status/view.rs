@@ -85,8 +85,7 @@ impl View for Status {
     }
 
     fn unready(&self) -> Vec<UnreadyView> {
-        let unready = self.world.as_ref().map(|world| world.unready()).unwrap_or_default();
-        unready.into_iter().map(|(listener, secrets)| UnreadyView { listener, secrets }).collect()
+        self.world.as_ref().map(|world| world.unready()).unwrap_or_default()
     }
 
     fn is_dynamic(&self) -> bool {

@@ -48,7 +48,7 @@ async fn a_listener_waits_for_its_filter_and_follows_it() {
     let rig = rig(&discovering("")).await;
     assert_eq!(rig.script.asked(Kind::Extension), ["gate"]);
     assert_eq!(rig.stat("listener_manager.total_listeners_warming"), 1);
-    assert_eq!(rig.world.unready()[0].1, ["gate".into()]);
+    assert_eq!(rig.world.unready()[0].targets, ["shared target FilterConfigSubscription init gate"]);
     rig.script.say(Kind::Extension, "1", &[gate("ALLOW")]).unwrap();
     rig.until("the listener", || rig.stat("listener_manager.total_listeners_active") == 1).await;
     let (mut kept, _) = greeted(rig.address("l")).await;
