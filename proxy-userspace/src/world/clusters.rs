@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::history::Change;
 use super::resource::{Origin, refusal};
+use super::stages::{Stages, Warming};
 use super::subscription::{Subscribed, milliseconds};
 use super::{BuildError, Env, Live, build_cluster, resource};
 use crate::admin::view::{DynamicView, ErrorView, Unready, UnreadyView};
@@ -54,13 +55,7 @@ struct State {
     subscription: Option<Subscription>,
 }
 
-#[derive(Default)]
-struct Entry {
-    /// Of the bootstrap: nothing that comes changes it, as in Envoy.
-    fixed: bool,
-    active: Option<Box<Stage>>,
-    warming: Option<Box<Warming>>,
-}
+type Entry = Stages<Stage>;
 
 struct Stage {
     /// None for a cluster of the bootstrap.
@@ -68,23 +63,10 @@ struct Stage {
     cluster: Arc<Cluster>,
 }
 
-struct Warming {
-    stage: Box<Stage>,
-    generation: u64,
-    _task: Abort,
-}
-
 /// What an update has to say of one name.
 enum News {
     Same,
     Changed(Box<Stage>),
-}
-
-impl Entry {
-    /// The last that was said of it.
-    fn latest(&self) -> Option<&Stage> {
-        self.warming.as_ref().map(|warming| &*warming.stage).or(self.active.as_deref())
-    }
 }
 
 impl Clusters {
@@ -98,10 +80,9 @@ impl Clusters {
         let mut state = State::default();
         for resource in fixed {
             let cluster = build_cluster(resource.model.clone(), &env.cluster)?;
-            let active = Some(Box::new(Stage { origin: None, cluster }));
             let name = resource.model.name.clone();
             state.moved.push(name.clone());
-            state.entries.insert(name, Entry { fixed: true, active, warming: None });
+            state.entries.insert(name, Entry::fixed(Stage { origin: None, cluster }));
         }
         let this = Arc::new_cyclic(|me| Self {
             env: env.clone(),
@@ -203,14 +184,9 @@ impl Clusters {
     pub(super) fn dynamic(&self) -> Vec<DynamicView> {
         let state = self.lock();
         let named = state.entries.iter().filter(|(_, entry)| !entry.fixed).map(|(name, entry)| {
-            let view = |stage: Option<&Stage>| Some(stage?.origin.as_ref()?.view(name));
-            DynamicView {
-                name: name.clone(),
-                active: view(entry.active.as_deref()),
-                warming: view(entry.warming.as_ref().map(|warming| &*warming.stage)),
-                draining: None,
-                error: state.errors.get(name).cloned(),
-            }
+            let (active, warming) = entry.views(|stage| Some(stage.origin.as_ref()?.view(name)));
+            let error = state.errors.get(name).cloned();
+            DynamicView { active, warming, error, ..resource::nothing(name) }
         });
         resource::with_errors(named.collect(), &state.errors)
     }
@@ -408,7 +384,7 @@ impl Clusters {
                 }
             };
             let _task = Abort::of(self.env.cluster.tasks.spawn("cluster warming", task));
-            entry.warming = Some(Box::new(Warming { stage, generation, _task }));
+            entry.warming = Some(Box::new(Warming { stage: *stage, generation, _task }));
         }
         Some(before)
     }
@@ -417,8 +393,8 @@ impl Clusters {
     fn warm(&self, name: &str, generation: u64) {
         let mut state = self.lock();
         let Some(entry) = state.entries.get_mut(name) else { return };
-        let Some(warming) = entry.warming.take_if(|warming| warming.generation == generation) else { return };
-        let before = entry.active.replace(warming.stage);
+        let Some(stage) = entry.take_warm(generation) else { return };
+        let before = entry.active.replace(Box::new(stage));
         state.moved.push(name.into());
         self.publish(&mut state);
         drop(state);

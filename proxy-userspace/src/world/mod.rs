@@ -16,6 +16,7 @@ mod listener;
 mod listeners;
 mod live;
 mod resource;
+mod stages;
 mod start;
 mod status;
 mod subscription;

@@ -163,7 +163,8 @@ impl Shared {
     }
 
     fn is_full(&self) -> bool {
-        self.mux().answers() >= MOST_WAITING || self.queues.values().any(|queue| queue.waiting.load(Ordering::Acquire) >= MOST_WAITING)
+        self.mux().answers() >= MOST_WAITING
+            || self.queues.values().any(|queue| queue.waiting.load(Ordering::Acquire) >= MOST_WAITING)
     }
 
     async fn room(&self) {

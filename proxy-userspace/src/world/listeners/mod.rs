@@ -8,6 +8,7 @@ mod place;
 mod update;
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use proxy_config::model;
@@ -21,10 +22,10 @@ use super::bind::{BindError, Sockets};
 use super::discovered::{Hub, Wants};
 use super::door::{Door, Doors, Gate};
 use super::resource::{self, Origin};
+use super::stages::Stages;
 use super::subscription::Subscribed;
 use super::{BuildError, Env, Listener, Live};
 use crate::admin::view::{DynamicView, ErrorView, ListenerView, ResourceView, Unready, UnreadyView};
-use crate::task::Abort;
 use crate::telemetry::stats::ListenerManagerStats;
 use crate::xds::{Consumer, Names, Subscription};
 
@@ -62,10 +63,21 @@ struct State {
 
 struct Entry {
     name: Arc<str>,
-    /// Of the bootstrap: nothing that comes changes it, as in Envoy.
-    fixed: bool,
-    active: Option<Box<Stage>>,
-    warming: Option<Box<Warming>>,
+    stages: Stages<Stage>,
+}
+
+impl Deref for Entry {
+    type Target = Stages<Stage>;
+
+    fn deref(&self) -> &Stages<Stage> {
+        &self.stages
+    }
+}
+
+impl DerefMut for Entry {
+    fn deref_mut(&mut self) -> &mut Stages<Stage> {
+        &mut self.stages
+    }
 }
 
 struct Stage {
@@ -76,27 +88,10 @@ struct Stage {
     doors: Vec<Arc<Door>>,
 }
 
-struct Warming {
-    stage: Stage,
-    generation: u64,
-    _task: Abort,
-}
-
 /// A listener whose connections have until the end of the drain time.
 struct Draining {
     generation: u64,
     view: ResourceView,
-}
-
-impl Entry {
-    /// The last that was said of it.
-    fn latest(&self) -> Option<&Stage> {
-        self.warming.as_ref().map(|warming| &warming.stage).or(self.active.as_deref())
-    }
-
-    fn stages(&self) -> impl Iterator<Item = &Stage> {
-        self.active.as_deref().into_iter().chain(self.warming.as_ref().map(|warming| &warming.stage))
-    }
 }
 
 impl Stage {
@@ -142,10 +137,9 @@ impl Listeners {
         );
         let wants = self.hub.wants(&origin.resource.model);
         let listener = Arc::new(Listener::new(wants.effective(&origin.resource.model), &self.env.parts())?);
-        let active = Some(Box::new(Stage { origin, listener, wants, doors: Vec::new() }));
-        let name = resource.model.name.clone();
+        let stages = Stages::fixed(Stage { origin, listener, wants, doors: Vec::new() });
         let mut state = self.lock();
-        state.insert(Entry { name, fixed: true, active, warming: None });
+        state.insert(Entry { name: resource.model.name.clone(), stages });
         self.stats.listener_added.inc();
         Ok(())
     }
@@ -217,7 +211,7 @@ impl Listeners {
 
     fn missing(&self) -> Vec<(Arc<Listener>, Wants)> {
         let state = self.lock();
-        let cold = state.entries.values().filter_map(Entry::latest).filter(|stage| !stage.is_warm());
+        let cold = state.entries.values().filter_map(|entry| entry.latest()).filter(|stage| !stage.is_warm());
         cold.map(|stage| (stage.listener.clone(), stage.wants.clone())).collect()
     }
 
@@ -253,10 +247,8 @@ impl Listeners {
         let state = self.lock();
         let mut views: BTreeMap<Arc<str>, DynamicView> = BTreeMap::new();
         for entry in state.entries.values().filter(|entry| !entry.fixed) {
-            let view = |stage: Option<&Stage>| Some(stage?.origin.view(&entry.name));
             let it = views.entry(entry.name.clone()).or_insert_with(|| resource::nothing(&entry.name));
-            it.active = view(entry.active.as_deref());
-            it.warming = view(entry.warming.as_ref().map(|warming| &warming.stage));
+            (it.active, it.warming) = entry.views(|stage| Some(stage.origin.view(&entry.name)));
         }
         for draining in &state.draining {
             let name = &draining.view.name;
@@ -366,13 +358,13 @@ impl State {
     /// Notes the addresses of an entry as taken.
     fn claim(&mut self, id: u64) {
         let Some(entry) = self.entries.get(&id) else { return };
-        for at in entry.stages().flat_map(|stage| &stage.listener.model.addresses) {
+        for at in entry.all().flat_map(|stage| &stage.listener.model.addresses) {
             self.by_address.entry(at.address.clone()).or_insert(id);
         }
     }
 
     fn release(&mut self, entry: &Entry, id: u64) {
-        for at in entry.stages().flat_map(|stage| &stage.listener.model.addresses) {
+        for at in entry.all().flat_map(|stage| &stage.listener.model.addresses) {
             if self.by_address.get(&at.address) == Some(&id) {
                 self.by_address.remove(&at.address);
             }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Draining, Entry, Listeners, Stage, State, Warming, settled};
+use super::{Draining, Entry, Listeners, Stage, State, settled};
 use crate::drain::{self, Roster};
 use crate::task::Abort;
 use crate::telemetry::stats::{Held, ListenerManagerStats};
 use crate::world::Listener;
 use crate::world::door::{Door, Gate};
 use crate::world::listener::differ_in_chains_alone;
+use crate::world::stages::{Stages, Warming};
 
 /// How long to leave others their turn with the state.
 const TURN: Duration = Duration::from_millis(1);
@@ -21,7 +22,7 @@ impl Listeners {
         if known { &self.stats.listener_modified } else { &self.stats.listener_added }.inc();
         if !known {
             let name = name.clone();
-            state.insert(Entry { name, fixed: false, active: None, warming: None });
+            state.insert(Entry { name, stages: Stages::default() });
         }
         // Until connections are accepted, the start waits for all of them.
         if state.gate.is_none() || stage.is_warm() {
@@ -53,11 +54,10 @@ impl Listeners {
     /// Its time has come. False where somebody is at work: no worker waits for an update of thousands.
     fn warm(&self, name: &str, generation: u64) -> bool {
         let Ok(mut state) = self.state.try_lock() else { return self.state.is_poisoned() };
-        let warming = state.entry_mut(name).map(|entry| &mut entry.warming);
-        let Some(warming) = warming.and_then(|w| w.take_if(|w| w.generation == generation)) else {
+        let Some(stage) = state.entry_mut(name).and_then(|entry| entry.take_warm(generation)) else {
             return true;
         };
-        self.replace(&mut state, name, self.current(warming.stage));
+        self.replace(&mut state, name, self.current(stage));
         self.publish(&mut state);
         true
     }
@@ -157,7 +157,7 @@ impl Listeners {
     pub(super) fn remove(&self, state: &mut State, name: &str) -> Vec<Arc<Door>> {
         let Some(entry) = state.remove(name) else { return Vec::new() };
         self.stats.listener_removed.inc();
-        let Some(active) = entry.active else { return Vec::new() };
+        let Some(active) = entry.stages.active else { return Vec::new() };
         let rosters = active.listener.leaves(None);
         self.drain(state, &entry.name, &active, rosters);
         active.doors
