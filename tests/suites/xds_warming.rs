@@ -82,6 +82,12 @@ fn clusters_then_endpoints_then_listeners() -> Result<()> {
                 answers(proxy, "in", "one")?;
                 Ok(json!(order(&plane, proxy.kind.name())))
             });
+            pair.same(&mut cases, id("texts of /stats"), |proxy| {
+                let all = proxy.admin().ok("/stats?type=TextReadouts")?;
+                let used = proxy.admin().ok("/stats?type=TextReadouts&usedonly")?;
+                let json = proxy.admin().json("/stats?type=TextReadouts&format=json")?;
+                Ok(json!([all, used, json, proxy.admin().ok("/stats/prometheus?type=TextReadouts")?]))
+            });
         }
         cases.finish()
     })
