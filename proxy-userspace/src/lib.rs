@@ -25,6 +25,7 @@ pub mod logging;
 pub mod net;
 pub mod network;
 pub mod secret;
+pub mod shards;
 pub mod sidecar;
 pub mod sys;
 pub mod task;
