@@ -5,11 +5,13 @@
 
 mod buffer;
 mod common;
+pub mod compressor;
 pub mod cors;
 pub mod csrf;
 mod edits;
 pub mod fault;
 pub mod grpc_stats;
+mod grpc_web;
 mod header_mutation;
 pub mod health_check;
 pub mod local_ratelimit;
@@ -27,10 +29,12 @@ use std::sync::Arc;
 use proxy_config::model::http::{FilterKind, HttpFilter};
 
 use self::buffer::Buffer;
+use self::compressor::Compressor;
 use self::cors::Cors;
 use self::csrf::Csrf;
 use self::fault::Fault;
 use self::grpc_stats::GrpcStats;
+use self::grpc_web::GrpcWeb;
 use self::header_mutation::HeaderMutation;
 use self::health_check::HealthCheck;
 use self::local_ratelimit::LocalRateLimit;
@@ -71,6 +75,8 @@ fn of_kind(kind: &FilterKind, cx: &FilterCx<'_>) -> Result<Option<Arc<dyn Filter
         FilterKind::SetFilterState(config) => some(SetFilterState::new(config, cx)?),
         FilterKind::Csrf(config) => some(Csrf::new(config, cx)),
         FilterKind::GrpcStats(config) => some(GrpcStats::new(config, cx)),
+        FilterKind::GrpcWeb => some(GrpcWeb::new(cx)),
+        FilterKind::Compressor(config) => some(Compressor::new(config, cx)),
         FilterKind::LocalRateLimit(config) => some(LocalRateLimit::new(config, cx)?),
         FilterKind::Unserved(config) => Refusing::unserved(config, cx).and_then(some),
         FilterKind::Discovered(config) => match &config.default {
@@ -78,10 +84,8 @@ fn of_kind(kind: &FilterKind, cx: &FilterCx<'_>) -> Result<Option<Arc<dyn Filter
             None => some(Refusing::missing(cx)),
         },
         FilterKind::Lua(_)
-        | FilterKind::GrpcWeb
         | FilterKind::ExtAuthz(_)
         | FilterKind::JwtAuthn(_)
-        | FilterKind::Compressor(_)
         | FilterKind::IstioAlpn(_)
         | FilterKind::MetadataExchange(_)
         | FilterKind::IstioStats(_) => None,
