@@ -113,7 +113,7 @@ impl Sidecar {
         }
         let sinks = Arc::new(Sinks::new(common.log_flush_interval, &stats));
         let buckets = Arc::<Buckets>::default();
-        let http = Arc::<http::Common>::default();
+        let http = Arc::new(http::Common::new(bootstrap.map(|bootstrap| &bootstrap.node)));
         let world = match bootstrap {
             Some(bootstrap) => {
                 let env = world::Env {
@@ -143,6 +143,7 @@ impl Sidecar {
             common.drain_time,
             (workers, options),
         );
+        let whole = whole.telling(http.health.failing.clone());
         Ok(Self { world, status: Arc::new(whole), env, servers, sinks, buckets, http })
     }
 

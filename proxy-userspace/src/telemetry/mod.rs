@@ -5,6 +5,7 @@ mod flags;
 pub mod http;
 pub mod record;
 pub mod stats;
+pub mod trace;
 
 pub use access_log::AccessLog;
 pub use flags::Flags;

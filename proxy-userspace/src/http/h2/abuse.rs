@@ -2,23 +2,14 @@
 //! and the crate, by their heads alone; a peer that goes too far loses its connection, as Envoy's
 //! `ProtocolConstraints` have it.
 
-mod frames;
+use std::sync::atomic::Ordering;
 
-use std::io::{self, IoSlice};
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
+use h2::Reason;
 
-use bytes::{Buf as _, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-use self::frames::{Frames, Head, Kind};
+use super::watch::blame::Place;
+use super::watch::frames::{Head, Kind};
+use super::watch::{End, Seen};
 use crate::clock::{self, Instant};
-use crate::http::Io;
-use crate::net::socket::is_again;
-use crate::transport::CloseEvent;
 
 /// Of Envoy's `Http2ProtocolOptions`, with its defaults.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,6 +44,8 @@ pub enum Violation {
     /// Envoy counts the answers that wait, this counts what asks for them.
     Control,
     PrematureResets,
+    /// The connection does not begin with SETTINGS.
+    Preface,
 }
 
 impl Violation {
@@ -63,154 +56,20 @@ impl Violation {
             Self::WindowUpdate => "inbound_window_update_frames_flood",
             Self::Control => "outbound_control_flood",
             Self::PrematureResets => "too_many_premature_resets",
-        }
-    }
-}
-
-/// What was seen on a connection, for whoever holds it.
-#[derive(Debug, Default)]
-pub struct Seen {
-    pub violation: OnceLock<Violation>,
-    /// The peer has said GOAWAY.
-    pub going_away: AtomicBool,
-    /// The peer has closed or reset the connection.
-    pub closed: AtomicBool,
-    pub rx_resets: AtomicU64,
-    pub tx_resets: AtomicU64,
-}
-
-/// Which end of the connection is ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    Server,
-    Client,
-}
-
-/// A connection's bytes on their way to the crate and from it.
-pub struct Watched {
-    io: Io,
-    /// Was read before the connection was known to be HTTP/2.
-    early: Bytes,
-    inbound: Frames,
-    outbound: Frames,
-    counts: Counts,
-    seen: Arc<Seen>,
-}
-
-impl Watched {
-    pub fn new(io: Io, early: Bytes, end: End, limits: Limits) -> Self {
-        Self {
-            io,
-            early,
-            inbound: Frames::new(end == End::Server),
-            outbound: Frames::new(end == End::Client),
-            counts: Counts::new(limits, end),
-            seen: Arc::default(),
+            Self::Preface => "protocol_error",
         }
     }
 
-    pub fn seen(&self) -> &Arc<Seen> {
-        &self.seen
-    }
-
-    fn poll_bytes(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.early.has_remaining() {
-            let n = self.early.len().min(buf.remaining());
-            buf.put_slice(&self.early.split_to(n));
-            return Poll::Ready(Ok(()));
+    /// What the peer is told.
+    pub fn reason(self) -> Reason {
+        match self {
+            Self::EmptyFrames
+            | Self::Priority
+            | Self::WindowUpdate
+            | Self::Control
+            | Self::PrematureResets => Reason::ENHANCE_YOUR_CALM,
+            Self::Preface => Reason::PROTOCOL_ERROR,
         }
-        Pin::new(&mut self.io).poll_read(cx, buf)
-    }
-
-    fn received(&mut self, data: &[u8]) -> io::Result<()> {
-        if data.is_empty() {
-            self.seen.closed.store(true, Ordering::Relaxed);
-        }
-        let Self { inbound, counts, seen, .. } = self;
-        inbound.feed(data, |head| counts.received(head, seen));
-        match counts.violation {
-            None => Ok(()),
-            Some(violation) => {
-                let _ = self.seen.violation.set(violation);
-                Err(io::Error::other(violation.name()))
-            }
-        }
-    }
-
-    fn sent(&mut self, data: &[u8]) {
-        let Self { outbound, counts, seen, .. } = self;
-        outbound.feed(data, |head| counts.sent(head, seen));
-    }
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        let remote = self.seen.closed.load(Ordering::Relaxed);
-        self.io.closed(if remote { CloseEvent::Remote } else { CloseEvent::Local });
-    }
-}
-
-impl AsyncRead for Watched {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if buf.remaining() == 0 {
-            return Poll::Ready(Ok(()));
-        }
-        let before = buf.filled().len();
-        if let Err(error) = ready!(this.poll_bytes(cx, buf)) {
-            this.seen.closed.store(true, Ordering::Relaxed);
-            return Poll::Ready(Err(error));
-        }
-        Poll::Ready(this.received(buf.filled().get(before..).unwrap_or_default()))
-    }
-}
-
-impl AsyncWrite for Watched {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let n = ready!(Pin::new(&mut this.io).poll_write(cx, data))?;
-        this.sent(data.get(..n).unwrap_or_default());
-        Poll::Ready(Ok(n))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        parts: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        if !this.io.wire().is_raw() {
-            let first = parts.iter().find(|part| !part.is_empty()).map_or(&[][..], |part| part);
-            return Pin::new(this).poll_write(cx, first);
-        }
-        let socket = this.io.socket();
-        let mut left = loop {
-            ready!(socket.poll_write_ready(cx))?;
-            match socket.send_vectored(parts) {
-                Err(error) if is_again(&error) => {}
-                result => break result?,
-            }
-        };
-        let written = left;
-        for part in parts {
-            let n = left.min(part.len());
-            this.sent(part.get(..n).unwrap_or_default());
-            left -= n;
-        }
-        Poll::Ready(Ok(written))
-    }
-
-    /// Of a transport, each write is a record: the crate had better gather what is small.
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
     }
 }
 
@@ -218,10 +77,16 @@ impl AsyncWrite for Watched {
 /// `overload.premature_reset_min_stream_lifetime_seconds`.
 const YOUNG_SECS: u64 = 1;
 
-struct Counts {
+pub(super) struct Counts {
     limits: Limits,
     end: End,
-    violation: Option<Violation>,
+    pub(super) violation: Option<Violation>,
+    /// A frame has come.
+    begun: bool,
+    /// The stream of a header block that goes on.
+    block: Option<u32>,
+    /// Of the last frame.
+    pub(super) place: Place,
     streams: u64,
     data_sent: u64,
     empty: u32,
@@ -232,12 +97,15 @@ struct Counts {
 }
 
 impl Counts {
-    fn new(limits: Limits, end: End) -> Self {
+    pub(super) fn new(limits: Limits, end: End, table: usize) -> Self {
         let control = Control::new(limits.max_outbound_control_frames);
         Self {
             limits,
             end,
             violation: None,
+            begun: false,
+            block: None,
+            place: Place { table, ..Place::default() },
             streams: 0,
             data_sent: 0,
             empty: 0,
@@ -248,7 +116,12 @@ impl Counts {
         }
     }
 
-    fn received(&mut self, head: Head, seen: &Seen) {
+    pub(super) fn received(&mut self, head: Head, seen: &Seen) {
+        if !std::mem::replace(&mut self.begun, true) {
+            // RFC 9113, 3.4, which the crate does not check.
+            self.check(head.kind != Kind::Settings || head.is_ack(), Violation::Preface);
+        }
+        self.follow(head);
         match head.kind {
             Kind::Headers | Kind::Continuation | Kind::Data => self.message(head),
             Kind::Priority => {
@@ -278,12 +151,22 @@ impl Counts {
         }
     }
 
+    fn follow(&mut self, head: Head) {
+        let goes_on = (head.kind == Kind::Continuation).then_some(head.stream);
+        self.place.in_order = self.block == goes_on;
+        if head.kind != Kind::Continuation {
+            self.place.last = self.resets.last;
+        }
+        let is_block = matches!(head.kind, Kind::Headers | Kind::Continuation);
+        self.block = (is_block && !head.is_end_headers()).then_some(head.stream);
+    }
+
     fn message(&mut self, head: Head) {
         if head.kind != Kind::Data && head.is_end_headers() {
             self.streams += 1;
             self.resets.opened(head.stream);
         }
-        if head.payload == 0 && !head.is_end_stream() {
+        if head.payload == Some(0) && !head.is_end_stream() {
             self.empty += 1;
             let limit = self.limits.max_consecutive_inbound_frames_with_empty_payload;
             self.check(self.empty > limit, Violation::EmptyFrames);
@@ -293,7 +176,7 @@ impl Counts {
         self.control.earn(1);
     }
 
-    fn sent(&mut self, head: Head, seen: &Seen) {
+    pub(super) fn sent(&mut self, head: Head, seen: &Seen) {
         match head.kind {
             Kind::Data => {
                 self.data_sent += 1;

@@ -11,11 +11,11 @@ use h2::client::{Builder, Connection, ResponseFuture, SendRequest};
 use http_body::{Frame, SizeHint};
 use tokio::sync::Notify;
 
-use super::abuse::{End, Seen, Watched};
 use super::keepalive::Pinger;
 use super::receive::Incoming;
 use super::send::{Broken, Outgoing};
 use super::server::{Slot, keepalive_timeout};
+use super::watch::{End, Seen, Watched};
 use super::{RESET_MEMORY, Settings, head, reset_of};
 use crate::http::exchange::{Observer, Progress};
 use crate::http::{Body, Io, RequestHead, Reset, ResetReason, Response};
@@ -48,7 +48,7 @@ impl Client {
         tasks: &Tasks,
         on_end: impl FnOnce(Option<Reset>) + Send + 'static,
     ) -> Result<Self, Reset> {
-        let io = Watched::new(io, Bytes::new(), End::Client, settings.limits.clone());
+        let io = Watched::new(io, Bytes::new(), End::Client, settings);
         let seen = io.seen().clone();
         let handshake = builder(settings).handshake(io);
         let (requests, mut connection) = handshake.await.map_err(|error| reset_of(&error, Side::Upstream))?;

@@ -59,6 +59,27 @@ pub(super) fn request(parts: request::Parts, https: bool) -> RequestHead {
     }
 }
 
+/// What the crate takes, and RFC 9113 does not: a stream error PROTOCOL_ERROR.
+pub(super) fn is_malformed(parts: &request::Parts) -> bool {
+    let uri = &parts.uri;
+    let is_connect = parts.method == Method::CONNECT;
+    let no_authority = uri.authority().is_none();
+    // Of an :authority, the scheme is kept; one that is empty is not.
+    let no_scheme = !no_authority && uri.scheme_str().is_none_or(str::is_empty);
+    let is_plain = is_connect && parts.extensions.get::<Protocol>().is_none();
+    (is_connect && no_authority)
+        || (!is_plain && no_scheme)
+        || uri.authority().is_some_and(|authority| authority.as_str().contains('@'))
+        || (uri.path() == "*" && parts.method != Method::OPTIONS)
+        || are_malformed(&parts.headers)
+}
+
+/// RFC 9113, 8.2.1: white space around a value, as nghttp2 has it.
+pub(super) fn are_malformed(headers: &HeaderMap) -> bool {
+    let space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    headers.values().any(|value| space(value.as_bytes().first()) || space(value.as_bytes().last()))
+}
+
 /// An upstream's response, final or not.
 pub(super) fn response(parts: response::Parts, upgrade: bool) -> ResponseHead {
     let response::Parts { status, headers, .. } = parts;

@@ -1,8 +1,8 @@
 //! HTTP/2, by the `h2` crate.
 //!
 //! A connection is driven by one task: a client's by whoever polls [`Server::next`], an upstream's by a task of its
-//! own, since its streams belong to many. The streams' tasks hand their frames to it and are woken by it. What the
-//! crate does not limit is counted between it and the socket, by [`abuse`].
+//! own, since its streams belong to many. The streams' tasks hand their frames to it and are woken by it. Between it
+//! and the socket is [`watch`], and what the crate does not limit is counted there, by [`abuse`].
 
 pub mod abuse;
 pub mod client;
@@ -13,6 +13,7 @@ pub mod send;
 pub mod server;
 #[cfg(test)]
 mod tests;
+pub mod watch;
 
 use std::time::Duration;
 

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
 use h2::{Reason, RecvStream};
 
-use super::abuse::{End, Seen, Watched};
 use super::keepalive::Pinger;
 use super::receive::Incoming;
 use super::send::{Broken, Outgoing};
+use super::watch::{End, Seen, Watched};
 use super::{RESET_MEMORY, Settings, head, remote_reset, reset_of};
 use crate::clock;
 use crate::http::exchange::Sent;
@@ -24,18 +24,20 @@ pub struct Server {
     settings: Arc<Settings>,
     pinger: Option<Pinger>,
     seen: Arc<Seen>,
+    /// For what was seen: the client is told.
+    refused: bool,
     streams: Arc<AtomicUsize>,
 }
 
 impl Server {
     /// `early`: what was read already. Ready once the client's preface has come.
     pub async fn start(io: Io, early: Bytes, settings: Arc<Settings>) -> Result<Self, Reset> {
-        let io = Watched::new(io, early, End::Server, settings.limits.clone());
+        let io = Watched::new(io, early, End::Server, &settings);
         let seen = io.seen().clone();
         let handshake = builder(&settings).handshake(io);
         let mut connection = handshake.await.map_err(|error| reset_of(&error, Side::Downstream))?;
         let pinger = Pinger::new(settings.keepalive, connection.ping_pong());
-        Ok(Self { connection, settings, pinger, seen, streams: Arc::default() })
+        Ok(Self { connection, settings, pinger, seen, refused: false, streams: Arc::default() })
     }
 
     /// The next request; none once the connection has ended in good order. Nothing on the connection moves but while
@@ -52,10 +54,21 @@ impl Server {
             return Poll::Ready(Some(Err(keepalive_timeout(Side::Downstream))));
         }
         loop {
-            match self.connection.poll_accept(cx) {
+            let next = self.connection.poll_accept(cx);
+            if let Some(violation) = self.seen.violation.get().filter(|_| !self.refused) {
+                self.refused = true;
+                self.connection.abrupt_shutdown(violation.reason());
+                continue;
+            }
+            match next {
+                // It was told, if there was room; it is not waited for.
+                Poll::Pending if self.refused => return Poll::Ready(self.refusal().map(Err)),
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(self.broken(&error)))),
+                Poll::Ready(None) => return Poll::Ready(self.refusal().map(Err)),
+                Poll::Ready(Some(Err(error))) => {
+                    let reset = self.refusal().unwrap_or_else(|| reset_of(&error, Side::Downstream));
+                    return Poll::Ready(Some(Err(reset)));
+                }
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     if let Some(accepted) = self.accepted(request, respond) {
                         return Poll::Ready(Some(Ok(accepted)));
@@ -75,6 +88,10 @@ impl Server {
             respond.send_reset(Reason::INTERNAL_ERROR);
             return None;
         }
+        if head::is_malformed(&parts) {
+            respond.send_reset(Reason::PROTOCOL_ERROR);
+            return None;
+        }
         let body = Incoming::request(body, &parts.headers);
         let head = head::request(parts, self.settings.https);
         let upgrade = head.upgrade.is_some();
@@ -82,13 +99,10 @@ impl Server {
         Some((Request { head, body }, responder))
     }
 
-    fn broken(&self, error: &h2::Error) -> Reset {
-        match self.seen.violation.get() {
-            Some(violation) => {
-                Reset::new(Side::Downstream, ResetReason::Protocol, format!("http2.{}", violation.name()))
-            }
-            None => reset_of(error, Side::Downstream),
-        }
+    /// Told once.
+    fn refusal(&mut self) -> Option<Reset> {
+        let violation = self.seen.violation.get().filter(|_| std::mem::take(&mut self.refused))?;
+        Some(Reset::new(Side::Downstream, ResetReason::Protocol, format!("http2.{}", violation.name())))
     }
 
     /// GOAWAY; streams that there are may finish.

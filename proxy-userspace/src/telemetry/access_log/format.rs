@@ -44,6 +44,14 @@ impl Format {
         Ok(Self { body, omit_empty })
     }
 
+    /// As text, without an end of line of its own.
+    pub fn text(&self, entry: &Entry) -> String {
+        match &self.body {
+            Body::Text(template) => template.render(entry, self.omit_empty),
+            Body::Json(node) => node.render(entry, self.omit_empty).unwrap_or_default().to_string(),
+        }
+    }
+
     /// The bytes to write: a text format brings its own end of line, JSON gets one.
     pub fn line(&self, entry: &Entry) -> Vec<u8> {
         match &self.body {

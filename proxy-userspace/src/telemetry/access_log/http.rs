@@ -260,7 +260,7 @@ const TEXTS: &[(&str, fn(&HttpEntry) -> Option<&str>)] = &[
     ("SPAN_ID", |http| http.span_id.as_deref()),
 ];
 
-pub(super) fn protocol(version: Version) -> &'static str {
+pub(crate) fn protocol(version: Version) -> &'static str {
     match version {
         Version::HTTP_10 => "HTTP/1.0",
         Version::HTTP_2 => "HTTP/2",

@@ -12,7 +12,7 @@ pub(crate) mod http;
 mod operator;
 mod time;
 mod tls;
-mod value;
+pub(in crate::telemetry) mod value;
 
 pub use builtin::{AccessLog, Sink, open};
 pub use file::{File, Sinks};
