@@ -16,7 +16,7 @@ use crate::net::conn::canonical;
 
 pub(super) fn start(pool: &Arc<Pool>, place: breaker::Connection) {
     let attempt = Attempt { pool: pool.clone(), place: Some(place), done: false };
-    pool.shared.tasks.spawn_on(pool.worker(), "upstream connect", attempt.run());
+    pool.tasks.spawn_on(pool.worker(), "upstream connect", attempt.run());
 }
 
 struct Attempt {
@@ -44,14 +44,13 @@ impl Attempt {
 
     async fn connect(&mut self, cluster: &Arc<Cluster>) -> Result<(Link, Arc<Life>), ConnectError> {
         let pool = self.pool.clone();
-        let (since, id) = (clock::now(), pool.shared.next_connection());
-        let more = pool.more();
-        let alpn = more.map(|more| &more.alpn[..]).filter(|alpn| !alpn.is_empty());
+        let (since, id) = (clock::now(), pool.next_connection());
         let client = Client {
             source: &pool.source,
-            facts: Some(&pool.facts),
+            facts: pool.facts.as_deref(),
             connection_id: id,
-            alpn: alpn.unwrap_or_else(|| pool.protocol().alpn()),
+            alpn: pool.protocol().alpn(),
+            names: pool.more().map(|more| &more.names),
         };
         let connected = connect::ready(cluster, pool.host(), pool.dial.as_ref(), &client).await?;
         cluster.report(pool.host(), Event::ConnectedForRequests(connected.took));
@@ -87,7 +86,7 @@ impl Attempt {
                 pool.remove(life.id);
             }
         };
-        let client = h2::Client::start(io, &pool.settings().h2, &pool.shared.tasks, ended).await;
+        let client = h2::Client::start(io, &pool.settings().h2, &pool.tasks, ended).await;
         client.map(Link::Http2).map_err(|reset| {
             let source = std::io::Error::other(reset.details);
             ConnectError::Delayed { source }

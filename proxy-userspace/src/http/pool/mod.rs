@@ -16,10 +16,12 @@ mod tests;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use http::Version;
 use proxy_config::model;
+use proxy_config::model::cluster::Discovery;
 use proxy_config::model::http::Priority;
 
 pub use self::lease::{Attached, Failed, Lease};
@@ -28,18 +30,30 @@ pub use self::settings::{Protocol, Settings};
 pub use self::state::{Pool, Refused};
 use super::ConnCx;
 use super::router::CodeStats;
+pub use super::router::call;
 use crate::cluster::{Cluster, Env, Host, Source, stat_prefix};
 use crate::net::facts::Facts;
 use crate::net::{Dial, Direction};
+use crate::task::{Tasks, workers};
 use crate::telemetry::stats::Stats;
+use crate::transport::Names;
 
 /// Of one cluster.
 pub struct Pools {
     model: Arc<model::Cluster>,
-    workers: usize,
-    stats: Arc<Stats>,
+    ground: Ground,
     /// Most clusters have none.
     made: OnceLock<Box<Made>>,
+}
+
+/// What pools stand on.
+#[derive(Clone)]
+struct Ground {
+    stats: Arc<Stats>,
+    tasks: Tasks,
+    /// The last connection id.
+    connections: Arc<AtomicU64>,
+    dial: Arc<dyn Dial>,
 }
 
 struct Made {
@@ -48,7 +62,15 @@ struct Made {
     workers: Box<[Worker]>,
 }
 
-type Worker = Mutex<HashMap<Key, Arc<Pool>>>;
+type Worker = Mutex<Work>;
+
+/// What a worker has.
+#[derive(Default)]
+struct Work {
+    pools: HashMap<Key, Arc<Pool>>,
+    /// Hosts of ORIGINAL_DST by their addresses, while they have a pool.
+    hosts: HashMap<SocketAddr, Arc<Host>>,
+}
 
 /// What connections have to have in common to be each other's substitute.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -64,12 +86,7 @@ pub(crate) struct Key {
 /// What most requests do not ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct More {
-    /// Instead of what the protocol offers.
-    pub alpn: Vec<&'static str>,
-    /// The server name, instead of the transport socket's.
-    pub sni: Option<Arc<str>>,
-    /// The server's certificate must have it.
-    pub san: Option<Arc<str>>,
+    pub names: Names,
     /// Only for requests of that connection.
     pub connection: Option<u64>,
     pub source: Option<SourceKey>,
@@ -85,9 +102,9 @@ pub struct SourceKey {
 pub struct Demand<'a> {
     pub cluster: &'a Arc<Cluster>,
     pub host: &'a Arc<Host>,
-    pub cx: &'a ConnCx,
-    /// Of the client.
-    pub facts: &'a Facts,
+    pub caller: &'a Caller,
+    /// Of the client; none of the proxy's own requests.
+    pub facts: Option<&'a Facts>,
     /// What the client speaks.
     pub version: Version,
     pub priority: Priority,
@@ -95,15 +112,43 @@ pub struct Demand<'a> {
     pub more: Option<More>,
 }
 
+/// By whose sockets, and on which worker, a request is sent.
+#[derive(Clone)]
+pub struct Caller {
+    pub dial: Arc<dyn Dial>,
+    pub worker: workers::Place,
+}
+
+impl Caller {
+    /// A client's.
+    pub fn of(cx: &ConnCx) -> Self {
+        let dial = match cx.connection.origin.direction.unwrap_or(Direction::Outbound) {
+            Direction::Outbound => &cx.place.dial.outbound,
+            Direction::Inbound => &cx.place.dial.inbound,
+        };
+        Self { dial: dial.clone(), worker: cx.worker }
+    }
+}
+
 impl Pools {
     pub fn new(model: &Arc<model::Cluster>, env: &Env) -> Self {
-        let (workers, made) = (env.tasks.crew().len(), OnceLock::new());
-        Self { model: model.clone(), workers, stats: env.stats.clone(), made }
+        let ground = Ground {
+            stats: env.stats.clone(),
+            tasks: env.tasks.clone(),
+            connections: env.transport.connections.clone(),
+            dial: env.dial.clone(),
+        };
+        Self { model: model.clone(), ground, made: OnceLock::new() }
     }
 
     /// What responses are counted as.
     pub fn codes(&self) -> &CodeStats {
         &self.made().codes
+    }
+
+    /// For the proxy's own requests.
+    pub fn caller(&self) -> Caller {
+        Caller { dial: self.ground.dial.clone(), worker: 0 }
     }
 
     /// How HTTP is spoken to the cluster.
@@ -113,8 +158,8 @@ impl Pools {
 
     fn made(&self) -> &Made {
         self.made.get_or_init(|| {
-            let workers = (0..self.workers.max(1)).map(|_| Worker::default()).collect();
-            let codes = CodeStats::new(&self.stats, stat_prefix(&self.model).into());
+            let workers = (0..self.ground.tasks.crew().len()).map(|_| Worker::default()).collect();
+            let codes = CodeStats::new(&self.ground.stats, stat_prefix(&self.model).into());
             Box::new(Made { settings: Arc::new(Settings::new(&self.model)), codes, workers })
         })
     }
@@ -130,7 +175,7 @@ impl Pools {
 
     fn pool(&self, demand: Demand<'_>) -> Result<Arc<Pool>, Refused> {
         let made = self.made();
-        let dial = dialer(demand.cx);
+        let Caller { dial, worker: at } = demand.caller;
         let more = demand.more.filter(|more| *more != More::default()).map(Arc::new);
         let key = Key {
             host: Arc::as_ptr(demand.host) as usize,
@@ -139,9 +184,9 @@ impl Pools {
             high: demand.priority == Priority::High,
             more,
         };
-        let Some(worker) = made.worker(demand.cx.worker) else { return Err(Refused::Gone) };
-        let mut pools = lock(worker);
-        if let Some(pool) = pools.get(&key) {
+        let Some(worker) = made.worker(*at) else { return Err(Refused::Gone) };
+        let mut work = lock(worker);
+        if let Some(pool) = work.pools.get(&key) {
             return Ok(pool.clone());
         }
         let place = demand.cluster.breaker().pool(demand.priority).map_err(Refused::Overflow)?;
@@ -153,15 +198,37 @@ impl Pools {
                 dial: dial.clone(),
                 source: demand.source,
                 facts: demand.facts,
-                shared: demand.cx.shared().clone(),
-                worker: demand.cx.worker,
+                tasks: self.ground.tasks.clone(),
+                connections: self.ground.connections.clone(),
+                worker: *at,
                 priority: demand.priority,
                 settings: made.settings.clone(),
             },
             place,
         );
-        pools.insert(key, pool.clone());
+        work.pools.insert(key, pool.clone());
+        if self.is_original()
+            && let Some(address) = pool.host().socket_address()
+        {
+            work.hosts.insert(address, pool.host().clone());
+        }
         Ok(pool)
+    }
+
+    fn is_original(&self) -> bool {
+        match self.model.discovery {
+            Discovery::OriginalDst(_) => true,
+            Discovery::Static | Discovery::StrictDns(_) | Discovery::LogicalDns(_) | Discovery::Eds(_) => false,
+        }
+    }
+
+    /// Of ORIGINAL_DST, where each choice makes a new host: that which has connections already.
+    pub fn known(&self, host: Arc<Host>, caller: &Caller) -> Arc<Host> {
+        if !self.is_original() {
+            return host;
+        }
+        let known = self.made.get().and_then(|made| made.worker(caller.worker)).zip(host.socket_address());
+        known.and_then(|(worker, address)| lock(worker).hosts.get(&address).cloned()).unwrap_or(host)
     }
 
     /// Connections to hosts that are gone take no more requests.
@@ -169,7 +236,7 @@ impl Pools {
         let Some(made) = self.made.get() else { return };
         for worker in &made.workers {
             let mut gone = Vec::new();
-            lock(worker).retain(|_, pool| {
+            lock(worker).pools.retain(|_, pool| {
                 let keep = keep(pool.host());
                 if !keep {
                     gone.push(pool.clone());
@@ -184,9 +251,13 @@ impl Pools {
     /// One that nobody used for a while.
     fn forget(&self, pool: &Arc<Pool>) {
         let Some(worker) = self.made().worker(pool.worker()) else { return };
-        let mut pools = lock(worker);
-        if pools.get(pool.key()).is_some_and(|known| Arc::ptr_eq(known, pool)) {
-            pools.remove(pool.key());
+        let mut work = lock(worker);
+        if work.pools.get(pool.key()).is_some_and(|known| Arc::ptr_eq(known, pool)) {
+            work.pools.remove(pool.key());
+            let others = work.pools.values().any(|other| Arc::ptr_eq(other.host(), pool.host()));
+            if let Some(address) = pool.host().socket_address().filter(|_| !others) {
+                work.hosts.remove(&address);
+            }
         }
     }
 }
@@ -194,14 +265,6 @@ impl Pools {
 impl Made {
     fn worker(&self, place: usize) -> Option<&Worker> {
         self.workers.get(place).or_else(|| self.workers.first())
-    }
-}
-
-/// Makes the sockets of requests of that connection.
-fn dialer(cx: &ConnCx) -> &Arc<dyn Dial> {
-    match cx.connection.origin.direction.unwrap_or(Direction::Outbound) {
-        Direction::Outbound => &cx.place.dial.outbound,
-        Direction::Inbound => &cx.place.dial.inbound,
     }
 }
 
