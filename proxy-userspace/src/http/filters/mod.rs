@@ -14,6 +14,7 @@ pub mod grpc_stats;
 mod grpc_web;
 mod header_mutation;
 pub mod health_check;
+pub mod jwt_authn;
 pub mod local_ratelimit;
 mod per_route;
 mod rbac;
@@ -37,6 +38,7 @@ use self::grpc_stats::GrpcStats;
 use self::grpc_web::GrpcWeb;
 use self::header_mutation::HeaderMutation;
 use self::health_check::HealthCheck;
+use self::jwt_authn::JwtAuthn;
 use self::local_ratelimit::LocalRateLimit;
 pub use self::per_route::{RouteConfig, RouteFilters};
 use self::rbac::Rbac;
@@ -77,6 +79,9 @@ fn of_kind(kind: &FilterKind, cx: &FilterCx<'_>) -> Result<Option<Arc<dyn Filter
         FilterKind::GrpcStats(config) => some(GrpcStats::new(config, cx)),
         FilterKind::GrpcWeb => some(GrpcWeb::new(cx)),
         FilterKind::Compressor(config) => some(Compressor::new(config, cx)),
+        FilterKind::JwtAuthn(config) => some(JwtAuthn::new(config, cx)?),
+        // Nobody passes who would have been asked about.
+        FilterKind::ExtAuthz(_) => some(Refusing::unbuilt("envoy.filters.http.ext_authz", cx)),
         FilterKind::LocalRateLimit(config) => some(LocalRateLimit::new(config, cx)?),
         FilterKind::Unserved(config) => Refusing::unserved(config, cx).and_then(some),
         FilterKind::Discovered(config) => match &config.default {
@@ -84,8 +89,6 @@ fn of_kind(kind: &FilterKind, cx: &FilterCx<'_>) -> Result<Option<Arc<dyn Filter
             None => some(Refusing::missing(cx)),
         },
         FilterKind::Lua(_)
-        | FilterKind::ExtAuthz(_)
-        | FilterKind::JwtAuthn(_)
         | FilterKind::IstioAlpn(_)
         | FilterKind::MetadataExchange(_)
         | FilterKind::IstioStats(_) => None,

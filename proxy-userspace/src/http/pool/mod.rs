@@ -218,7 +218,9 @@ impl Pools {
     fn is_original(&self) -> bool {
         match self.model.discovery {
             Discovery::OriginalDst(_) => true,
-            Discovery::Static | Discovery::StrictDns(_) | Discovery::LogicalDns(_) | Discovery::Eds(_) => false,
+            Discovery::Static | Discovery::StrictDns(_) | Discovery::LogicalDns(_) | Discovery::Eds(_) => {
+                false
+            }
         }
     }
 

@@ -187,7 +187,11 @@ impl ClientContext {
     ) -> Result<Opening, String> {
         let sni = if let Some(asked) = names.and_then(|names| names.sni.as_ref()) {
             asked
-        } else if self.auto_host_sni && !hostname.is_empty() { hostname } else { &self.sni };
+        } else if self.auto_host_sni && !hostname.is_empty() {
+            hostname
+        } else {
+            &self.sni
+        };
         let sni = Some(sni).filter(|sni| !sni.is_empty());
         let name = sni.map_or(NAMELESS, |sni| sni);
         let name = ServerName::try_from(name.to_owned())
@@ -228,7 +232,9 @@ mod tests {
         let opened = |model: &UpstreamTls, hostname: &str| {
             let client = Client::new(&Arc::new(model.clone()), &"c".into(), &env()).unwrap();
             let context = client.live.context().unwrap();
-            context.open(&hostname.into(), None, &[], None).map(|opening| (opening.config.enable_sni, opening.sni))
+            context
+                .open(&hostname.into(), None, &[], None)
+                .map(|opening| (opening.config.enable_sni, opening.sni))
         };
         assert_eq!(opened(&model, "b.test"), Ok((true, Some("a.test".into()))));
         model.auto_host_sni = true;
