@@ -5,7 +5,6 @@
 //! request. HTTP/2 has a task for each stream beside the connection's.
 
 pub mod body;
-pub mod call;
 pub mod exchange;
 pub mod filter;
 pub mod filters;
@@ -24,7 +23,6 @@ pub mod stream;
 pub(crate) mod testing;
 
 pub use self::body::Body;
-pub use self::call::Caller;
 pub use self::exchange::{Interim, Observer, Progress, Sent};
 pub use self::filter::{Filter, LocalReply, Step, Stop, StreamFilter};
 pub use self::hcm::Hcm;
