@@ -121,6 +121,7 @@ impl<'a> Forward<'a> {
         loop {
             let Some(body) = source.next() else { return Err(self.exhausted()) };
             self.begin(&host);
+            self.trace();
             match self.attempt(&host, body).await {
                 Ok((response, attached)) if self.judge(&response, &host, &source) => {
                     self.retried(response, attached);
@@ -239,6 +240,20 @@ impl<'a> Forward<'a> {
     fn no_host(&mut self) -> Stop {
         self.charge(503, None);
         self.refuse(reply::no_host())
+    }
+
+    /// Tells the upstream which trace its request is of.
+    fn trace(&mut self) {
+        if let Some(span) = self.stream.upstream_span.take() {
+            span.finish_child(&self.stream.entry);
+        }
+        let Some(span) = &self.stream.span else { return };
+        let child = span.child(&self.stream.entry, &self.cluster.model.name);
+        let span = self.stream.span.take();
+        if let Some(telling) = child.as_ref().or(span.as_ref()) {
+            telling.inject(self.stream.request_mut());
+        }
+        (self.stream.span, self.stream.upstream_span) = (span, child);
     }
 
     /// Sends it, until there is the head of a response.
