@@ -15,6 +15,7 @@ mod examples;
 mod exec;
 mod harness;
 mod http_examples;
+mod http_filters;
 mod inbound;
 mod interception;
 mod kernel_log;

@@ -5,13 +5,16 @@
 
 mod buffer;
 mod common;
+pub mod compressor;
 pub mod cors;
 pub mod csrf;
 mod edits;
 pub mod fault;
 pub mod grpc_stats;
+mod grpc_web;
 mod header_mutation;
 pub mod health_check;
+pub mod jwt_authn;
 pub mod local_ratelimit;
 mod per_route;
 mod rbac;
@@ -27,12 +30,15 @@ use std::sync::Arc;
 use proxy_config::model::http::{FilterKind, HttpFilter};
 
 use self::buffer::Buffer;
+use self::compressor::Compressor;
 use self::cors::Cors;
 use self::csrf::Csrf;
 use self::fault::Fault;
 use self::grpc_stats::GrpcStats;
+use self::grpc_web::GrpcWeb;
 use self::header_mutation::HeaderMutation;
 use self::health_check::HealthCheck;
+use self::jwt_authn::JwtAuthn;
 use self::local_ratelimit::LocalRateLimit;
 pub use self::per_route::{RouteConfig, RouteFilters};
 use self::rbac::Rbac;
@@ -71,6 +77,11 @@ fn of_kind(kind: &FilterKind, cx: &FilterCx<'_>) -> Result<Option<Arc<dyn Filter
         FilterKind::SetFilterState(config) => some(SetFilterState::new(config, cx)?),
         FilterKind::Csrf(config) => some(Csrf::new(config, cx)),
         FilterKind::GrpcStats(config) => some(GrpcStats::new(config, cx)),
+        FilterKind::GrpcWeb => some(GrpcWeb::new(cx)),
+        FilterKind::Compressor(config) => some(Compressor::new(config, cx)),
+        FilterKind::JwtAuthn(config) => some(JwtAuthn::new(config, cx)?),
+        // Nobody passes who would have been asked about.
+        FilterKind::ExtAuthz(_) => some(Refusing::unbuilt("envoy.filters.http.ext_authz", cx)),
         FilterKind::LocalRateLimit(config) => some(LocalRateLimit::new(config, cx)?),
         FilterKind::Unserved(config) => Refusing::unserved(config, cx).and_then(some),
         FilterKind::Discovered(config) => match &config.default {
@@ -78,10 +89,6 @@ fn of_kind(kind: &FilterKind, cx: &FilterCx<'_>) -> Result<Option<Arc<dyn Filter
             None => some(Refusing::missing(cx)),
         },
         FilterKind::Lua(_)
-        | FilterKind::GrpcWeb
-        | FilterKind::ExtAuthz(_)
-        | FilterKind::JwtAuthn(_)
-        | FilterKind::Compressor(_)
         | FilterKind::IstioAlpn(_)
         | FilterKind::MetadataExchange(_)
         | FilterKind::IstioStats(_) => None,

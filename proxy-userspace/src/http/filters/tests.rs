@@ -1,5 +1,6 @@
 //! Each filter by a table; what the real Envoy does with the same requests is in `tests/suites/http_filters.rs`.
 
+mod encodings;
 mod limits;
 mod requests;
 

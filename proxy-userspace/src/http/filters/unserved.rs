@@ -35,6 +35,18 @@ impl Refusing {
         })
     }
 
+    /// It guards, and cannot: no request passes.
+    pub(super) fn unbuilt(extension: &str, cx: &FilterCx<'_>) -> Self {
+        log::warn!("http filter {}: {extension} is not served yet: all requests are refused", cx.name);
+        Self {
+            counter: cx.parts.cluster.stats.counter(format!("shunt.unserved.{extension}")),
+            status: StatusCode::FORBIDDEN,
+            body: "".into(),
+            flags: Flags::UAEX,
+            details: format!("unserved_filter:{extension}").into(),
+        }
+    }
+
     /// As Envoy answers where a filter's configuration is missing.
     pub(super) fn missing(cx: &FilterCx<'_>) -> Self {
         let name = format!("{}.extension_config_missing", cx.prefix);

@@ -45,11 +45,13 @@ impl Attempt {
     async fn connect(&mut self, cluster: &Arc<Cluster>) -> Result<(Link, Arc<Life>), ConnectError> {
         let pool = self.pool.clone();
         let (since, id) = (clock::now(), pool.next_connection());
-        let more = pool.more();
-        let given: Vec<&str> =
-            more.map(|more| more.alpn.iter().map(|alpn| &**alpn)).into_iter().flatten().collect();
-        let alpn = if given.is_empty() { pool.protocol().alpn() } else { &given[..] };
-        let client = Client { source: &pool.source, facts: pool.facts.as_deref(), connection_id: id, alpn };
+        let client = Client {
+            source: &pool.source,
+            facts: pool.facts.as_deref(),
+            connection_id: id,
+            alpn: pool.protocol().alpn(),
+            names: pool.more().map(|more| &more.names),
+        };
         let connected = connect::ready(cluster, pool.host(), pool.dial.as_ref(), &client).await?;
         cluster.report(pool.host(), Event::ConnectedForRequests(connected.took));
         let tls = connected.transport.as_ref().and_then(|transport| transport.tls()).cloned();

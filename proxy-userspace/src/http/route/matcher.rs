@@ -14,7 +14,7 @@ use super::request::{Parameters, cookie};
 use crate::http::{BuildError, RequestHead};
 use crate::telemetry::{Entry, HttpEntry};
 
-pub(super) struct Matcher {
+pub(crate) struct Matcher {
     path: PathMatch,
     case_sensitive: bool,
     ignore_parameters: bool,
@@ -34,7 +34,7 @@ struct More {
 }
 
 impl Matcher {
-    pub(super) fn new(model: &RouteMatch, ignore_parameters: bool) -> Result<Self, BuildError> {
+    pub(crate) fn new(model: &RouteMatch, ignore_parameters: bool) -> Result<Self, BuildError> {
         let RouteMatch {
             path,
             case_sensitive,
@@ -66,7 +66,7 @@ impl Matcher {
     }
 
     /// `random` is the stream's own: a fraction that it is in, it stays in.
-    pub(super) fn is_match(&self, entry: &Entry, http: &HttpEntry, random: u64) -> bool {
+    pub(crate) fn is_match(&self, entry: &Entry, http: &HttpEntry, random: u64) -> bool {
         let head = &http.request;
         self.is_path(head)
             && self.headers.iter().all(|test| test.is_match(head))

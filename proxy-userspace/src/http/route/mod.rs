@@ -23,6 +23,7 @@ pub use self::edit::{Addition, Edit, Whose, apply as add_headers};
 pub use self::finalize::{finalize_request, finalize_response, reply};
 pub use self::hash::Hashing;
 pub use self::header_test::{HeaderTest, Name};
+pub(crate) use self::matcher::Matcher;
 pub use self::rewrite::rewrite_host;
 pub use self::routed::{Routed, is_auto};
 pub use self::slot::{RouteSlot, RouteSlots};

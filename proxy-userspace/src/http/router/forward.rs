@@ -8,6 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, StatusCode, Version};
+use proxy_config::model::cluster::Discovery;
 use proxy_config::model::http::RouteAction;
 use proxy_config::model::http::filters::Router;
 use proxy_config::model::http::retry::RetryHostPredicate;
@@ -18,14 +19,16 @@ use super::replay::Replay;
 use super::reply::{self, Broken};
 use super::retry::{Retry, Verdict, grpc_status, grpc_to_http};
 use super::timeouts::{Alarm, Reached, Timeouts};
+use super::wishes;
 use crate::clock;
-use crate::cluster::{Cluster, Event, Host, NoHost, Source, Want};
+use crate::cluster::{Cluster, Event, Host, NoHost, Want};
 use crate::http::filter::Stop;
 use crate::http::pool::{Attached, Caller, Demand, Failed, Life, Refused};
 use crate::http::{
     Body, Hcm, LocalReply, Observer, Progress, Reset, ResetReason, Response, Routed, Stream, route,
 };
 use crate::telemetry::{Flags, Side};
+use crate::transport::Names;
 
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
@@ -40,6 +43,8 @@ pub(super) struct Forward<'a> {
     retry: Option<Box<Retry>>,
     alarm: Alarm,
     hash: Option<u64>,
+    /// Whom the upstream's TLS is asked for.
+    names: Option<Names>,
     attempts: u32,
     /// Hosts of former attempts, where some are to be avoided.
     tried: Vec<SocketAddr>,
@@ -89,6 +94,7 @@ impl<'a> Forward<'a> {
             alarm: Alarm::new(Timeouts::default(), None),
             started: clock::now(),
             hash: None,
+            names: None,
             retry: None,
             attempts: 0,
             tried: Vec::new(),
@@ -138,6 +144,7 @@ impl<'a> Forward<'a> {
         let of_cluster = self.cluster.model.http.as_ref().and_then(|http| http.retry_policy.as_ref());
         let of_host = host.and_then(|host| host.retry_policy.as_ref());
         let policy = action.retry_policy.as_ref().or(of_host).or(of_cluster);
+        self.names = wishes::names(self.stream, settings);
         let stream_limit = settings.common.max_stream_duration;
         let http = self.stream.http_mut();
         let head = &mut http.request;
@@ -194,12 +201,22 @@ impl<'a> Forward<'a> {
 
     fn choose(&self) -> Result<Arc<Host>, NoHost> {
         let facts = &self.stream.entry.facts;
-        self.cluster.choose(&Want {
+        let host = self.cluster.choose(&Want {
             hash: self.hash,
             metadata_match: self.routed.metadata_match(),
             original_dst: facts.local_restored.then_some(facts.local),
             ..Want::default()
-        })
+        })?;
+        if !matches!(self.cluster.model.discovery, Discovery::OriginalDst(_)) {
+            return Ok(host);
+        }
+        // A configuration may route to its own admin; a client's destination may not lead there.
+        let conn = &self.stream.conn;
+        if host.socket_address().is_some_and(|to| conn.place.is_admin(to)) {
+            conn.shared().own.original_destination_is_admin.inc();
+            return Err(NoHost::NoHealthy);
+        }
+        Ok(self.cluster.pools().known(host, &Caller::of(conn)))
     }
 
     fn rejects(&self, host: &Host) -> bool {
@@ -241,9 +258,10 @@ impl<'a> Forward<'a> {
 
     /// Sends it, until there is the head of a response.
     async fn attempt(&mut self, host: &Arc<Host>, body: Body) -> Result<(Response, Attached), End> {
-        let Self { stream, alarm, cluster, action, .. } = self;
+        let Self { stream, alarm, cluster, action, names, .. } = self;
         let stream: &mut Stream = stream;
         let caller = Caller::of(&stream.conn);
+        let (source, more) = wishes::of(stream, cluster, host, names);
         let demand = Demand {
             cluster,
             host,
@@ -251,8 +269,8 @@ impl<'a> Forward<'a> {
             facts: Some(&stream.entry.facts),
             version: stream.request().version,
             priority: action.priority,
-            source: Source::Cluster,
-            more: None,
+            source: source.unwrap_or_default(),
+            more,
         };
         let lease = match guarded(alarm, cluster.pools().acquire(demand)).await {
             Ok(Ok(lease)) => lease,

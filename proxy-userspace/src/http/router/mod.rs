@@ -14,6 +14,7 @@ mod retry;
 #[cfg(test)]
 mod tests;
 mod timeouts;
+mod wishes;
 
 use std::sync::Arc;
 

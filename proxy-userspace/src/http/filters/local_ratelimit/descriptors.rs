@@ -12,7 +12,7 @@ use crate::http::filters::common::matches;
 use crate::http::{RequestHead, Routed, Stream};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Descriptor {
+pub(crate) struct Descriptor {
     pub(super) entries: Vec<(String, String)>,
     pub(super) hits: u64,
 }

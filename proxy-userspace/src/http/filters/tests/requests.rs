@@ -246,7 +246,7 @@ fn mutations() -> Mutations {
             add("x-not-there", "new", AppendAction::OverwriteIfExists),
             HeaderMutation::Remove("x-gone".into()),
             HeaderMutation::RemoveOnMatch(exact("x-matched")),
-            add(":path", "/new?b=2&a=%251&b=3", AppendAction::OverwriteIfExistsOrAdd),
+            add(":path", "/new?b=2&a=%%251&b=3", AppendAction::OverwriteIfExistsOrAdd),
         ],
         query: vec![
             QueryMutation::Add {
@@ -284,7 +284,7 @@ async fn header_mutations() {
     for gone in ["x-empty", "x-not-there", "x-gone", "x-matched"] {
         assert_eq!(value(gone), None, "{gone}");
     }
-    assert_eq!(head.path, "/new?a=%1&c=%2Fold%20%26");
+    assert_eq!(head.path, "/new?a=%251&c=%2Fold%20%26");
     assert_eq!(sent.header("x-code"), Some("201"));
     assert_eq!(sent.trailers, Some(header_map(&[("x-open", "2")])));
     let (body, trailers) = read(stream.request_body.take()).await.unwrap();
