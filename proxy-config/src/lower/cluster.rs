@@ -4,7 +4,7 @@ pub mod circuit_breakers;
 pub mod common_lb;
 pub mod discovery;
 pub mod health;
-pub mod http_only;
+pub mod http;
 pub mod lb;
 pub mod lb_policies;
 pub mod outlier;
@@ -36,6 +36,7 @@ pub(super) const ALL_MESSAGES: &[&[Message]] = &[
     common_lb::MESSAGES,
     discovery::MESSAGES,
     health::MESSAGES,
+    http::MESSAGES,
     lb::MESSAGES,
     lb_policies::MESSAGES,
     outlier::MESSAGES,
@@ -43,8 +44,6 @@ pub(super) const ALL_MESSAGES: &[&[Message]] = &[
     subset::MESSAGES,
     endpoint::MESSAGES,
 ];
-
-const HTTP: &str = "is about HTTP only: TCP is not affected";
 
 lower! { "envoy.config.cluster.v3.Cluster" Cluster => model::Cluster, cx;
     read {
@@ -55,7 +54,9 @@ lower! { "envoy.config.cluster.v3.Cluster" Cluster => model::Cluster, cx;
         wait_for_warm_on_init, outlier_detection, upstream_bind_config, lb_subset_config,
         common_lb_config, transport_socket, metadata, upstream_connection_options,
         close_connections_on_host_health_failure, ignore_health_on_host_removal, filters, load_balancing_policy,
-        cluster_discovery_type, lb_config, protocol_selection, http_protocol_options, http2_protocol_options, preconnect_policy,
+        cluster_discovery_type, lb_config, protocol_selection, http_protocol_options,
+        http2_protocol_options, common_http_protocol_options, upstream_http_protocol_options,
+        max_requests_per_connection, preconnect_policy, upstream_config, connection_pool_per_downstream_connection,
     }
     reject {
         transport_socket_matcher: "is not implemented: use transport_socket_matches",
@@ -64,24 +65,26 @@ lower! { "envoy.config.cluster.v3.Cluster" Cluster => model::Cluster, cx;
         stats_matcher: "is not implemented: all stats of the cluster are kept",
         per_connection_buffer_high_watermark_timeout:
             "is not implemented: a reader that is too slow stops the other side for as long as it takes",
-        max_requests_per_connection: HTTP,
-        upstream_http_protocol_options: HTTP,
-        common_http_protocol_options: HTTP,
         lrs_server: "load reports are not implemented",
         lrs_report_endpoint_metrics: "load reports are not implemented",
-        track_timeout_budgets: HTTP,
-        upstream_config: HTTP,
-        track_cluster_stats: "is not implemented: neither HTTP's stats nor stats per endpoint are kept",
-        connection_pool_per_downstream_connection: "TCP connections are never shared between downstream connections",
-        queuing_policies: HTTP,
+        track_timeout_budgets: "is not implemented: use track_cluster_stats where Envoy has it",
+        track_cluster_stats: "is not implemented: neither timeout budgets nor sizes nor stats per endpoint are kept",
+        queuing_policies: "is not implemented: requests wait in their order",
         cleanup_interval: "no host of an ORIGINAL_DST cluster outlives its connection: nothing is cleaned up",
     }
     {
         let name = cx.name("name", name)?;
-        http_only::protocols(cx, protocol_selection, http_protocol_options.is_some(), http2_protocol_options.is_some());
-        http_only::extension_options(cx, typed_extension_protocol_options);
-        http_only::filters(cx, filters);
-        http_only::preconnect(cx, preconnect_policy);
+        let old = http::Old {
+            selection: protocol_selection,
+            http1: http_protocol_options,
+            http2: http2_protocol_options,
+            common: common_http_protocol_options,
+            upstream: upstream_http_protocol_options,
+            max_requests_per_connection,
+        };
+        let http = http::options(cx, old, typed_extension_protocol_options);
+        http::upstream_config(cx, upstream_config);
+        http::filters(cx, filters);
         let common = common_lb_config.and_then(|config| cx.lower("common_lb_config", config)).unwrap_or_default();
         let (original_dst_lb_config, lb_config) = match lb_config {
             Some(LbConfig::OriginalDstLbConfig(config)) => (Some(config), None),
@@ -121,9 +124,9 @@ lower! { "envoy.config.cluster.v3.Cluster" Cluster => model::Cluster, cx;
             lb: model::LbPolicy::RoundRobin,
             slow_start: None,
             common_lb: common,
-            http: None,
-            preconnect: None,
-            connection_pool_per_downstream_connection: false,
+            http,
+            preconnect: preconnect_policy.and_then(|policy| cx.lower("preconnect_policy", policy)).map(Box::new),
+            connection_pool_per_downstream_connection,
             subset: None,
             connect_timeout: connect_timeout.unwrap_or(Duration::from_secs(5)),
             per_connection_buffer_limit_bytes: number(per_connection_buffer_limit_bytes)
@@ -150,6 +153,9 @@ lower! { "envoy.config.cluster.v3.Cluster" Cluster => model::Cluster, cx;
             wait_for_warm_on_init: flag(wait_for_warm_on_init, true),
             metadata: crate::model::Packed::from(&super::core::metadata(cx, "metadata", metadata)),
         };
+        let sockets = rest.transport_socket_matches.iter().map(|one| &one.transport_socket);
+        let sockets: Vec<_> = sockets.chain([&rest.transport_socket]).collect();
+        http::alpn_fits(cx, &rest.name, rest.http.as_deref(), &sockets);
         let (discovery, balancing) = (discovery?, balancing?);
         original_dst_fits(cx, &rest.name, &discovery, &balancing.lb, lb_policy, has_list);
         let cluster = model::Cluster { discovery, load_assignment: assignment, ..rest };

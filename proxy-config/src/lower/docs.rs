@@ -23,6 +23,23 @@ refused by its name.
 /// Fields that are read, and do not do all of what they do in Envoy, or more: message, field, what is different.
 #[rustfmt::skip]
 const NOTES: &[(&str, &str, &str)] = &[
+    ("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager", "request_headers_timeout",
+        "15s where it is not given (0s: none); in Envoy a client may take for ever then"),
+    ("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager", "codec_type",
+        "HTTP3 is refused"),
+    ("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager", "route_specifier",
+        "scoped_routes is refused"),
+    ("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager", "tracing",
+        "by Zipkin and OpenTelemetry"),
+    ("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.SetCurrentClientCertDetails", "format",
+        "JSON is refused"),
+    ("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig", "upgrade_type",
+        "CONNECT-UDP and CONNECT-IP are refused"),
+    ("envoy.config.route.v3.RouteAction", "cluster_specifier", "plugins are refused"),
+    ("envoy.config.route.v3.RetryPolicy", "retry_on", "http3-post-connect-failure never happens"),
+    ("envoy.type.matcher.v3.RegexMatchAndSubstitute", "substitution",
+        "a group that the expression does not have is refused; Envoy then replaces nothing"),
+    ("envoy.config.trace.v3.ZipkinConfig", "collector_endpoint_version", "HTTP_JSON"),
     ("envoy.config.listener.v3.FilterChain", "transport_socket_connect_timeout",
         "15s where it is not given (0s: none); in Envoy a client may take for ever then"),
     ("envoy.extensions.transport_sockets.tls.v3.TlsParameters", "tls_minimum_protocol_version",

@@ -46,7 +46,7 @@ lower! { "envoy.config.core.v3.GrpcService.EnvoyGrpc" pb::grpc_service::EnvoyGrp
         // Envoy would send x-envoy-internal and its like; here there are none.
         let _ = skip_envoy_headers;
         let name: Option<Arc<str>> = cx.name("cluster_name", cluster_name);
-        if let Some(name) = &name {
+        if let Some(name) = name.as_ref().filter(|_| !cx.calls) {
             cx.refer("cluster_name", name);
         }
         if !authority.is_empty() && !visible(&authority) {

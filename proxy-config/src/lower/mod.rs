@@ -27,6 +27,8 @@ pub struct Cx {
     side: Option<Side>,
     /// Rules of RBAC are about requests.
     requests: bool,
+    /// Services by gRPC are called for requests: their clusters may be any.
+    calls: bool,
     secrets: Option<Arc<StaticSecrets>>,
     dynamic: bool,
     /// A secret of the bootstrap is named, or `self`: elsewhere the same bytes may mean something else.
@@ -116,6 +118,14 @@ impl Cx {
         let before = self.side.replace(side);
         let value = f(self);
         self.side = before;
+        value
+    }
+
+    /// Runs `f` where services by gRPC are called for requests, and not for the configuration itself.
+    pub(crate) fn for_calls<T>(&mut self, f: impl FnOnce(&mut Self) -> T) -> T {
+        let before = std::mem::replace(&mut self.calls, true);
+        let value = f(self);
+        self.calls = before;
         value
     }
 

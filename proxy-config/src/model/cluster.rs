@@ -135,6 +135,9 @@ pub struct Eds {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OriginalDst {
     pub upstream_port_override: Option<u16>,
+    /// Whose value, an address with a port, goes before the original destination. Of requests; connections have
+    /// none.
+    pub http_header: Option<Arc<str>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

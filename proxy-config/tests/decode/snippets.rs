@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use proxy_config::{decode, load::Options};
+use proxy_config::diagnostic::Severity;
+use proxy_config::lower::Cx;
+use proxy_config::{decode, load, load::Options};
 
 #[test]
 fn each_decodes() {
@@ -32,4 +34,48 @@ fn each_decodes() {
         }
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+/// What is refused of them, and why that is right. All else has a meaning.
+const REFUSED: &[(&str, &str)] = &[];
+
+#[test]
+fn each_has_a_meaning() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/decode/snippets");
+    let mut problems = Vec::new();
+    let (mut lowered, mut refused) = (0, 0);
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        let name = text.lines().next().and_then(|line| line.strip_prefix("# ")).unwrap();
+        let file = path.file_name().unwrap().to_string_lossy().into_owned();
+        let errors = errors(name, &text);
+        lowered += usize::from(errors.is_some());
+        for error in errors.unwrap_or_default() {
+            refused += 1;
+            if !REFUSED.iter().any(|(of, why)| *of == file && error.contains(why)) {
+                problems.push(format!("{file}: {error}"));
+            }
+        }
+    }
+    assert!(lowered > 50, "{lowered} only");
+    assert!(refused >= REFUSED.len(), "{refused} only");
+    problems.sort();
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+/// `None`: it is a part of something that is lowered as a whole.
+fn errors(name: &str, text: &str) -> Option<Vec<String>> {
+    if name == "envoy.config.bootstrap.v3.Bootstrap" {
+        let found = load::bootstrap(text, None, Options::default()).err().unwrap_or_default();
+        return Some(found.iter().map(ToString::to_string).collect());
+    }
+    let message = proxy_config::lower::messages().find(|message| message.name == name)?;
+    let encoded = decode::message(name, text, Options::default()).unwrap();
+    let mut cx = Cx::default();
+    let model = (message.lower)(&encoded.bytes, &mut cx);
+    let errors = cx.diagnostics.iter().filter(|found| found.severity == Severity::Error);
+    let errors: Vec<String> = errors.map(ToString::to_string).collect();
+    assert!(model.is_some() || !errors.is_empty(), "{name}: refused in silence");
+    Some(errors)
 }

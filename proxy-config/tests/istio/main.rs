@@ -8,9 +8,12 @@ use std::sync::Arc;
 use proxy_config::model::cluster::{Discovery, LbPolicy};
 use proxy_config::model::config_source::ConfigSourceKind;
 use proxy_config::model::http::RouteConfiguration;
-use proxy_config::model::network_filter::NetworkFilter;
+use proxy_config::model::http::action::Action;
+use proxy_config::model::http::retry::{RetryHostPredicate, RetryOn};
+use proxy_config::model::http::{FilterKind, Hcm, PerRoute, RouteSource};
+use proxy_config::model::network_filter::{NetworkFilter, NetworkFilterConfig};
 use proxy_config::model::tls::Secret;
-use proxy_config::model::{Cluster, Listener, LoadAssignment};
+use proxy_config::model::{Cluster, FilterChain, Listener, LoadAssignment};
 use proxy_config::xds::file::Reader;
 use proxy_config::xds::{Decoded, Decoder, Discover, Kind};
 
@@ -129,34 +132,127 @@ fn clusters_mean_what_they_say() {
     assert_eq!(named("BlackHoleCluster").load_assignment.localities.len(), 0);
 }
 
+fn hcm(filters: &[NetworkFilterConfig]) -> &Hcm {
+    let Some(NetworkFilter::Http(hcm)) = filters.last().map(|last| &last.filter) else {
+        panic!("{filters:?}")
+    };
+    hcm
+}
+
 #[test]
-fn what_is_not_implemented_closes_its_own_connections_only() {
+fn connection_managers_mean_what_they_say() {
     let all = decoded::<Listener>(LISTENERS);
     let named = |name: &'static str| model(&all, move |listener: &Listener| &*listener.name == name);
     let service = named("0.0.0.0_8000");
-    let [filter] = service.filter_chains[0].filters.as_slice() else { panic!("{service:?}") };
-    let NetworkFilter::Unserved(unserved) = &filter.filter else { panic!("{filter:?}") };
-    assert_eq!(&*unserved.extension, "envoy.filters.network.http_connection_manager");
-    let routes = unserved.routes.as_ref().expect("it asks for routes");
+    let outbound = hcm(&service.filter_chains[0].filters);
+    let RouteSource::Rds(routes) = &outbound.routes else { panic!("it asks for routes: {outbound:?}") };
     assert_eq!((&*routes.name, &routes.source.kind), ("8000", &ConfigSourceKind::Ads));
+    let names: Vec<&str> = outbound.filters.iter().map(|filter| &*filter.name).collect();
+    assert_eq!(names[..2], ["istio.metadata_exchange", "envoy.filters.http.grpc_stats"]);
+    let kinds = &outbound.filters;
+    assert!(
+        matches!(&kinds[0].kind, FilterKind::MetadataExchange(peer) if peer.upstream_discovery.len() == 2)
+    );
+    assert!(kinds.iter().any(|f| matches!(&f.kind, FilterKind::IstioAlpn(alpn) if alpn.http11.len() == 3)));
+    assert!(kinds.iter().any(|f| matches!(&f.kind, FilterKind::IstioStats(_))));
+    assert!(matches!(kinds.last().map(|last| &last.kind), Some(FilterKind::Router(_))));
     let other = service.default_filter_chain.as_ref().expect("there is one");
     assert!(matches!(other.filters.last().map(|last| &last.filter), Some(NetworkFilter::TcpProxy(_))));
 
     let inbound = named("virtualInbound");
-    let ends = |filter: &NetworkFilter| matches!(filter, NetworkFilter::Unserved(u) if u.routes.is_none());
-    let closed = inbound.filter_chains.iter().filter(|c| c.filters.last().is_some_and(|f| ends(&f.filter)));
-    assert_eq!(closed.count(), 2, "those with routes of their own");
+    let http = |chain: &FilterChain| {
+        let last = chain.filters.last().map(|last| &last.filter);
+        matches!(last, Some(NetworkFilter::Http(hcm)) if matches!(hcm.routes, RouteSource::Inline(_)))
+    };
+    let own = inbound.filter_chains.iter().filter(|chain| http(chain));
+    assert_eq!(own.count(), 2, "those with routes of their own");
 
     let tunnel = &named("10.96.0.20_9000").filter_chains[1];
-    assert!(matches!(tunnel.filters.last().map(|f| &f.filter), Some(NetworkFilter::Unserved(_))));
+    let Some(NetworkFilter::TcpProxy(proxy)) = tunnel.filters.last().map(|f| &f.filter) else {
+        panic!("{tunnel:?}")
+    };
+    assert!(proxy.tunneling.is_some());
 
     let gateway = &named("0.0.0.0_15443").filter_chains[0];
     let [sni, ..] = &*gateway.filter_chain_match.server_names else { panic!("{gateway:?}") };
     assert_eq!(&**sni, "outbound_.5000_._.helloworld.sample.svc.cluster.local");
     assert_eq!(gateway.filter_chain_match.application_protocols.len(), 5);
-    let said = all.iter().flat_map(|decoded| &decoded.warnings).map(ToString::to_string);
-    let about_http = said.filter(|line| line.contains("http_connection_manager"));
-    assert_eq!(about_http.count(), 3, "each is said");
+}
+
+#[test]
+fn routes_mean_what_they_say() {
+    let all = decoded::<RouteConfiguration>(ROUTES);
+    let routes = &all[0].resource.model;
+    assert!(routes.ignore_port_in_host_matching);
+    assert_eq!(
+        (routes.validate_clusters, routes.max_direct_response_body_size_bytes),
+        (Some(false), 1 << 20)
+    );
+    let clusters = routes.clusters();
+    let named: Vec<&str> = clusters.iter().map(|name| &**name).collect();
+    assert_eq!(named, ["PassthroughCluster", "outbound|8000||httpbin.default.svc.cluster.local"]);
+    let route = &routes.virtual_hosts[1].routes[0];
+    let Action::Route(action) = &route.action else { panic!("{route:?}") };
+    assert_eq!(
+        (action.timeout, action.max_grpc_timeout.map(|max| max.max)),
+        (None, Some(None)),
+        "0s is for ever"
+    );
+    let retries = action.retry_policy.as_deref().expect("there is one");
+    assert!(
+        retries.retry_on.has(RetryOn::CONNECT_FAILURE) && retries.retry_on.has(RetryOn::GRPC_UNAVAILABLE)
+    );
+    assert!(!retries.retry_on.has(RetryOn::SERVER_ERROR));
+    assert_eq!(retries.host_predicates, [RetryHostPredicate::PreviousHosts]);
+    assert_eq!((retries.num_retries, retries.host_selection_max_attempts), (2, 5));
+    let fault = route.per_filter.get("envoy.filters.http.fault").and_then(|fault| fault.config.as_ref());
+    assert!(matches!(fault, Some(PerRoute::Fault(fault)) if fault.abort.is_some()), "{fault:?}");
+}
+
+#[test]
+fn a_wrong_route_is_named_by_its_place() {
+    let text = ROUTES.replace("num_retries: 2", "num_retries: 2, per_try_timeout: -1s");
+    let read = Reader::new(Kind::Route).read(&text).unwrap();
+    let found = Decoder::default().decode::<RouteConfiguration>(&read.resources[0]).unwrap_err();
+    let said: Vec<_> = found.iter().map(ToString::to_string).collect();
+    let place = "at <RouteConfiguration>.virtual_hosts[1].routes[0].route.retry_policy.per_try_timeout";
+    assert_eq!(said, [format!("{place}: must be a duration from 0s to 315576000000s")]);
+}
+
+#[test]
+fn http_filters_that_are_not_implemented() {
+    let listener = |filter: &str| {
+        format!(
+            "resources:\n- '@type': {}\n  name: l\n  address: {{socket_address: {{address: 127.0.0.1, port_value: 1}}}}\n  \
+             filter_chains:\n  - filters:\n    - name: h\n      typed_config:\n        '@type': \
+             type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager\n        \
+             stat_prefix: s\n        route_config: {{}}\n        http_filters:\n        - {{name: f, typed_config: {{'@type': \
+             type.googleapis.com/envoy.extensions.filters.http.{filter}}}}}\n        - {{name: envoy.filters.http.router}}\n",
+            Kind::Listener.type_url()
+        )
+    };
+    let decode = |filter: &str| {
+        let read = Reader::new(Kind::Listener).read(&listener(filter)).unwrap();
+        Decoder::default().decode::<Listener>(&read.resources[0])
+    };
+    for refused in
+        ["wasm.v3.Wasm", "ext_proc.v3.ExternalProcessor", "ratelimit.v3.RateLimit", "oauth2.v3.OAuth2"]
+    {
+        let found = decode(refused).unwrap_err();
+        assert!(found[0].why.contains("is not implemented"), "{refused}: {found:?}");
+    }
+    for (filter, fails) in [
+        ("stateful_session.v3.StatefulSession", false),
+        ("tap.v3.Tap", false),
+        ("dynamic_forward_proxy.v3.FilterConfig", true),
+        ("grpc_json_transcoder.v3.GrpcJsonTranscoder", true),
+    ] {
+        let decoded = decode(filter).unwrap();
+        let filters = &hcm(&decoded.resource.model.filter_chains[0].filters).filters;
+        let FilterKind::Unserved(unserved) = &filters[0].kind else { panic!("{filters:?}") };
+        assert_eq!(unserved.fails, fails, "{filter}");
+        assert!(decoded.warnings[0].why.contains(&*unserved.extension), "{:?}", decoded.warnings);
+    }
 }
 
 #[test]
@@ -207,9 +303,9 @@ fn filters_that_decide_who_may_connect_are_refused() {
     }
     let scoped = "http_connection_manager.v3.HttpConnectionManager, scoped_routes: {name: s}";
     let found = decode(scoped).unwrap_err();
-    assert!(found[0].why.contains("SRDS"), "{found:?}");
+    assert!(found.iter().any(|found| found.why.contains("SRDS")), "{found:?}");
     let vhds = "http_connection_manager.v3.HttpConnectionManager, route_config: {name: r, vhds: {config_source: {ads: {}}}}";
-    assert!(decode(vhds).unwrap_err()[0].why.contains("VHDS"));
+    assert!(decode(vhds).unwrap_err().iter().any(|found| found.why.contains("VHDS")));
     // A filter after one that closes is never reached, and still has to be right.
     let listener = listener("redis_proxy.v3.RedisProxy").replace(
         "- {name: f",

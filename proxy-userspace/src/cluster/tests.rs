@@ -231,7 +231,7 @@ async fn another_set_of_hosts_closes_connections_on_wish() {
 #[test]
 fn original_destinations() {
     let with = |port| {
-        let how = OriginalDst { upstream_port_override: port };
+        let how = OriginalDst { upstream_port_override: port, http_header: None };
         cluster(model::Cluster {
             discovery: Discovery::OriginalDst(how),
             lb: LbPolicy::ClusterProvided,

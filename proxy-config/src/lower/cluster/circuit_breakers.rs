@@ -1,15 +1,18 @@
 //! `config.cluster.v3.CircuitBreakers`.
 
 use envoy_types::pb::envoy::config::cluster::v3::CircuitBreakers;
-use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
+use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::{Thresholds, thresholds::RetryBudget};
 use envoy_types::pb::envoy::config::core::v3::RoutingPriority;
 
-use super::scalars::percent;
 use crate::lower::registry::registry;
+use crate::lower::value::number;
 use crate::lower::{Cx, IsSet};
 use crate::model::cluster as model;
 
-registry! { CircuitBreakers, Thresholds }
+const BUDGET_PERCENT: f64 = 20.0;
+const MIN_RETRIES: u32 = 3;
+
+registry! { CircuitBreakers, Thresholds, RetryBudget }
 
 lower! { "envoy.config.cluster.v3.CircuitBreakers" CircuitBreakers => model::CircuitBreakers, cx;
     read { thresholds, per_host_thresholds }
@@ -81,13 +84,9 @@ fn per_host_max_connections(cx: &mut Cx, thresholds: Vec<Thresholds>) -> Option<
 lower! { "envoy.config.cluster.v3.CircuitBreakers.Thresholds" Thresholds => (RoutingPriority, model::Thresholds), cx;
     read {
         priority, max_connections, max_pending_requests, max_requests, max_retries, track_remaining,
-        max_connection_pools,
+        max_connection_pools, retry_budget,
     }
-    warn { retry_budget: "retries are HTTP's" }
     {
-        if let Some(budget) = retry_budget {
-            cx.field("retry_budget", |cx| percent(cx, "budget_percent", budget.budget_percent));
-        }
         let default = model::Thresholds::default();
         let priority = cx.variant::<RoutingPriority>("priority", priority)?;
         let thresholds = model::Thresholds {
@@ -97,8 +96,23 @@ lower! { "envoy.config.cluster.v3.CircuitBreakers.Thresholds" Thresholds => (Rou
             max_retries: max_retries.map_or(default.max_retries, |v| v.value),
             track_remaining,
             max_connection_pools: max_connection_pools.map_or(default.max_connection_pools, |v| v.value),
-            retry_budget: None,
+            retry_budget: retry_budget.and_then(|budget| cx.lower("retry_budget", budget)),
         };
         Some((priority, thresholds))
+    }
+}
+
+lower! { "envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget" RetryBudget => model::RetryBudget, cx;
+    read { budget_percent, budget_interval, min_retry_concurrency }
+    {
+        let budget_percent = match budget_percent {
+            Some(percent) => cx.lower("budget_percent", percent),
+            None => Some(BUDGET_PERCENT),
+        };
+        Some(model::RetryBudget {
+            budget_interval: cx.timeout("budget_interval", budget_interval, None),
+            min_retry_concurrency: number(min_retry_concurrency).unwrap_or(MIN_RETRIES),
+            budget_percent: budget_percent?,
+        })
     }
 }

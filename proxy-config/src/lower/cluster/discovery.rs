@@ -14,6 +14,7 @@ use envoy_types::pb::google::protobuf::Duration as PbDuration;
 
 use super::scalars::{at_most, refresh_rate};
 use crate::lower::extension::Extension;
+use crate::lower::http::header::optional_name;
 use crate::lower::registry::registry;
 use crate::lower::value::number;
 use crate::lower::{Cx, IsSet, Lower};
@@ -26,6 +27,9 @@ registry! {
     dns_cluster::RefreshRate, core::DnsResolutionConfig, core::DnsResolverOptions,
     resolver::cares::v3::CaresDnsResolverConfig, resolver::getaddrinfo::v3::GetAddrInfoDnsResolverConfig,
 }
+
+/// Envoy's header that names a destination.
+const ORIGINAL_DST_HOST: &str = "x-envoy-original-dst-host";
 
 /// The fields of a cluster that are about discovery.
 pub struct Fields {
@@ -349,19 +353,17 @@ lower! { "envoy.config.cluster.v3.Cluster.EdsClusterConfig"
 }
 
 lower! { "envoy.config.cluster.v3.Cluster.OriginalDstLbConfig" pb::OriginalDstLbConfig => model::OriginalDst, cx;
-    read { upstream_port_override }
+    read { upstream_port_override, use_http_header, http_header_name }
     reject { metadata_key: "an original destination from metadata is not implemented" }
-    warn {
-        use_http_header: "a TCP connection has no header: it goes to its original destination",
-        http_header_name: "a TCP connection has no header: it goes to its original destination",
-    }
     {
         if !http_header_name.is_empty() && !use_http_header {
             cx.reject("http_header_name", "needs use_http_header");
         }
+        let name = optional_name(cx, "http_header_name", &http_header_name);
         let port = at_most(cx, "upstream_port_override", number(upstream_port_override), 65_535);
         Some(model::OriginalDst {
             upstream_port_override: port.and_then(|port| u16::try_from(port).ok()),
+            http_header: use_http_header.then(|| name.unwrap_or_else(|| ORIGINAL_DST_HOST.into())),
         })
     }
 }

@@ -93,7 +93,7 @@ lower! { "envoy.config.route.v3.RouteAction" pb::RouteAction => Lowered, cx;
             retry_policy: retry_policy.and_then(|policy| cx.lower("retry_policy", policy)).map(Arc::new),
             mirror: cx.list("request_mirror_policies", request_mirror_policies),
             priority,
-            hash_policy: cx.list("hash_policy", hash_policy),
+            hash_policy: cx.list("hash_policy", hash_policy).into_iter().flatten().collect(),
             max_grpc_timeout: has_grpc
                 .then(|| MaxGrpcTimeout { max: max_grpc, offset: grpc_offset.unwrap_or_default() }),
             upgrades: super::action_parts::upgrades(cx, upgrade_configs),

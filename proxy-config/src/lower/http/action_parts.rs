@@ -73,6 +73,9 @@ lower! { "envoy.config.route.v3.WeightedCluster.ClusterWeight" weighted::Cluster
     }
     {
         let cluster = cluster_name(cx, "name", name, &cluster_header);
+        if weight.is_none() {
+            cx.reject("weight", "is required");
+        }
         let edits = Edits {
             request_headers_to_add,
             request_headers_to_remove,
@@ -86,7 +89,7 @@ lower! { "envoy.config.route.v3.WeightedCluster.ClusterWeight" weighted::Cluster
             },
         );
         Some(WeightedCluster {
-            weight: number(weight).unwrap_or(0),
+            weight: weight?.value,
             metadata_match: metadata_of(cx, "metadata_match", metadata_match),
             headers: edits.lower(cx),
             per_filter: per_filter::lower(cx, typed_per_filter_config),
@@ -116,7 +119,8 @@ lower! { "envoy.config.route.v3.RouteAction.RequestMirrorPolicy" inner::RequestM
     }
 }
 
-lower! { "envoy.config.route.v3.RouteAction.HashPolicy" inner::HashPolicy => HashPolicy, cx;
+// `None`: it makes no hash.
+lower! { "envoy.config.route.v3.RouteAction.HashPolicy" inner::HashPolicy => Option<HashPolicy>, cx;
     read { terminal, policy_specifier }
     {
         use hash_policy::PolicySpecifier as Kind;
@@ -127,8 +131,8 @@ lower! { "envoy.config.route.v3.RouteAction.HashPolicy" inner::HashPolicy => Has
                 HashSource::SourceIp
             }
             Some(Kind::ConnectionProperties(_)) => {
-                cx.reject("connection_properties", "source_ip must be true: there is nothing else to hash");
-                return None;
+                cx.warn("connection_properties", "without source_ip there is nothing to hash");
+                return Some(None);
             }
             Some(Kind::QueryParameter(hash_policy::QueryParameter { name })) => {
                 HashSource::QueryParameter(cx.field("query_parameter", |cx| cx.name("name", name))?)
@@ -141,7 +145,7 @@ lower! { "envoy.config.route.v3.RouteAction.HashPolicy" inner::HashPolicy => Has
                 return None;
             }
         };
-        Some(HashPolicy { source, terminal })
+        Some(Some(HashPolicy { source, terminal }))
     }
 }
 
@@ -298,12 +302,16 @@ lower! { "envoy.config.route.v3.InternalRedirectPolicy" pb::InternalRedirectPoli
             let one = cx.field("predicates", |cx| cx.index(index, |cx| redirect_predicate(cx, predicate)));
             lowered.extend(one);
         }
+        let response_headers_to_copy = header_names(cx, "response_headers_to_copy", &response_headers_to_copy);
+        if response_headers_to_copy.iter().any(|name| header::is_own_line(name)) {
+            cx.reject("response_headers_to_copy", ":-prefixed headers or Hosts may not be specified here.");
+        }
         Some(InternalRedirect {
             max_internal_redirects: number(max_internal_redirects).unwrap_or(1),
             response_codes,
             predicates: lowered,
             allow_cross_scheme: allow_cross_scheme_redirect,
-            response_headers_to_copy: header_names(cx, "response_headers_to_copy", &response_headers_to_copy),
+            response_headers_to_copy,
         })
     }
 }

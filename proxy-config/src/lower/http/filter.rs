@@ -20,7 +20,11 @@ use crate::proto::pb::stats;
 registry! { pb::HttpFilter, HttpStatus }
 
 /// A chain that ends as it must. None at all are fine, as in Envoy.
-pub(super) fn chain(cx: &mut Cx, field: &'static str, filters: Vec<pb::HttpFilter>) -> Vec<HttpFilter> {
+pub(in crate::lower) fn chain(
+    cx: &mut Cx,
+    field: &'static str,
+    filters: Vec<pb::HttpFilter>,
+) -> Vec<HttpFilter> {
     let count = filters.len();
     let lowered: Vec<Option<HttpFilter>> = cx.list(field, filters);
     let complete = lowered.len() == count;
@@ -47,7 +51,14 @@ fn check_terminal(cx: &mut Cx, field: &'static str, filters: &[HttpFilter]) {
         };
         cx.field(field, |cx| cx.index(index, |cx| cx.reject_here(why)));
         if last && filter.disabled {
-            cx.field(field, |cx| cx.index(index, |cx| cx.reject("disabled", "the last filter cannot be")));
+            cx.field(field, |cx| {
+                cx.index(index, |cx| {
+                    cx.reject(
+                        "disabled",
+                        "the last (terminal) filter in the chain cannot be disabled by default.",
+                    )
+                })
+            });
         }
     }
 }
@@ -155,7 +166,9 @@ fn built_in(cx: &mut Cx, e: &Extension, name: &str) -> Option<FilterKind> {
     let config = hf::wasm::v3::Wasm::decode(e.value.as_slice()).ok().and_then(|wasm| wasm.config);
     match config.and_then(built_in_module).as_deref() {
         Some("envoy.wasm.stats") => Some(FilterKind::IstioStats(Box::new(istio::default_stats()))),
-        Some("envoy.wasm.metadata_exchange") => Some(FilterKind::MetadataExchange(Box::default())),
+        Some("envoy.wasm.metadata_exchange") => {
+            Some(FilterKind::MetadataExchange(Box::new(istio::default_peer_metadata())))
+        }
         Some(_) | None => unserved(cx, e, name),
     }
 }

@@ -102,6 +102,7 @@ lower! { "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnec
             detection: parts::ip_detection(cx, original_ip_detection_extensions),
         };
         detection_fits(cx, &client);
+        sizes_fit(cx, common.as_ref(), &http2.0, kb);
         let request_id = RequestId {
             generate: flag(generate_request_id, true),
             preserve_external: preserve_external_request_id,
@@ -270,6 +271,20 @@ impl Timeouts {
 }
 
 /// In Envoy's words.
+fn sizes_fit(cx: &mut Cx, common: Option<&CommonHttpOptions>, http2: &Http2Options, kb: Option<u32>) {
+    if common.is_some_and(|common| common.max_response_headers_kb.is_some()) {
+        let why = "cannot be set on http_connection_manager";
+        cx.field("common_http_protocol_options", |cx| cx.reject("max_response_headers_kb", why));
+    }
+    let default = Http2Options::default().max_header_field_size_kb;
+    let given = http2.max_header_field_size_kb != default;
+    if given && kb.is_some_and(|kb| http2.max_header_field_size_kb > kb) {
+        let why = "must not exceed max_request_headers_kb";
+        cx.field("http2_protocol_options", |cx| cx.reject("max_header_field_size_kb", why));
+    }
+}
+
+/// In Envoy's words.
 fn detection_fits(cx: &mut Cx, client: &ClientAddress) {
     if client.detection.is_empty() {
         return;
@@ -297,7 +312,10 @@ fn strip_port(cx: &mut Cx, matching: bool, mode: Option<StripPortMode>) -> Strip
     let any = matches!(mode, Some(StripPortMode::StripAnyHostPort(true)));
     match (matching, any) {
         (true, true) => {
-            cx.reject("strip_matching_host_port", "cannot be given with strip_any_host_port");
+            cx.reject(
+                "strip_matching_host_port",
+                "Only one of `strip_matching_host_port` or `strip_any_host_port` can be set",
+            );
             StripPort::Any
         }
         (false, true) => StripPort::Any,
@@ -310,12 +328,13 @@ fn strip_port(cx: &mut Cx, matching: bool, mode: Option<StripPortMode>) -> Strip
 pub(super) fn upgrade_type(cx: &mut Cx, name: &str) -> Option<Arc<str>> {
     let lower = name.to_ascii_lowercase();
     match lower.as_str() {
-        "" => cx.reject("upgrade_type", "must not be empty"),
+        "" => cx.warn("upgrade_type", "is empty, and no request asks for that"),
         "connect-udp" => cx.reject("upgrade_type", "CONNECT-UDP is not implemented: UDP is not"),
         "connect-ip" => cx.reject("upgrade_type", "CONNECT-IP is not implemented"),
-        _ => return Some(lower.into()),
+        _ => {}
     }
-    None
+    let known = !matches!(lower.as_str(), "connect-udp" | "connect-ip");
+    known.then(|| lower.into())
 }
 
 /// Not less than what a timer can tell.

@@ -47,7 +47,7 @@ lower! { "envoy.config.core.v3.SchemeHeaderTransformation" core::SchemeHeaderTra
         match transformation {
             Some(Transformation::SchemeToOverwrite(scheme)) => {
                 if match_upstream {
-                    cx.reject("match_upstream", "cannot be given with scheme_to_overwrite");
+                    cx.warn("match_upstream", "has no effect beside scheme_to_overwrite");
                 }
                 if scheme != "http" && scheme != "https" {
                     cx.reject("scheme_to_overwrite", "must be http or https");
@@ -67,7 +67,7 @@ lower! { "envoy.extensions.filters.network.http_connection_manager.v3.ForwardPro
         let https_ports = ports(cx, "https_destination_ports", &https_destination_ports);
         let http_ports = ports(cx, "http_destination_ports", &http_destination_ports);
         if https_ports.iter().any(|port| http_ports.contains(port)) {
-            cx.reject("http_destination_ports", "has a port that is in https_destination_ports");
+            cx.warn("http_destination_ports", "has a port that is in https_destination_ports, which holds");
         }
         Some(ForwardProto { https_ports, http_ports })
     }
@@ -179,10 +179,8 @@ lower! { "envoy.extensions.filters.network.http_connection_manager.v3.RequestIDE
     pb::RequestIdExtension => RequestId, cx;
     read { typed_config }
     {
-        let Some(any) = typed_config else {
-            cx.reject("typed_config", "is required");
-            return None;
-        };
+        // As in Envoy: the default one.
+        let Some(any) = typed_config else { return Some(RequestId::default()) };
         let e = Extension::unpack(cx, &any)?;
         if e.type_name != UuidRequestIdConfig::NAME {
             return e.refuse(cx);

@@ -209,7 +209,7 @@ pub(in crate::lower) fn removed(cx: &mut Cx, field: &'static str, names: &[Strin
     names
 }
 
-fn is_own_line(name: &str) -> bool {
+pub(super) fn is_own_line(name: &str) -> bool {
     name.starts_with(':') || name == "host"
 }
 
@@ -219,7 +219,14 @@ lower! { "envoy.config.common.mutation_rules.v3.HeaderMutation" mutation::Header
         use mutation::header_mutation::Action;
         match action {
             Some(Action::Remove(name)) => header_name(cx, "remove", &name).map(HeaderMutation::Remove),
-            Some(Action::Append(header)) => cx.lower("append", header).map(HeaderMutation::Add),
+            Some(Action::Append(header)) => {
+                let header = cx.lower("append", header)?;
+                if is_own_line(&header.name) {
+                    let why = ":-prefixed or host headers may not be modified";
+                    cx.field("append", |cx| cx.reject("header", why));
+                }
+                Some(HeaderMutation::Add(header))
+            }
             Some(Action::RemoveOnMatch(matcher)) => {
                 cx.lower("remove_on_match", matcher).map(HeaderMutation::RemoveOnMatch)
             }
@@ -261,7 +268,9 @@ lower! { "envoy.config.common.mutation_rules.v3.HeaderMutationRules"
 lower! { "envoy.config.route.v3.HeaderMatcher" pb::HeaderMatcher => HeaderMatcher, cx;
     read { name, invert_match, treat_missing_header_as_empty, header_match_specifier }
     {
-        let name = header_name(cx, "name", &name);
+        // One that no header has matches nothing, and is not refused by Envoy.
+        plain(cx, "name", &name);
+        let name: Option<Arc<str>> = cx.name("name", name.to_ascii_lowercase());
         let matches = header_match(cx, header_match_specifier);
         Some(HeaderMatcher {
             name: name?,

@@ -8,7 +8,7 @@ mod filters;
 mod hcm;
 mod hcm_parts;
 pub(super) mod header;
-mod options;
+pub(super) mod options;
 mod per_filter;
 mod rate_limit;
 mod retry;
@@ -44,3 +44,6 @@ pub(super) const ALL_MESSAGES: &[&[Message]] = &[
     route_match::MESSAGES,
     tracing::MESSAGES,
 ];
+
+#[cfg(test)]
+mod tests;

@@ -63,7 +63,7 @@ pub(super) fn stream_error(own: Option<bool>, outer: Option<bool>) -> bool {
 }
 
 /// Options, and whether they say themselves what a bad message ends.
-pub(super) type Http1WithError = (Http1Options, Option<bool>);
+pub(in crate::lower) type Http1WithError = (Http1Options, Option<bool>);
 
 lower! { "envoy.config.core.v3.Http1ProtocolOptions" core::Http1ProtocolOptions => Http1WithError, cx;
     read {
@@ -144,7 +144,7 @@ lower! { "envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseF
     }
 }
 
-pub(super) type Http2WithError = (Http2Options, Option<bool>);
+pub(in crate::lower) type Http2WithError = (Http2Options, Option<bool>);
 
 lower! { "envoy.config.core.v3.Http2ProtocolOptions" core::Http2ProtocolOptions => Http2WithError, cx;
     read {
@@ -155,11 +155,9 @@ lower! { "envoy.config.core.v3.Http2ProtocolOptions" core::Http2ProtocolOptions 
         override_stream_error_on_invalid_http_message, connection_keepalive, max_header_field_size_kb,
         disallow_obs_text, stream_reset_burst, stream_reset_rate
     }
-    reject {
-        allow_metadata: "METADATA frames are not implemented",
-        custom_settings_parameters: "settings that HTTP/2 does not have are not sent",
-    }
     warn {
+        allow_metadata: "METADATA frames are not implemented: they are passed over",
+        custom_settings_parameters: "settings that HTTP/2 does not have are not sent",
         use_oghttp2_codec: "there is one codec here, which is neither of Envoy's two",
         max_metadata_size: "METADATA frames are not implemented",
         enable_huffman_encoding: "headers are Huffman-encoded where that is shorter",
@@ -228,18 +226,13 @@ lower! { "envoy.config.core.v3.KeepaliveSettings" core::KeepaliveSettings => Kee
             cx.reject("timeout", "is required");
         }
         let timeout = cx.duration_from("timeout", timeout, LEAST);
-        let interval = cx.timeout("interval", interval, None);
-        if interval.is_some_and(|interval| interval < LEAST) {
-            cx.reject("interval", "must be at least 1ms");
-        }
+        let interval = cx.duration_from("interval", interval, LEAST);
         let jitter = match interval_jitter {
             Some(jitter) => cx.lower("interval_jitter", jitter),
             None => Some(JITTER),
         };
-        let connection_idle_interval = cx.timeout("connection_idle_interval", connection_idle_interval, None);
-        if connection_idle_interval.is_some_and(|interval| interval < LEAST) {
-            cx.reject("connection_idle_interval", "must be at least 1ms");
-        }
+        let connection_idle_interval =
+            cx.duration_from("connection_idle_interval", connection_idle_interval, LEAST);
         Some(Keepalive { interval, timeout: timeout?, interval_jitter: jitter?, connection_idle_interval })
     }
 }

@@ -61,6 +61,8 @@ lower! { "envoy.config.route.v3.FilterConfig" pb::FilterConfig => Option<PerFilt
     read { config, is_optional, disabled }
     {
         let config = match config {
+            // `config: {}` only turns a filter on.
+            Some(any) if any.type_url.is_empty() => None,
             Some(any) => {
                 let known = any::type_name(&any.type_url).is_ok_and(|name| crate::proto::schema::message(name).is_some());
                 if is_optional && !known {
@@ -73,8 +75,11 @@ lower! { "envoy.config.route.v3.FilterConfig" pb::FilterConfig => Option<PerFilt
                     None => return Some(None),
                 }
             }
-            // As in Envoy: it may turn a filter on, or off.
-            None => None,
+            None if disabled => None,
+            None => {
+                cx.reject("config", "Empty route/virtual host per filter configuration");
+                return None;
+            }
         };
         Some(Some(PerFilter { disabled, config }))
     }
@@ -100,7 +105,11 @@ fn per_route(cx: &mut Cx, e: &Extension) -> Option<PerRoute> {
             here::<hf::jwt_authn::v3::PerRouteConfig>(cx, e).map(PerRoute::JwtAuthn)
         }
         hf::local_ratelimit::v3::LocalRateLimit::NAME => {
-            here::<hf::local_ratelimit::v3::LocalRateLimit>(cx, e).map(Box::new).map(PerRoute::LocalRateLimit)
+            let limit = here::<hf::local_ratelimit::v3::LocalRateLimit>(cx, e)?;
+            if limit.token_bucket.is_none() {
+                cx.reject("token_bucket", "local rate limit token bucket must be set for per filter configs");
+            }
+            Some(PerRoute::LocalRateLimit(Box::new(limit)))
         }
         hf::header_mutation::v3::HeaderMutationPerRoute::NAME => {
             let lowered = here::<hf::header_mutation::v3::HeaderMutationPerRoute>(cx, e);

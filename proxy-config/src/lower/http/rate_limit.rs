@@ -226,6 +226,9 @@ lower! { "envoy.type.metadata.v3.MetadataKey" metadata::MetadataKey => (Arc<str>
     read { key, path }
     {
         let key: Option<Arc<str>> = cx.name("key", key);
+        if path.is_empty() {
+            cx.reject("path", "must have at least one");
+        }
         Some((key?, cx.list("path", path)))
     }
 }

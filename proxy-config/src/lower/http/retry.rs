@@ -47,10 +47,8 @@ lower! { "envoy.config.route.v3.RetryPolicy" pb::RetryPolicy => RetryPolicy, cx;
         if on.has(RetryOn::HTTP3_POST_CONNECT_FAILURE) {
             cx.warn("retry_on", "http3-post-connect-failure never happens: no upstream is spoken to by HTTP/3");
         }
-        let mut codes = Vec::new();
-        for code in retriable_status_codes {
-            codes.extend(cx.ranged("retriable_status_codes", code, 100..=599).and_then(|code| u16::try_from(code).ok()));
-        }
+        // As in Envoy, which takes any number: no response has it.
+        let codes = retriable_status_codes.into_iter().filter_map(|code| u16::try_from(code).ok()).collect();
         let attempts = host_selection_retry_max_attempts.max(1);
         let backoff = match retry_back_off {
             Some(backoff) => cx.lower("retry_back_off", backoff)?,

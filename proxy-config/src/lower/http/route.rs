@@ -7,7 +7,7 @@ use envoy_types::pb::envoy::config::route::v3 as pb;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::Rds;
 use envoy_types::pb::google::protobuf::{UInt32Value, UInt64Value};
 
-use super::header::{Edits, header_names, optional_format, optional_name};
+use super::header::{Edits, header_names, optional_format, optional_name, plain};
 use super::{action, per_filter};
 use crate::lower::Cx;
 use crate::lower::core::metadata as metadata_of;
@@ -170,9 +170,7 @@ fn domains_of(cx: &mut Cx, domains: Vec<String>) -> Vec<Arc<str>> {
     }
     let mut lowered = Vec::with_capacity(domains.len());
     for domain in domains {
-        if domain.is_empty() || domain.chars().any(char::is_control) {
-            cx.reject("domains", format!("{domain:?} is no domain"));
-        }
+        plain(cx, "domains", &domain);
         lowered.push(domain.to_ascii_lowercase().into());
     }
     lowered
@@ -188,7 +186,7 @@ fn with_cors(mut per_filter: PerFilters, cors: Option<PerFilter>) -> PerFilters 
 
 fn buffer_limit(cx: &mut Cx, old: Option<UInt32Value>, new: Option<UInt64Value>) -> Option<u64> {
     if old.is_some() && new.is_some() {
-        cx.reject("request_body_buffer_limit", "cannot be given with per_request_buffer_limit_bytes");
+        cx.warn("per_request_buffer_limit_bytes", "has no effect beside request_body_buffer_limit");
     }
     new.map(|limit| limit.value).or(number(old).map(u64::from))
 }

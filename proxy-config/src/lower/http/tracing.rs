@@ -112,10 +112,13 @@ lower! { "envoy.type.tracing.v3.CustomTag.Header" pb::custom_tag::Header => TagV
 lower! { "envoy.type.tracing.v3.CustomTag.Metadata" pb::custom_tag::Metadata => TagValue, cx;
     read { kind, metadata_key, default_value }
     {
-        let source = cx.required("kind", kind);
-        let key = cx.required("metadata_key", metadata_key);
-        let (filter, path) = key?;
-        Some(TagValue::Metadata { source: source?, filter, path, default: default_value.into() })
+        // As in Envoy: that of the request where nothing is said.
+        let source = match kind {
+            Some(kind) => cx.lower("kind", kind)?,
+            None => MetadataSource::Dynamic,
+        };
+        let (filter, path) = cx.required("metadata_key", metadata_key)?;
+        Some(TagValue::Metadata { source, filter, path, default: default_value.into() })
     }
 }
 
@@ -274,10 +277,13 @@ lower! { "envoy.config.trace.v3.OpenTelemetryConfig" trace::OpenTelemetryConfig 
     }
     {
         if grpc_service.is_some() && http_service.is_some() {
-            cx.reject("http_service", "OpenTelemetry Tracer cannot have both gRPC and HTTP exporters configured.");
+            cx.reject("http_service", "cannot be given with grpc_service");
         }
         let exporter = match (grpc_service, http_service) {
-            (Some(service), _) => cx.lower("grpc_service", service).map(Box::new).map(OtlpExporter::Grpc),
+            (Some(service), _) => {
+                let service = cx.for_calls(|cx| cx.lower("grpc_service", service));
+                service.map(Box::new).map(OtlpExporter::Grpc)
+            }
             (None, Some(service)) => cx.lower("http_service", service).map(OtlpExporter::Http),
             (None, None) => {
                 cx.reject("grpc_service", "this or http_service is required");

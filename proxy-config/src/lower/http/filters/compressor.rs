@@ -148,7 +148,7 @@ lower! { "envoy.extensions.filters.http.compressor.v3.Compressor.CommonDirection
             exact(content_type)
         } else {
             if !content_type.is_empty() {
-                cx.reject("content_type", "cannot be given with content_type_matcher");
+                cx.warn("content_type", "has no effect beside content_type_matcher");
             }
             ContentTypes::Matching(cx.list("content_type_matcher", content_type_matcher))
         };
@@ -300,8 +300,9 @@ lower! { "envoy.extensions.compression.zstd.compressor.v3.Zstd" Zstd => Compress
         if cx.variant::<zstd::Strategy>("strategy", strategy)? != zstd::Strategy::Default {
             cx.warn("strategy", "there is the default one only");
         }
-        let level = cx.ranged("compression_level", number(compression_level).unwrap_or(3), 1..=22);
+        // As the library has it: 0 is its default.
+        let level = number(compression_level).filter(|level| *level > 0).unwrap_or(3).min(22);
         let chunk_size = chunk(cx, chunk_size);
-        Some(CompressorLibrary::Zstd { level: level?, enable_checksum, chunk_size: chunk_size? })
+        Some(CompressorLibrary::Zstd { level, enable_checksum, chunk_size: chunk_size? })
     }
 }

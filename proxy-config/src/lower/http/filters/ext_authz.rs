@@ -50,7 +50,14 @@ lower! { "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz" pb::ExtAuthz => E
         }
         let service = match services {
             Some(pb::ext_authz::Services::GrpcService(grpc)) => grpc_service(cx, grpc),
-            Some(pb::ext_authz::Services::HttpService(http)) => http_service(cx, http),
+            Some(pb::ext_authz::Services::HttpService(http)) => {
+                let http = http_service(cx, http);
+                let twice = matches!(&http, Some(AuthzService::Http(http)) if http.allowed_headers.is_some());
+                if twice && allowed_headers.is_some() {
+                    cx.reject("allowed_headers", "Invalid duplicate configuration for allowed_headers.");
+                }
+                http
+            }
             None => {
                 cx.reject("services", "grpc_service or http_service is required");
                 None
@@ -106,7 +113,7 @@ fn matchers(cx: &mut Cx, field: &'static str, list: Option<ListStringMatcher>) -
 }
 
 fn grpc_service(cx: &mut Cx, service: core::GrpcService) -> Option<AuthzService> {
-    cx.lower("grpc_service", service).map(Box::new).map(AuthzService::Grpc)
+    cx.for_calls(|cx| cx.lower("grpc_service", service)).map(Box::new).map(AuthzService::Grpc)
 }
 
 fn http_service(cx: &mut Cx, service: pb::HttpService) -> Option<AuthzService> {

@@ -183,3 +183,16 @@ pub(in crate::lower) fn default_stats() -> IstioStats {
         rotation: None,
     }
 }
+
+/// As that module: by headers, both ways.
+pub(in crate::lower) fn default_peer_metadata() -> PeerMetadata {
+    let discovery = vec![PeerDiscovery::IstioHeaders { skip_external_clusters: false }];
+    let propagation = Some(PeerPropagation { skip_external_clusters: false });
+    PeerMetadata {
+        downstream_discovery: discovery.clone(),
+        upstream_discovery: discovery,
+        downstream_propagation: propagation,
+        upstream_propagation: propagation,
+        ..PeerMetadata::default()
+    }
+}

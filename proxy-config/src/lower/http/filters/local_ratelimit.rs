@@ -46,6 +46,8 @@ lower! { "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit" pb::L
             common::VhRateLimitsOptions::Ignore => VhRateLimits::Ignore,
         };
         let stage = cx.ranged("stage", stage, 0..=10);
+        let descriptors = cx.list("descriptors", descriptors);
+        descriptors_are_unique(cx, &descriptors);
         Some(HttpLocalRateLimit {
             status: status.unwrap_or(TOO_MANY_REQUESTS),
             token_bucket,
@@ -57,7 +59,7 @@ lower! { "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit" pb::L
                 request_headers_to_add_when_not_enforced,
             ),
             response_headers_to_add: added(cx, "response_headers_to_add", response_headers_to_add),
-            descriptors: cx.list("descriptors", descriptors),
+            descriptors,
             stage: stage?,
             per_connection: local_rate_limit_per_downstream_connection,
             enable_x_ratelimit_headers,
@@ -69,6 +71,17 @@ lower! { "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit" pb::L
             enable_retry_after_header,
             stat_prefix: stat_prefix?,
         })
+    }
+}
+
+/// In Envoy's words.
+fn descriptors_are_unique(cx: &mut Cx, descriptors: &[LocalDescriptor]) {
+    for (index, one) in descriptors.iter().enumerate() {
+        if descriptors.iter().take(index).any(|other| other.entries == one.entries) {
+            let entries: Vec<_> = one.entries.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            let entries = entries.join(", ");
+            cx.reject("descriptors", format!("duplicate descriptor in the local rate descriptor: {entries}"));
+        }
     }
 }
 

@@ -1,0 +1,201 @@
+//! Each case was shown to the real Envoy 1.40: `envoy` says what it did there, and `ours` exactly what is said here.
+
+use std::time::Duration;
+
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use prost::Message as _;
+use prost_reflect::DynamicMessage;
+use serde_json::{Value, json};
+
+use crate::diagnostic::Severity;
+use crate::lower::{Cx, Lower};
+use crate::model::http::action::{Action, ClusterSpecifier, PathRewrite};
+use crate::model::http::hcm::HcmTimeouts;
+use crate::model::http::options::StreamResetLimit;
+use crate::model::http::{FilterKind, Hcm, HeaderOption, PerRoute, Route, RouteSource};
+
+/// `name`, `hcm` (proto JSON), `envoy` (`accepts` or `refuses`), `ours`, and `differs` where the two disagree.
+const CASES: &str = include_str!("cases.json");
+
+fn from_json(json: &Value) -> HttpConnectionManager {
+    let name = <HttpConnectionManager as Lower>::NAME;
+    let descriptor = crate::proto::pool().get_message_by_name(name).unwrap();
+    let message = DynamicMessage::deserialize(descriptor, json).unwrap_or_else(|e| panic!("{json}: {e}"));
+    HttpConnectionManager::decode(message.encode_to_vec().as_slice()).unwrap()
+}
+
+fn said(cx: &Cx) -> Vec<String> {
+    let sign = |severity| if severity == Severity::Error { "error" } else { "warning" };
+    cx.diagnostics.iter().map(|d| format!("{} {d}", sign(d.severity))).collect()
+}
+
+fn hcm(json: &Value) -> Hcm {
+    let mut cx = Cx::default();
+    let hcm = from_json(json).lower(&mut cx);
+    assert!(!cx.failed(), "{:?}", said(&cx));
+    hcm.unwrap()
+}
+
+fn route(json: &Value) -> Route {
+    let hosts = json!([{"name": "v", "domains": ["*"], "routes": [json]}]);
+    let hcm = hcm(&json!({"stat_prefix": "s", "route_config": {"virtual_hosts": hosts}}));
+    let RouteSource::Inline(routes) = hcm.routes else { panic!() };
+    routes.virtual_hosts[0].routes[0].clone()
+}
+
+#[test]
+fn each_case_says_what_it_should() {
+    let cases: Vec<Value> = serde_json::from_str(CASES).unwrap();
+    assert!(cases.len() > 400);
+    let mut wrong = serde_json::Map::new();
+    for case in &cases {
+        let mut cx = Cx::default();
+        let model = from_json(&case["hcm"]).lower(&mut cx);
+        assert!(model.is_some() || cx.failed(), "{}: refused without a reason", case["name"]);
+        let ours: Vec<&str> = case["ours"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
+        if said(&cx) != ours {
+            wrong.insert(case["name"].as_str().unwrap().to_owned(), said(&cx).into());
+        }
+    }
+    assert!(wrong.is_empty(), "said instead: {}", Value::Object(wrong));
+}
+
+#[test]
+fn what_envoy_refuses_is_refused_and_nothing_else_unless_a_case_says_why() {
+    let cases: Vec<Value> = serde_json::from_str(CASES).unwrap();
+    for case in &cases {
+        let ours = case["ours"].as_array().unwrap();
+        let refused = ours.iter().any(|v| v.as_str().unwrap().starts_with("error"));
+        let same = refused == (case["envoy"] == "refuses");
+        assert_eq!(same, case["differs"].is_null(), "{}", case["name"]);
+    }
+}
+
+#[test]
+fn defaults() {
+    let plain = hcm(&json!({"stat_prefix": "s", "route_config": {}}));
+    assert_eq!(plain.timeouts, HcmTimeouts::default());
+    assert_eq!(plain.timeouts.request_headers, Some(Duration::from_secs(15)), "Envoy has none");
+    assert_eq!(plain.timeouts.stream_flush, Some(Duration::from_secs(300)));
+    assert_eq!((plain.max_request_headers_kb, plain.common.max_headers_count), (60, 100));
+    assert_eq!(plain.common.idle_timeout, Some(Duration::from_secs(3600)));
+    assert_eq!(&*plain.identity.server_name, "envoy");
+    assert!(
+        plain.request_id.generate && plain.request_id.pack_trace_reason && plain.http1.allow_absolute_url
+    );
+    assert_eq!(plain.http2.stream_reset, StreamResetLimit { burst: 1000, per_second: 33 });
+    assert!(!plain.client.use_remote_address && plain.client.internal.ranges.is_empty());
+}
+
+#[test]
+fn nothing_is_a_time_out_of_0s() {
+    let none = "0s";
+    let of = hcm(&json!({
+        "stat_prefix": "s", "route_config": {}, "stream_idle_timeout": none, "request_timeout": none,
+        "request_headers_timeout": none, "delayed_close_timeout": none, "drain_timeout": none,
+        "common_http_protocol_options": {"idle_timeout": none},
+    }));
+    let timeouts = of.timeouts;
+    assert_eq!(
+        [timeouts.stream_idle, timeouts.stream_flush, timeouts.request, timeouts.delayed_close],
+        [None; 4]
+    );
+    assert_eq!(
+        (timeouts.request_headers, timeouts.drain, of.common.idle_timeout),
+        (None, Duration::ZERO, None)
+    );
+}
+
+#[test]
+fn the_managers_word_about_bad_messages_holds_unless_a_protocol_has_its_own() {
+    let of = hcm(&json!({
+        "stat_prefix": "s", "route_config": {}, "stream_error_on_invalid_http_message": true,
+        "http2_protocol_options": {"override_stream_error_on_invalid_http_message": false},
+    }));
+    assert!(of.http1.stream_error_on_invalid_http_message && !of.http2.stream_error_on_invalid_http_message);
+}
+
+#[test]
+fn time_outs_of_a_route() {
+    let of = |route_action: Value| {
+        let Action::Route(action) = route(&json!({"match": {"prefix": "/"}, "route": route_action})).action
+        else {
+            panic!()
+        };
+        (action.timeout, action.idle_timeout)
+    };
+    assert_eq!(of(json!({"cluster": "c"})), (Some(Duration::from_secs(15)), None));
+    assert_eq!(of(json!({"cluster": "c", "timeout": "0s", "idle_timeout": "0s"})), (None, Some(None)));
+    let two = Duration::from_secs(2);
+    assert_eq!(
+        of(json!({"cluster": "c", "timeout": "2s", "idle_timeout": "2s"})),
+        (Some(two), Some(Some(two)))
+    );
+}
+
+#[test]
+fn a_weighted_cluster_has_the_routes_metadata_under_its_own() {
+    let weighted = route(&json!({"match": {"prefix": "/"}, "route": {
+        "metadata_match": {"filter_metadata": {"envoy.lb": {"a": "1", "b": "1"}}},
+        "weighted_clusters": {"clusters": [
+            {"name": "c", "weight": 6, "metadata_match": {"filter_metadata": {"envoy.lb": {"a": "2"}}}},
+            {"name": "d", "weight": 4},
+        ]},
+    }}));
+    let Action::Route(action) = weighted.action else { panic!() };
+    let ClusterSpecifier::Weighted(clusters) = action.cluster else { panic!() };
+    assert_eq!(clusters.total_weight, 10);
+    let own = format!("{:?}", clusters.clusters[0].metadata_match);
+    assert!(own.contains("\"a\": String(\"2\")") && own.contains("\"b\": String(\"1\")"), "{own}");
+}
+
+#[test]
+fn a_template_is_bound_to_its_match() {
+    let of = route(&json!({
+        "match": {"path_match_policy": {"name": "m", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig",
+            "path_template": "/a/{b}/{c=**}"}}},
+        "route": {"cluster": "c", "path_rewrite_policy": {"name": "r", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig",
+            "path_template_rewrite": "/{c}/{b}"}}},
+    }));
+    let Action::Route(action) = of.action else { panic!() };
+    let PathRewrite::Template(rewrite) = action.path_rewrite else { panic!() };
+    assert_eq!(rewrite.apply(&["1", "2/3"]), "/2/3/1");
+}
+
+#[test]
+fn what_an_older_field_says_of_cors_goes_to_the_filter() {
+    let of = route(&json!({"match": {"prefix": "/"}, "route": {
+        "cluster": "c", "cors": {"allow_methods": "GET", "max_age": "1"},
+    }}));
+    let cors = of.per_filter.get("envoy.filters.http.cors").and_then(|cors| cors.config.as_ref());
+    assert!(matches!(cors, Some(PerRoute::Cors(policy)) if &*policy.allow_methods == "GET"), "{cors:?}");
+}
+
+#[test]
+fn names_of_headers_are_in_lower_case_and_values_are_formats() {
+    let of = route(&json!({"match": {"prefix": "/"}, "route": {"cluster": "c"},
+        "request_headers_to_add": [{"header": {"key": "X-Who", "value": "%DOWNSTREAM_REMOTE_ADDRESS%"}}]}));
+    let [HeaderOption { name, value, .. }] = of.headers.request.add.as_slice() else { panic!() };
+    assert_eq!((&**name, value.as_str(), value.constant()), ("x-who", "%DOWNSTREAM_REMOTE_ADDRESS%", None));
+}
+
+#[test]
+fn a_module_that_istio_has_built_in_is_its_filter() {
+    let module = |name: &str| {
+        json!({"name": name, "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
+            "config": {"vm_config": {"runtime": "envoy.wasm.runtime.null", "code": {"local": {"inline_string": name}}}}}})
+    };
+    let router = json!({"name": "envoy.filters.http.router"});
+    let filters = json!([module("envoy.wasm.metadata_exchange"), module("envoy.wasm.stats"), router]);
+    let of = hcm(&json!({"stat_prefix": "s", "route_config": {}, "http_filters": filters}));
+    let kinds: Vec<_> = of.filters.iter().map(|filter| &filter.kind).collect();
+    let [FilterKind::MetadataExchange(peer), FilterKind::IstioStats(_), FilterKind::Router(_)] =
+        kinds.as_slice()
+    else {
+        panic!("{kinds:?}")
+    };
+    assert!(peer.upstream_propagation.is_some());
+}
