@@ -6,6 +6,7 @@ use envoy_types::pb::envoy::extensions::access_loggers as loggers;
 use envoy_types::pb::envoy::extensions::filters::{listener as lf, network as nf};
 use envoy_types::pb::envoy::extensions::wasm::v3::plugin_config;
 use envoy_types::pb::google::protobuf::Any;
+use nf::http_connection_manager::v3::HttpConnectionManager;
 use prost::Message;
 
 use super::access_log::Logger;
@@ -54,7 +55,7 @@ impl Extension {
         cx.field("typed_config", |cx| cx.within(Segment::Type(short), f))
     }
 
-    fn refused(&self) -> Option<&'static Refused> {
+    pub(super) fn refused(&self) -> Option<&'static Refused> {
         REFUSED.iter().find(|refused| refused.type_name == self.type_name)
     }
 
@@ -67,7 +68,7 @@ impl Extension {
     }
 
     /// As [`Self::refuse`], where only the name says what was meant.
-    fn refuse_as<T>(&self, cx: &mut Cx, name: &str) -> Option<T> {
+    pub(super) fn refuse_as<T>(&self, cx: &mut Cx, name: &str) -> Option<T> {
         cx.reject("typed_config", format!("\"{name}\": {}", self.why_not()));
         None
     }
@@ -128,7 +129,12 @@ pub(super) fn network_filter(cx: &mut Cx, name: &str, any: Option<Any>) -> Optio
     };
     let e = Extension::unpack(cx, &any)?;
     match e.type_name.as_str() {
-        nf::tcp_proxy::v3::TcpProxy::NAME => unserved::tcp_proxy(cx, &e),
+        nf::tcp_proxy::v3::TcpProxy::NAME => {
+            e.lower::<nf::tcp_proxy::v3::TcpProxy>(cx).map(Box::new).map(NetworkFilter::TcpProxy)
+        }
+        HttpConnectionManager::NAME => {
+            e.lower::<HttpConnectionManager>(cx).map(Box::new).map(NetworkFilter::Http)
+        }
         nf::rbac::v3::Rbac::NAME => e.lower::<nf::rbac::v3::Rbac>(cx).map(Box::new).map(NetworkFilter::Rbac),
         nf::sni_cluster::v3::SniCluster::NAME => e.lower::<nf::sni_cluster::v3::SniCluster>(cx),
         nf::echo::v3::Echo::NAME => e.lower::<nf::echo::v3::Echo>(cx),
@@ -150,7 +156,7 @@ pub(super) fn network_filter(cx: &mut Cx, name: &str, any: Option<Any>) -> Optio
         },
         _ => match e.refused() {
             Some(refused) if cx.is_dynamic() && refused.dynamic == Dynamic::Closes => {
-                unserved::filter(cx, &e, refused)
+                Some(unserved::filter(cx, refused))
             }
             Some(_) | None => e.refuse_as(cx, name),
         },

@@ -110,9 +110,9 @@ lower! { "envoy.config.rbac.v3.Permission" pb::Permission => Permission, cx;
             Some(Rule::NotRule(not)) => cx.lower("not_rule", *not).map(Box::new).map(Permission::Not),
             Some(Rule::Any(any)) => must_be_true(cx, any).then_some(Permission::Any),
             Some(Rule::Header(_)) => refuse_header(cx),
-            Some(Rule::UrlPath(_)) => {
+            Some(Rule::UrlPath(matcher)) => {
                 cx.warn("url_path", NEVER);
-                Some(Permission::Http)
+                cx.lower("url_path", matcher).map(Permission::UrlPath)
             }
             Some(Rule::DestinationIp(range)) => cx.lower("destination_ip", range).map(Permission::DestinationIp),
             Some(Rule::DestinationPort(port)) => {
@@ -187,9 +187,9 @@ lower! { "envoy.config.rbac.v3.Principal" pb::Principal => Principal, cx;
             Some(Identifier::RemoteIp(range)) => cx.lower("remote_ip", range).map(Principal::RemoteIp),
             Some(Identifier::Header(_)) => refuse_header(cx),
 
-            Some(Identifier::UrlPath(_)) => {
+            Some(Identifier::UrlPath(matcher)) => {
                 cx.warn("url_path", NEVER);
-                Some(Principal::Http)
+                cx.lower("url_path", matcher).map(Principal::UrlPath)
             }
             Some(Identifier::Metadata(matcher)) => cx.lower("metadata", matcher).map(Principal::Metadata),
             Some(Identifier::SourcedMetadata(sourced)) => {

@@ -42,9 +42,6 @@ const fn left_out(name: &'static str, type_name: &'static str, why: &'static str
 
 #[rustfmt::skip]
 pub const REFUSED: &[Refused] = &[
-    closes("envoy.filters.network.http_connection_manager",
-        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "HTTP is not implemented yet"),
     closes("envoy.filters.network.envoy_mobile_http_connection_manager",
         "envoy.extensions.filters.network.http_connection_manager.v3.EnvoyMobileHttpConnectionManager",
         "is for phones"),

@@ -120,6 +120,17 @@ pub enum ConnectError {
     Overflow(#[from] Overflow),
 }
 
+impl ConnectError {
+    /// The end of it was ours.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Timeout => true,
+            Self::Transport(failure) => !failure.remote,
+            Self::Immediate { .. } | Self::Delayed { .. } | Self::Overflow(_) => false,
+        }
+    }
+}
+
 /// Connects within the cluster's `connect_timeout`, handshakes included, as in Envoy.
 pub async fn ready(
     cluster: &Cluster,

@@ -61,6 +61,11 @@ impl Body {
         std::future::poll_fn(|cx| self.poll(cx)).await
     }
 
+    /// It is not here as a whole.
+    pub fn is_stream(&self) -> bool {
+        matches!(self.0, Kind::Stream(_))
+    }
+
     /// No frame will come.
     pub fn is_end(&self) -> bool {
         http_body::Body::is_end_stream(self)

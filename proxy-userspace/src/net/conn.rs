@@ -12,12 +12,19 @@ use crate::clock;
 use crate::drain::Guard;
 use crate::network::{self, Conn};
 use crate::sys::sock;
+use crate::task::workers;
 use crate::telemetry::stats::{Held, ListenerStats};
 use crate::telemetry::{ConnRecord, Flags, Origin, Outcome, Side};
 use crate::world::{Chain, Listener, Live};
 
 /// Carries one connection from its first fact to its log line.
-pub async fn serve(stream: TcpStream, peer: SocketAddr, ctx: Arc<ListenerContext>, guard: Guard) {
+pub async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    ctx: Arc<ListenerContext>,
+    guard: Guard,
+    worker: workers::Place,
+) {
     // A codec of HTTP owns its connection, and shares the socket with this.
     let stream = Arc::new(stream);
     // Nothing is carried for what no listener takes, as where nobody listens.
@@ -28,7 +35,7 @@ pub async fn serve(stream: TcpStream, peer: SocketAddr, ctx: Arc<ListenerContext
             drop(Accounted::new(&listener.stats, clock::now()));
             refuse(&stream, &ctx, refusal)
         }
-        None => resolve(&stream, &ctx, (live, listener), &mut record, &guard).await,
+        None => resolve(&stream, &ctx, (live, listener), &mut record, (&guard, worker)).await,
     };
     drop(stream);
     record.finish(outcome);
@@ -61,7 +68,7 @@ async fn resolve(
     ctx: &ListenerContext,
     (live, entry): (&Arc<Live>, Arc<Listener>),
     record: &mut ConnRecord,
-    guard: &Guard,
+    (guard, worker): (&Guard, workers::Place),
 ) -> Outcome {
     let accepted = clock::now();
     let listener = match meant(stream, ctx, (live, entry), record).await {
@@ -100,6 +107,7 @@ async fn resolve(
         accepted: &closed.since,
         cluster: None,
         gates: None,
+        worker,
     };
     network::run(conn, &served.chain).await
 }

@@ -11,6 +11,7 @@ use proxy_config::model;
 use proxy_config::model::Raw;
 use proxy_config::model::config_source::ConfigSource;
 use proxy_config::model::discovered::{Discovered, Extension};
+use proxy_config::model::http::RouteSource;
 use proxy_config::model::network_filter::{NetworkFilter, RouteRef};
 use proxy_config::xds::{Decoder, Kind, RawResource};
 
@@ -88,8 +89,10 @@ impl Hub {
         let mut wants = Wants::default();
         for config in chains.flat_map(|chain| &chain.filters) {
             match &config.filter {
-                NetworkFilter::Unserved(unserved) => {
-                    wants.routes.extend(unserved.routes.as_ref().map(|route| self.route(route)));
+                NetworkFilter::Http(hcm) => {
+                    if let RouteSource::Rds(route) = &hcm.routes {
+                        wants.routes.push(self.route(route));
+                    }
                 }
                 NetworkFilter::Discovered(discovered) => {
                     let waits =
@@ -97,6 +100,7 @@ impl Hub {
                     wants.extensions.push((self.extension(&config.name, discovered), waits));
                 }
                 NetworkFilter::TcpProxy(_)
+                | NetworkFilter::Unserved(_)
                 | NetworkFilter::DirectResponse(_)
                 | NetworkFilter::Echo
                 | NetworkFilter::Rbac(_)

@@ -41,6 +41,7 @@ pub use self::live::{Live, Snapshot};
 pub use self::status::Status;
 use crate::admin::view::{DynamicView, ListenerView};
 use crate::cluster::{self, Cluster};
+use crate::http;
 use crate::network::local_ratelimit::Buckets;
 use crate::secret::Secrets;
 use crate::telemetry::access_log::{self, Logger, Sinks};
@@ -63,6 +64,7 @@ pub struct Env {
     pub cluster: cluster::Env,
     pub sinks: Arc<Sinks>,
     pub buckets: Arc<Buckets>,
+    pub http: Arc<http::Common>,
     /// Where LDS, CDS, RDS and ECDS come from; EDS and SDS too.
     pub sources: Arc<dyn Subscribe>,
     /// What resources may name of the bootstrap.
@@ -80,6 +82,8 @@ pub enum BuildError {
     AccessLog(#[from] access_log::Error),
     #[error("{whose}: transport_socket: {source}")]
     Transport { whose: String, source: transport::BuildError },
+    #[error("{whose}: {source}")]
+    Http { whose: String, source: http::BuildError },
 }
 
 /// What a configuration is built with.
@@ -87,17 +91,18 @@ pub struct Parts<'a> {
     pub cluster: &'a cluster::Env,
     pub sinks: &'a Sinks,
     pub buckets: &'a Buckets,
+    pub http: &'a http::Common,
 }
 
 impl Parts<'_> {
-    fn loggers(&self, models: &[model::AccessLog]) -> Result<Arc<[Logger]>, access_log::Error> {
+    pub(crate) fn loggers(&self, models: &[model::AccessLog]) -> Result<Arc<[Logger]>, access_log::Error> {
         models.iter().map(|model| Logger::new(model, self.sinks)).collect()
     }
 }
 
 impl Env {
     pub fn parts(&self) -> Parts<'_> {
-        Parts { cluster: &self.cluster, sinks: &self.sinks, buckets: &self.buckets }
+        Parts { cluster: &self.cluster, sinks: &self.sinks, buckets: &self.buckets, http: &self.http }
     }
 }
 

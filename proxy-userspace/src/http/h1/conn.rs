@@ -29,6 +29,8 @@ pub(super) struct Conn {
     pub(super) output: BytesMut,
     data: Bytes,
     tail: &'static [u8],
+    /// How much was ever read.
+    pub(super) read: u64,
     /// How much was ever written.
     pub(super) written: u64,
     unflushed: bool,
@@ -39,6 +41,7 @@ impl Conn {
     pub(super) fn new(io: Io, early: Bytes) -> Self {
         Self {
             io,
+            read: early.len() as u64,
             input: early.into(),
             eof: false,
             output: BytesMut::new(),
@@ -70,6 +73,7 @@ impl Conn {
         let result = wire.poll_read(cx, &mut self.input[filled..]);
         let n = if let Poll::Ready(Ok(n)) = result { n } else { 0 };
         self.input.truncate(filled + n);
+        self.read += n as u64;
         if self.input.is_empty() {
             self.input = BytesMut::new();
         }

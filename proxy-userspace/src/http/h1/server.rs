@@ -161,6 +161,11 @@ impl Server {
         self.lock().conn.close(by);
     }
 
+    /// How much has been read from the connection, ever.
+    pub fn read(&self) -> u64 {
+        self.lock().conn.read
+    }
+
     /// How much has been written to the connection, ever.
     pub fn written(&self) -> u64 {
         self.lock().conn.written
