@@ -7,7 +7,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, head
 use httparse::{EMPTY_HEADER, Header, ParserConfig};
 
 use super::framing::{self, Connection, Extent};
-use super::{BadRequest, Settings, target};
+use super::target::{self, Target};
+use super::{BadRequest, Settings};
 use crate::http::{Case, RequestHead, ResponseHead, Scheme};
 
 /// What was found out of a head that is not complete: so that no byte is looked at often, however they trickle in.
@@ -15,6 +16,7 @@ use crate::http::{Case, RequestHead, ResponseHead, Scheme};
 pub(super) struct Scan {
     searched: usize,
     checked: usize,
+    checks: u32,
 }
 
 pub(super) struct Parsed<H> {
@@ -38,7 +40,7 @@ pub(super) fn request(
         match ParserConfig::default().parse_request_with_uninit_headers(&mut raw, &bytes, slots) {
             Ok(httparse::Status::Complete(len)) if len == bytes.len() => read_request(&raw, &bytes, settings),
             Ok(_) => Err(BadRequest::codec()),
-            Err(error) => Err(refused(error)),
+            Err(error) => Err(refused(error, &bytes)),
         }
     })
     .map(Some)
@@ -63,7 +65,7 @@ pub(super) fn response(
                 read_response(&raw, &bytes, method, settings)
             }
             Ok(_) => Err(BadRequest::codec()),
-            Err(error) => Err(refused(error)),
+            Err(error) => Err(refused(error, &bytes)),
         }
     })
     .map(Some)
@@ -75,7 +77,7 @@ pub(super) fn trailers(bytes: &Bytes, settings: &Settings) -> Result<HeaderMap, 
     let lines = match httparse::parse_headers(bytes, &mut slots) {
         Ok(httparse::Status::Complete((len, lines))) if len == bytes.len() => lines,
         Ok(_) => return Err(BadRequest::codec()),
-        Err(error) => return Err(refused(error)),
+        Err(error) => return Err(refused(error, bytes)),
     };
     let mut trailers = HeaderMap::with_capacity(lines.len());
     for line in lines {
@@ -155,9 +157,10 @@ fn take(
         }
         HeadEnd::More => {
             // What is wrong is said soon, but not looked for anew with each byte.
-            if input.len() >= scan.checked * 2 && !input.is_empty() {
+            if (scan.checks < 16 || input.len() >= scan.checked * 2) && !input.is_empty() {
                 scan.checked = input.len();
-                check(input, settings.max_headers).map_err(refused)?;
+                scan.checks += 1;
+                check(input, settings.max_headers).map_err(|error| refused(error, input))?;
             }
             Ok(None)
         }
@@ -174,8 +177,15 @@ fn check_response(input: &[u8], max_headers: usize) -> Result<(), httparse::Erro
     httparse::Response::new(&mut slots).parse(input).map(drop)
 }
 
-fn refused(error: httparse::Error) -> BadRequest {
-    if error == httparse::Error::TooManyHeaders { TOO_MANY } else { BadRequest::codec() }
+fn refused(error: httparse::Error, head: &[u8]) -> BadRequest {
+    let control = |byte: &u8| byte.is_ascii_control() && !matches!(byte, b'\t' | b'\r' | b'\n');
+    if error == httparse::Error::TooManyHeaders {
+        TOO_MANY
+    } else if head.iter().any(control) {
+        BadRequest::new(StatusCode::BAD_REQUEST, "http1.invalid_characters")
+    } else {
+        BadRequest::codec()
+    }
 }
 
 /// Room for the fields of a head: on the stack where they are as many as usual.
@@ -210,10 +220,10 @@ fn read_request(
     let connection = framing::connection(&mut fields.map)?;
     let mut upgrade = upgrade(&mut fields.map, connection);
     let extent = framing::of_request(declared, &method, &mut upgrade)?;
-    let host = host(&mut fields, version, settings)?;
+    let host = host(&mut fields, &target, version, settings)?;
     let scheme = target.scheme.unwrap_or(if settings.https { Scheme::Https } else { Scheme::Http });
     let head = RequestHead {
-        authority: target.authority.map_or(host, str::to_owned),
+        authority: host,
         path: target.path.to_owned(),
         method,
         scheme,
@@ -295,16 +305,23 @@ fn field(line: &Header<'_>, bytes: &Bytes) -> Result<(HeaderName, HeaderValue), 
     Ok((name, value))
 }
 
-fn host(fields: &mut Fields, version: Version, settings: &Settings) -> Result<String, BadRequest> {
-    let Some(value) = fields.host.take() else {
-        return match &settings.default_host {
-            Some(host) if version == Version::HTTP_10 => Ok(host.to_string()),
-            Some(_) | None => Err(BadRequest::new(StatusCode::BAD_REQUEST, "missing_host_header")),
+/// What the target says goes before the header.
+fn host(
+    fields: &mut Fields,
+    target: &Target<'_>,
+    version: Version,
+    settings: &Settings,
+) -> Result<String, BadRequest> {
+    if let Some(host) = fields.host.take() {
+        return match std::str::from_utf8(host.as_bytes()) {
+            Ok(host) if target::is_host(host) => Ok(target.authority.unwrap_or(host).to_owned()),
+            Ok(_) | Err(_) => Err(BadRequest::new(StatusCode::BAD_REQUEST, "http.invalid_authority")),
         };
-    };
-    match std::str::from_utf8(value.as_bytes()) {
-        Ok(host) if target::is_host(host) => Ok(host.to_owned()),
-        Ok(_) | Err(_) => Err(BadRequest::new(StatusCode::BAD_REQUEST, "http.invalid_authority")),
+    }
+    let default = settings.default_host.as_deref().filter(|_| version == Version::HTTP_10);
+    match target.authority.or(default) {
+        Some(host) => Ok(host.to_owned()),
+        None => Err(BadRequest::new(StatusCode::BAD_REQUEST, "missing_host_header")),
     }
 }
 

@@ -113,7 +113,9 @@ impl Server {
         close: bool,
         sent: &mut Sent,
     ) -> Result<(), Reset> {
-        let mut reply = self.lock().begin(head, &body, close, sent);
+        // Asked before: the body may be the request's, and lock.
+        let len = body.exact_len();
+        let mut reply = self.lock().begin(head, len, close, sent);
         let result = poll_fn(|cx| self.poll_respond(cx, &mut reply, &mut body, sent)).await;
         self.lock().finish(&reply, result.is_ok(), sent);
         result
@@ -296,7 +298,7 @@ impl State {
         (head, extent)
     }
 
-    fn begin(&mut self, head: &ResponseHead, body: &Body, close: bool, sent: &mut Sent) -> Reply {
+    fn begin(&mut self, head: &ResponseHead, len: Option<u64>, close: bool, sent: &mut Sent) -> Reply {
         self.turned = self.asked.is_turned(head.status);
         if self.offered && !self.turned {
             // It goes on without; what follows the request is another one.
@@ -308,7 +310,7 @@ impl State {
         let start = self.conn.written + self.conn.output.len() as u64;
         let before = self.conn.output.len();
         let Self { conn, asked, settings, .. } = self;
-        let framing = encode::response(&mut conn.output, head, body, asked, &mut close, settings);
+        let framing = encode::response(&mut conn.output, head, len, asked, &mut close, settings);
         sent.head_bytes += (self.conn.output.len() - before) as u64;
         Reply { writer: Writer::new(framing, &self.settings), start, close: close || self.turned }
     }
