@@ -13,11 +13,12 @@ use super::keepalive::Pinger;
 use super::receive::Incoming;
 use super::send::{Broken, Outgoing};
 use super::watch::{End, Seen, Watched};
-use super::{RESET_MEMORY, Settings, head, remote_reset, reset_of};
+use super::{Http2Stats, RESET_MEMORY, Settings, head, remote_reset, reset_of};
 use crate::clock;
 use crate::http::exchange::Sent;
 use crate::http::{Body, Io, Request, Reset, ResetReason, ResponseHead};
 use crate::telemetry::Side;
+use crate::telemetry::stats::Held;
 
 pub struct Server {
     connection: Connection<Watched, Bytes>,
@@ -51,6 +52,7 @@ impl Server {
             && pinger.poll(cx).is_ready()
         {
             self.pinger = None;
+            self.settings.stats.keepalive_timeout.inc();
             return Poll::Ready(Some(Err(keepalive_timeout(Side::Downstream))));
         }
         loop {
@@ -85,17 +87,19 @@ impl Server {
     ) -> Option<(Request, Responder)> {
         let (parts, body) = request.into_parts();
         if parts.headers.len() > self.settings.max_headers {
+            self.settings.stats.header_overflow.inc();
             respond.send_reset(Reason::INTERNAL_ERROR);
             return None;
         }
         if head::is_malformed(&parts) {
+            self.settings.stats.rx_messaging_error.inc();
             respond.send_reset(Reason::PROTOCOL_ERROR);
             return None;
         }
         let body = Incoming::request(body, &parts.headers);
         let head = head::request(parts, self.settings.https);
         let upgrade = head.upgrade.is_some();
-        let responder = Responder { respond, upgrade, _slot: Slot::new(&self.streams) };
+        let responder = Responder { respond, upgrade, _slot: Slot::new(&self.streams, &self.settings.stats) };
         Some((Request { head, body }, responder))
     }
 
@@ -208,17 +212,20 @@ impl Responder {
 }
 
 /// One of the streams that are counted.
-pub(super) struct Slot(Arc<AtomicUsize>);
+pub(super) struct Slot {
+    streams: Arc<AtomicUsize>,
+    _active: Held<Http2Stats>,
+}
 
 impl Slot {
-    pub(super) fn new(streams: &Arc<AtomicUsize>) -> Self {
+    pub(super) fn new(streams: &Arc<AtomicUsize>, stats: &Arc<Http2Stats>) -> Self {
         streams.fetch_add(1, Ordering::Relaxed);
-        Self(streams.clone())
+        Self { streams: streams.clone(), _active: Held::new(stats, |stats| &stats.streams_active) }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.streams.fetch_sub(1, Ordering::Relaxed);
     }
 }
