@@ -2,6 +2,7 @@
 //! and the crate, by their heads alone; a peer that goes too far loses its connection, as Envoy's
 //! `ProtocolConstraints` have it.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use h2::Reason;
@@ -9,6 +10,7 @@ use h2::Reason;
 use super::watch::blame::Place;
 use super::watch::frames::{Head, Kind};
 use super::watch::{End, Seen};
+use super::{Http2Stats, Settings};
 use crate::clock::{self, Instant};
 
 /// Of Envoy's `Http2ProtocolOptions`, with its defaults.
@@ -82,6 +84,7 @@ const YOUNG_SECS: u64 = 1;
 pub(super) struct Counts {
     limits: Limits,
     end: End,
+    stats: Arc<Http2Stats>,
     pub(super) violation: Option<Violation>,
     /// A frame has come.
     begun: bool,
@@ -99,11 +102,13 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    pub(super) fn new(limits: Limits, end: End, table: usize) -> Self {
+    pub(super) fn new(settings: &Settings, end: End) -> Self {
+        let (limits, table) = (settings.limits.clone(), settings.hpack_table_size as usize);
         let control = Control::new(limits.max_outbound_control_frames);
         Self {
             limits,
             end,
+            stats: settings.stats.clone(),
             violation: None,
             begun: false,
             block: None,
@@ -142,7 +147,7 @@ impl Counts {
                 self.check(spent, Violation::Control);
             }
             Kind::Reset => {
-                seen.rx_resets.fetch_add(1, Ordering::Relaxed);
+                self.stats.rx_reset.inc();
                 if self.end == End::Server {
                     let many = self.resets.many(head.stream, self.streams, self.limits.premature_resets);
                     self.check(many, Violation::PrematureResets);
@@ -178,15 +183,16 @@ impl Counts {
         self.control.earn(1);
     }
 
-    pub(super) fn sent(&mut self, head: Head, seen: &Seen) {
+    pub(super) fn sent(&mut self, head: Head) {
         match head.kind {
             Kind::Data => {
                 self.data_sent += 1;
                 self.control.earn(1);
             }
             Kind::Reset => {
-                seen.tx_resets.fetch_add(1, Ordering::Relaxed);
+                self.stats.tx_reset.inc();
             }
+            Kind::GoAway => self.stats.goaway_sent.inc(),
             // An upstream's windows are its own affair: each stream that we open may have some.
             Kind::Headers if self.end == End::Client => self.streams += 1,
             Kind::Headers
@@ -195,7 +201,6 @@ impl Counts {
             | Kind::WindowUpdate
             | Kind::Ping
             | Kind::Settings
-            | Kind::GoAway
             | Kind::PushPromise
             | Kind::Unknown => {}
         }
@@ -203,7 +208,20 @@ impl Counts {
 
     fn check(&mut self, violated: bool, violation: Violation) {
         if violated && self.violation.is_none() {
-            self.violation = Some(violation);
+            self.refuse(violation);
+        }
+    }
+
+    /// Once.
+    pub(super) fn refuse(&mut self, violation: Violation) {
+        self.violation = Some(violation);
+        match violation {
+            Violation::EmptyFrames => self.stats.inbound_empty_frames_flood.inc(),
+            Violation::Priority => self.stats.inbound_priority_frames_flood.inc(),
+            Violation::WindowUpdate => self.stats.inbound_window_update_frames_flood.inc(),
+            Violation::Control => self.stats.outbound_control_flood.inc(),
+            Violation::PrematureResets => {}
+            Violation::Preface | Violation::Trailers => self.stats.rx_messaging_error.inc(),
         }
     }
 }
@@ -290,7 +308,7 @@ mod tests {
     }
 
     fn server() -> Counts {
-        let mut counts = Counts::new(Limits::default(), End::Server, 4096);
+        let mut counts = Counts::new(&Settings::default(), End::Server);
         counts.received(frame(Kind::Settings, 0, 0, 0), &Seen::default());
         counts
     }
@@ -353,9 +371,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn data_that_is_sent_earns_window_updates() {
-        let (mut counts, seen) = (server(), Seen::default());
+        let mut counts = server();
         for _ in 0..10 {
-            counts.sent(frame(Kind::Data, 0, 1, 10), &seen);
+            counts.sent(frame(Kind::Data, 0, 1, 10));
         }
         let update = |_| frame(Kind::WindowUpdate, 0, 1, 4);
         assert_eq!(limit(&mut counts, update), (205, Some(Violation::WindowUpdate)));
@@ -418,7 +436,7 @@ mod tests {
 
     #[test]
     fn a_connection_begins_with_settings() {
-        let mut counts = Counts::new(Limits::default(), End::Server, 4096);
+        let mut counts = Counts::new(&Settings::default(), End::Server);
         counts.received(frame(Kind::Ping, 0, 0, 8), &Seen::default());
         assert_eq!(counts.violation, Some(Violation::Preface));
     }

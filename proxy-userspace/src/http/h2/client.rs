@@ -16,7 +16,7 @@ use super::receive::Incoming;
 use super::send::{Broken, Outgoing};
 use super::server::{Slot, keepalive_timeout};
 use super::watch::{End, Seen, Watched};
-use super::{RESET_MEMORY, Settings, head, reset_of};
+use super::{Http2Stats, RESET_MEMORY, Settings, head, reset_of};
 use crate::http::exchange::{Observer, Progress};
 use crate::http::{Body, Io, RequestHead, Reset, ResetReason, Response};
 use crate::task::Tasks;
@@ -34,6 +34,7 @@ pub struct Client {
 
 struct Shared {
     seen: Arc<Seen>,
+    stats: Arc<Http2Stats>,
     max_streams: usize,
     streams: Arc<AtomicUsize>,
     ended: AtomicBool,
@@ -55,6 +56,7 @@ impl Client {
         let pinger = Pinger::new(settings.keepalive, connection.ping_pong());
         let shared = Arc::new(Shared {
             seen,
+            stats: settings.stats.clone(),
             max_streams: settings.max_concurrent_streams as usize,
             streams: Arc::default(),
             ended: AtomicBool::new(false),
@@ -62,7 +64,7 @@ impl Client {
         });
         let of_task = shared.clone();
         tasks.spawn("upstream http2", async move {
-            let end = drive(connection, pinger, &of_task.close).await;
+            let end = drive(connection, pinger, &of_task).await;
             of_task.ended.store(true, Ordering::Relaxed);
             on_end(end);
         });
@@ -110,7 +112,7 @@ impl Client {
             Ok(request) => request,
             Err(reset) => return Err((reset, false, body)),
         };
-        let slot = Slot::new(&self.shared.streams);
+        let slot = Slot::new(&self.shared.streams, &self.shared.stats);
         let mut requests = self.requests.clone();
         let ready = poll_fn(|cx| requests.poll_ready(cx)).await;
         let end = body.is_end();
@@ -163,12 +165,13 @@ fn unsent(error: &h2::Error) -> Reset {
 async fn drive(
     mut connection: Connection<Watched, Bytes>,
     mut pinger: Option<Pinger>,
-    close: &Notify,
+    shared: &Shared,
 ) -> Option<Reset> {
     let end = poll_fn(|cx| {
         if let Some(pinger) = &mut pinger
             && pinger.poll(cx).is_ready()
         {
+            shared.stats.keepalive_timeout.inc();
             return Poll::Ready(Some(keepalive_timeout(Side::Upstream)));
         }
         let end = ready!(Pin::new(&mut connection).poll(cx));
@@ -176,7 +179,7 @@ async fn drive(
     });
     tokio::select! {
         end = end => end,
-        () = close.notified() => None,
+        () = shared.close.notified() => None,
     }
 }
 

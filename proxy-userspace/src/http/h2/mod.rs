@@ -15,6 +15,8 @@ pub mod server;
 mod tests;
 pub mod watch;
 
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use h2::Reason;
@@ -24,9 +26,10 @@ pub use self::keepalive::Keepalive;
 pub use self::server::{Responder, Server};
 use super::{Reset, ResetReason};
 use crate::telemetry::Side;
+use crate::telemetry::stats::stats_block;
 
 /// Envoy's `Http2ProtocolOptions`, and what of the connection manager or the cluster concerns the codec.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     pub max_concurrent_streams: u32,
     pub initial_stream_window_size: u32,
@@ -42,6 +45,25 @@ pub struct Settings {
     pub limits: abuse::Limits,
     /// Bytes of one stream that may wait for the socket.
     pub send_buffer: usize,
+    pub stats: Arc<Http2Stats>,
+}
+
+stats_block! {
+    /// `http2.` of listeners, `cluster.<name>.http2.` of clusters.
+    pub struct Http2Stats {
+        counter goaway_sent;
+        counter header_overflow;
+        counter inbound_empty_frames_flood;
+        counter inbound_priority_frames_flood;
+        counter inbound_window_update_frames_flood;
+        counter keepalive_timeout;
+        counter outbound_control_flood;
+        counter rx_messaging_error;
+        counter rx_reset;
+        counter trailers;
+        counter tx_reset;
+        gauge streams_active;
+    }
 }
 
 impl Default for Settings {
@@ -59,6 +81,7 @@ impl Default for Settings {
             keepalive: None,
             limits: abuse::Limits::default(),
             send_buffer: 64 * 1024,
+            stats: Arc::default(),
         }
     }
 }
@@ -83,14 +106,17 @@ fn reset_of(error: &h2::Error, side: Side) -> Reset {
     if error.is_reset() || error.is_go_away() {
         return Reset::new(side, ResetReason::Local, "http2.local_reset");
     }
-    if error.is_io() {
-        let details = match side {
-            Side::Downstream => "downstream_remote_disconnect".to_owned(),
-            Side::Upstream | Side::Internal => error.to_string(),
-        };
-        return Reset::new(side, ResetReason::ConnectionTermination, details);
+    if let Some(error) = error.get_io() {
+        return lost(error, side);
     }
     Reset::new(side, ResetReason::Local, error.to_string())
+}
+
+/// Told as HTTP/1 tells it.
+fn lost(error: &io::Error, side: Side) -> Reset {
+    log::debug!("a connection by HTTP/2 is lost: {error}");
+    let details = if side == Side::Downstream { "downstream_remote_disconnect" } else { "" };
+    Reset::new(side, ResetReason::ConnectionTermination, details)
 }
 
 /// As Envoy's `onStreamClose` names them.

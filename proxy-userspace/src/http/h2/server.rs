@@ -13,11 +13,12 @@ use super::keepalive::Pinger;
 use super::receive::Incoming;
 use super::send::{Broken, Outgoing};
 use super::watch::{End, Seen, Watched};
-use super::{RESET_MEMORY, Settings, head, remote_reset, reset_of};
+use super::{Http2Stats, RESET_MEMORY, Settings, head, remote_reset, reset_of};
 use crate::clock;
 use crate::http::exchange::Sent;
 use crate::http::{Body, Io, Request, Reset, ResetReason, ResponseHead};
 use crate::telemetry::Side;
+use crate::telemetry::stats::Held;
 
 pub struct Server {
     connection: Connection<Watched, Bytes>,
@@ -51,6 +52,7 @@ impl Server {
             && pinger.poll(cx).is_ready()
         {
             self.pinger = None;
+            self.settings.stats.keepalive_timeout.inc();
             return Poll::Ready(Some(Err(keepalive_timeout(Side::Downstream))));
         }
         loop {
@@ -85,17 +87,19 @@ impl Server {
     ) -> Option<(Request, Responder)> {
         let (parts, body) = request.into_parts();
         if parts.headers.len() > self.settings.max_headers {
+            self.settings.stats.header_overflow.inc();
             respond.send_reset(Reason::INTERNAL_ERROR);
             return None;
         }
         if head::is_malformed(&parts) {
+            self.settings.stats.rx_messaging_error.inc();
             respond.send_reset(Reason::PROTOCOL_ERROR);
             return None;
         }
         let body = Incoming::request(body, &parts.headers);
         let head = head::request(parts, self.settings.https);
         let upgrade = head.upgrade.is_some();
-        let responder = Responder { respond, upgrade, _slot: Slot::new(&self.streams) };
+        let responder = Responder { respond, upgrade, _slot: Slot::new(&self.streams, &self.settings.stats) };
         Some((Request { head, body }, responder))
     }
 
@@ -134,6 +138,10 @@ fn builder(settings: &Settings) -> h2::server::Builder {
         .header_table_size(settings.hpack_table_size)
         .max_header_list_size(settings.max_headers_bytes)
         .max_send_buffer_size(settings.send_buffer)
+        // Else a burst of requests that are cancelled at once ends the connection; what is too many is counted here.
+        .max_pending_accept_reset_streams(
+            usize::try_from(settings.limits.premature_resets).unwrap_or(usize::MAX),
+        )
         .reset_stream_duration(RESET_MEMORY);
     if settings.allow_connect {
         builder.enable_connect_protocol();
@@ -188,10 +196,14 @@ impl Responder {
 
     /// Resolves once the client has reset the stream or gone. Only before the final response.
     pub async fn gone(&mut self) -> Reset {
-        match poll_fn(|cx| self.respond.poll_reset(cx)).await {
+        poll_fn(|cx| self.poll_gone(cx)).await
+    }
+
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Reset> {
+        self.respond.poll_reset(cx).map(|reason| match reason {
             Ok(reason) => remote_reset(reason, Side::Downstream),
             Err(error) => reset_of(&error, Side::Downstream),
-        }
+        })
     }
 
     pub fn stream_id(&self) -> u32 {
@@ -200,17 +212,20 @@ impl Responder {
 }
 
 /// One of the streams that are counted.
-pub(super) struct Slot(Arc<AtomicUsize>);
+pub(super) struct Slot {
+    streams: Arc<AtomicUsize>,
+    _active: Held<Http2Stats>,
+}
 
 impl Slot {
-    pub(super) fn new(streams: &Arc<AtomicUsize>) -> Self {
+    pub(super) fn new(streams: &Arc<AtomicUsize>, stats: &Arc<Http2Stats>) -> Self {
         streams.fetch_add(1, Ordering::Relaxed);
-        Self(streams.clone())
+        Self { streams: streams.clone(), _active: Held::new(stats, |stats| &stats.streams_active) }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.streams.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -10,7 +10,7 @@ mod huffman;
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
@@ -34,8 +34,6 @@ pub struct Seen {
     pub going_away: AtomicBool,
     /// The peer has closed or reset the connection.
     pub closed: AtomicBool,
-    pub rx_resets: AtomicU64,
-    pub tx_resets: AtomicU64,
 }
 
 /// Which end of the connection is ours.
@@ -54,6 +52,8 @@ pub struct Watched {
     counts: Counts,
     end: End,
     seen: Arc<Seen>,
+    /// For what is written at once; kept for its memory.
+    gathered: Vec<u8>,
 }
 
 impl Watched {
@@ -64,9 +64,10 @@ impl Watched {
             waiting: early,
             inbound: Frames::inbound(end == End::Server),
             outbound: Frames::outbound(end == End::Client),
-            counts: Counts::new(settings.limits.clone(), end, settings.hpack_table_size as usize),
+            counts: Counts::new(settings, end),
             end,
             seen: Arc::default(),
+            gathered: Vec::new(),
         }
     }
 
@@ -99,12 +100,13 @@ impl Watched {
     /// At trailers, whose pseudo-headers the crate would drop.
     fn look(&mut self) {
         if self.end == End::Server
+            && self.counts.violation.is_none()
             && self.inbound.is_between()
             && let Some(head) = self.inbound.current()
             && blame::is_trailers(head, self.counts.place)
             && blame::has_pseudo(head, self.inbound.payload())
         {
-            self.counts.violation.get_or_insert(Violation::Trailers);
+            self.counts.refuse(Violation::Trailers);
         }
     }
 
@@ -121,9 +123,26 @@ impl Watched {
         Poll::Ready(read)
     }
 
+    /// Of a transport each write is a record, and none should be for the head of a frame alone.
+    fn poll_write_gathered(
+        &mut self,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut gathered = std::mem::take(&mut self.gathered);
+        gathered.clear();
+        for part in parts {
+            let room = RECORD.saturating_sub(gathered.len());
+            gathered.extend_from_slice(part.get(..room).unwrap_or(part));
+        }
+        let written = Pin::new(&mut *self).poll_write(cx, &gathered);
+        self.gathered = gathered;
+        written
+    }
+
     fn sent(&mut self, data: &[u8]) {
-        let Self { outbound, counts, seen, .. } = self;
-        outbound.feed(data, |head| counts.sent(head, seen));
+        let Self { outbound, counts, .. } = self;
+        outbound.feed(data, |head| counts.sent(head));
     }
 
     /// `data`, where it ends in a GOAWAY that blames the peer with a code that is too general.
@@ -148,6 +167,9 @@ impl Watched {
         blame::reason(head, self.inbound.payload(), self.counts.place)
     }
 }
+
+/// The most that a record of TLS carries.
+const RECORD: usize = 16 * 1024;
 
 /// RFC 9113, 6.8, without debug data.
 const GOAWAY_LEN: usize = 17;
@@ -203,8 +225,11 @@ impl AsyncWrite for Watched {
         let this = self.get_mut();
         let mut some = parts.iter().filter(|part| !part.is_empty());
         let first: &[u8] = some.next().map_or(&[], |part| part);
-        if some.next().is_none() || !this.io.wire().is_raw() {
+        if some.next().is_none() {
             return Pin::new(this).poll_write(cx, first);
+        }
+        if !this.io.wire().is_raw() {
+            return this.poll_write_gathered(cx, parts);
         }
         let socket = this.io.socket();
         let written = loop {

@@ -160,7 +160,9 @@ impl Pools {
         self.made.get_or_init(|| {
             let workers = (0..self.ground.tasks.crew().len()).map(|_| Worker::default()).collect();
             let codes = CodeStats::new(&self.ground.stats, stat_prefix(&self.model).into());
-            Box::new(Made { settings: Arc::new(Settings::new(&self.model)), codes, workers })
+            let mut settings = Settings::new(&self.model);
+            settings.h2.stats = self.ground.stats.block(format!("{}.http2", stat_prefix(&self.model)));
+            Box::new(Made { settings: Arc::new(settings), codes, workers })
         })
     }
 
