@@ -16,6 +16,8 @@ mod header_mutation;
 pub mod health_check;
 pub mod jwt_authn;
 pub mod local_ratelimit;
+#[cfg(feature = "lua")]
+mod lua;
 mod per_route;
 mod rbac;
 mod set_filter_state;
@@ -88,8 +90,12 @@ fn of_kind(kind: &FilterKind, cx: &FilterCx<'_>) -> Result<Option<Arc<dyn Filter
             Some(kind) => of_kind(kind, cx)?,
             None => some(Refusing::missing(cx)),
         },
-        FilterKind::Lua(_)
-        | FilterKind::IstioAlpn(_)
+        #[cfg(feature = "lua")]
+        FilterKind::Lua(config) => some(lua::Lua::new(config, cx)?),
+        // A script may be what keeps somebody out.
+        #[cfg(not(feature = "lua"))]
+        FilterKind::Lua(_) => some(Refusing::unbuilt("envoy.filters.http.lua", cx)),
+        FilterKind::IstioAlpn(_)
         | FilterKind::MetadataExchange(_)
         | FilterKind::IstioStats(_) => None,
     })

@@ -134,24 +134,3 @@ async fn without_its_filter_a_chain_closes_and_with_a_default_it_serves() {
     assert_eq!(at_once.stat("listener_manager.total_listeners_warming"), 0);
     assert!(passes(&at_once).await);
 }
-
-#[tokio::test]
-async fn routes_are_asked_for_and_a_chain_that_is_not_served_closes() {
-    let chain = r#"{"name": "h", "filters": [{"name": "http", "typed_config": {"@type":
-        "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "h", "rds": {"route_config_name": "r",
-        "config_source": {"path_config_source": {"path": "/the/script"}}}}}]}"#;
-    let rig = rig(chain).await;
-    assert_eq!(rig.script.asked(Kind::Route), ["r"]);
-    assert_eq!(rig.stat("listener_manager.total_listeners_warming"), 1);
-    rig.script.say(Kind::Route, "7", &[r#"{"name": "r"}"#.to_owned()]).unwrap();
-    rig.until("the listener", || rig.stat("listener_manager.total_listeners_active") == 1).await;
-    assert_eq!(&*rig.world.dynamic(Kind::Route)[0].active.as_ref().unwrap().version, "7");
-    for _ in 0..2 {
-        assert_eq!(greeted(rig.address("l")).await.1, "");
-    }
-    rig.until("the count", || {
-        rig.stats.value("shunt.unserved.envoy.filters.network.http_connection_manager") == Some(2)
-    })
-    .await;
-}
