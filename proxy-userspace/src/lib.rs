@@ -5,6 +5,9 @@
 //! [`net::copy::relay`] -> [`telemetry::ConnRecord::finish`]. [`admin`] answers the person on call, [`cli`] is
 //! the command line.
 #![deny(unsafe_code)]
+// Whether a type may be sent to another thread is asked of a listener, its chains, their managers, routes and filters in
+// one go.
+#![recursion_limit = "256"]
 
 pub mod admin;
 pub mod app;

@@ -143,6 +143,7 @@ impl Sidecar {
             common.drain_time,
             (workers, options),
         );
+        let whole = whole.telling(http.health.failing.clone());
         Ok(Self { world, status: Arc::new(whole), env, servers, sinks, buckets, http })
     }
 

@@ -34,6 +34,9 @@ pub use self::reset::{Reset, ResetReason};
 pub use self::route::{Routed, Routes};
 pub use self::stream::{ConnCx, Stream};
 
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
+
 use proxy_config::model::bootstrap;
 use proxy_config::model::network_filter::RouteRef;
 
@@ -46,17 +49,31 @@ pub struct Common {
     pub routes: route::RouteSlots<RouteRef>,
     /// Who this is, for traces.
     pub node: Node,
+    pub health: Health,
 }
 
 impl Common {
     pub fn new(node: Option<&bootstrap::Node>) -> Self {
-        let node = node.map(|node| Node {
+        let common = Self::default();
+        let Some(node) = node else { return common };
+        // It is set once, here.
+        let _ = common.health.cluster.set(node.cluster.as_str().into());
+        let node = Node {
             id: node.id.as_str().into(),
             cluster: node.cluster.as_str().into(),
             zone: node.zone.as_str().into(),
-        });
-        Self { node: node.unwrap_or_default(), ..Self::default() }
+        };
+        Self { node, ..common }
     }
+}
+
+/// What the proxy says of itself where it is asked by HTTP.
+#[derive(Clone, Debug, Default)]
+pub struct Health {
+    /// `/healthcheck/fail`.
+    pub failing: Arc<AtomicBool>,
+    /// The node's cluster, once it is known.
+    pub cluster: Arc<OnceLock<Arc<str>>>,
 }
 
 /// What only shows when a connection manager is built.

@@ -246,15 +246,6 @@ fn closed(config: &NetworkFilterConfig, prefix: &str, parts: &Parts<'_>) -> Opti
             let why = format!("the configuration of filter {} has not come", config.name);
             Some(Closed::new((Flags::NONE, "network_extension_config_missing"), counter, why))
         }
-        NetworkFilter::Http(_) => {
-            let name = "envoy.filters.network.http_connection_manager";
-            let counter = stats.counter(format!("shunt.unserved.{name}"));
-            Some(Closed::new(
-                (Flags::NR, format!("unserved_filter:{name}")),
-                counter,
-                format!("{name}: is to come"),
-            ))
-        }
         NetworkFilter::TcpProxy(model) if model.tunneling.is_some() => {
             let name = "envoy.filters.network.tcp_proxy";
             let counter = stats.counter(format!("shunt.unserved.{name}"));
@@ -262,6 +253,7 @@ fn closed(config: &NetworkFilterConfig, prefix: &str, parts: &Parts<'_>) -> Opti
             Some(Closed::new((Flags::NR, format!("unserved_filter:{name}")), counter, why))
         }
         NetworkFilter::TcpProxy(_)
+        | NetworkFilter::Http(_)
         | NetworkFilter::DirectResponse(_)
         | NetworkFilter::Echo
         | NetworkFilter::Rbac(_)

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use proxy_config::model::http::filter::{PerFilter, PerFilters, PerRoute};
 use proxy_config::model::http::filters::{
-    Buffer, CompressorPerRoute, CorsPolicy, CsrfPolicy, Fault, HttpLocalRateLimit, HttpRbac, LuaPerRoute,
-    Mutations, SetFilterState,
+    Buffer, CompressorPerRoute, CorsPolicy, CsrfPolicy, Fault, HttpRbac, LuaPerRoute,
 };
 use proxy_config::model::http::{ext_authz::ExtAuthzPerRoute, jwt::JwtPerRoute};
 
+use super::header_mutation::Mutations;
+use super::local_ratelimit::Limit;
+use super::set_filter_state::Values;
 use crate::http::BuildError;
 
 /// What a route says to filters, with what its virtual host and all routes say. Most say nothing.
@@ -31,12 +33,12 @@ pub enum RouteConfig {
     Rbac(Option<Box<HttpRbac>>),
     ExtAuthz(Box<ExtAuthzPerRoute>),
     JwtAuthn(JwtPerRoute),
-    LocalRateLimit(Box<HttpLocalRateLimit>),
+    LocalRateLimit(Arc<Limit>),
     HeaderMutation(Box<Mutations>),
     Compressor(CompressorPerRoute),
     /// None: it is disabled.
     Buffer(Option<Buffer>),
-    SetFilterState(Box<SetFilterState>),
+    SetFilterState(Box<Values>),
     Csrf(Box<CsrfPolicy>),
 }
 
@@ -100,11 +102,11 @@ impl RouteConfig {
             PerRoute::Rbac(rules) => Self::Rbac(rules.clone()),
             PerRoute::ExtAuthz(settings) => Self::ExtAuthz(settings.clone()),
             PerRoute::JwtAuthn(requirement) => Self::JwtAuthn(requirement.clone()),
-            PerRoute::LocalRateLimit(limit) => Self::LocalRateLimit(limit.clone()),
-            PerRoute::HeaderMutation(mutations) => Self::HeaderMutation(mutations.clone()),
+            PerRoute::LocalRateLimit(limit) => Self::LocalRateLimit(Arc::new(Limit::new(limit)?)),
+            PerRoute::HeaderMutation(mutations) => Self::HeaderMutation(Box::new(Mutations::new(mutations)?)),
             PerRoute::Compressor(settings) => Self::Compressor(*settings),
             PerRoute::Buffer(buffer) => Self::Buffer(*buffer),
-            PerRoute::SetFilterState(state) => Self::SetFilterState(state.clone()),
+            PerRoute::SetFilterState(state) => Self::SetFilterState(Box::new(Values::new(state)?)),
             PerRoute::Csrf(policy) => Self::Csrf(policy.clone()),
         })
     }

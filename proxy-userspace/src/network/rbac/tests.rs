@@ -1,6 +1,12 @@
 use proxy_config::model::StringMatcher;
 use proxy_config::model::matcher::{StringPattern, ValueMatcher};
 
+use proxy_config::model::Cidr;
+use proxy_config::model::matcher::MetadataMatcher;
+use proxy_config::model::network_filter::{Permission, Principal, RbacPolicy, RbacRules};
+use proxy_config::model::tls::SanMatcher;
+
+use super::judge::{is, permits};
 use super::*;
 
 fn facts() -> Facts {
@@ -71,11 +77,11 @@ fn permissions() {
         (Permission::RequestedServerName(exact("a.b")), true),
         (Permission::RequestedServerName(exact("")), false),
     ] {
-        assert_eq!(permits(&permission, &facts()), expected, "{permission:?}");
+        assert_eq!(permits(&permission, Subject::connection(&facts())), expected, "{permission:?}");
     }
     let mut nameless = facts();
     nameless.server_name = None;
-    assert!(permits(&Permission::RequestedServerName(exact("")), &nameless));
+    assert!(permits(&Permission::RequestedServerName(exact("")), Subject::connection(&nameless)));
 }
 
 #[test]
@@ -91,7 +97,7 @@ fn principals() {
         (Principal::RemoteIp(cidr("10.0.0.1", 32)), false),
         (Principal::RemoteIp(cidr("192.168.0.0", 16)), true),
     ] {
-        assert_eq!(is(&principal, &facts()), expected, "{principal:?}");
+        assert_eq!(is(&principal, Subject::connection(&facts())), expected, "{principal:?}");
     }
 }
 
@@ -107,7 +113,8 @@ fn metadata_by_path() {
         (&["outer"], ValueMatcher::Present(true), false, true),
         (&[], ValueMatcher::Present(true), false, false),
     ] {
-        assert_eq!(has(&matcher(path, value, invert), &facts()), expected, "{path:?}");
+        let principal = Principal::Metadata(matcher(path, value, invert));
+        assert_eq!(is(&principal, Subject::connection(&facts())), expected, "{path:?}");
     }
 }
 
@@ -204,9 +211,9 @@ fn authenticated_is_a_name_of_the_peers_certificate() {
         (whole("a@b.c"), false, false),
         (whole("spiffe://td"), false, false),
     ] {
-        assert!(!is(&principal, &plain), "{principal:?}");
-        assert_eq!(is(&principal, &anonymous), is_anonymous, "{principal:?}");
-        assert_eq!(is(&principal, &known), is_known, "{principal:?}");
+        assert!(!is(&principal, Subject::connection(&plain)), "{principal:?}");
+        assert_eq!(is(&principal, Subject::connection(&anonymous)), is_anonymous, "{principal:?}");
+        assert_eq!(is(&principal, Subject::connection(&known)), is_known, "{principal:?}");
     }
 }
 
@@ -237,6 +244,6 @@ fn mtls_authenticated_asks_for_a_certificate_that_was_found_good() {
         (&named(SanKind::Dns), with("d.b.example.com", true), false),
         (&named(SanKind::Dns), anonymous, false),
     ] {
-        assert_eq!(is(principal, &facts), expected, "{principal:?} {:?}", facts.tls);
+        assert_eq!(is(principal, Subject::connection(&facts)), expected, "{principal:?} {:?}", facts.tls);
     }
 }
