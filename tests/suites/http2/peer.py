@@ -5,7 +5,7 @@ import struct
 import time
 
 import hpack
-from hyperframe import frame as frames
+from hyperframe import frame as hyper
 from hyperframe.exceptions import HyperframeError
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -118,7 +118,7 @@ class Peer:
             if len(self.buffer) >= 9:
                 length = int.from_bytes(self.buffer[:3], "big")
                 if len(self.buffer) >= 9 + length:
-                    parsed, _ = frames.Frame.parse_frame_header(memoryview(self.buffer[:9]))
+                    parsed, _ = hyper.Frame.parse_frame_header(memoryview(self.buffer[:9]))
                     parsed.parse_body(memoryview(self.buffer[9:9 + length]))
                     self.buffer = self.buffer[9 + length:]
                     self.account(parsed)

@@ -28,9 +28,16 @@ const AIOSMTPD: &[Wheel] = &[
     Wheel { name: "aiosmtpd", version: "1.4.6" },
 ];
 
+/// HTTP/2 by other authors: the tests of conformance and abuse are written with its frames and header blocks.
+const H2: &[Wheel] = &[
+    Wheel { name: "hyperframe", version: "6.1.0" },
+    Wheel { name: "hpack", version: "4.2.0" },
+    Wheel { name: "h2", version: "4.4.1" },
+];
+
 /// Installs what the tests' Python scripts import.
 pub(crate) fn install(ws: &Workspace, voice: Voice) -> Result<()> {
-    for wheel in TLSLITE.iter().chain(AIOSMTPD) {
+    for wheel in TLSLITE.iter().chain(AIOSMTPD).chain(H2) {
         if wheel.is_installed(ws) {
             say(voice, wheel.name, &format!("present ({})", wheel.version), true);
         } else {

@@ -134,6 +134,10 @@ fn builder(settings: &Settings) -> h2::server::Builder {
         .header_table_size(settings.hpack_table_size)
         .max_header_list_size(settings.max_headers_bytes)
         .max_send_buffer_size(settings.send_buffer)
+        // Else a burst of requests that are cancelled at once ends the connection; what is too many is counted here.
+        .max_pending_accept_reset_streams(
+            usize::try_from(settings.limits.premature_resets).unwrap_or(usize::MAX),
+        )
         .reset_stream_duration(RESET_MEMORY);
     if settings.allow_connect {
         builder.enable_connect_protocol();
@@ -188,10 +192,14 @@ impl Responder {
 
     /// Resolves once the client has reset the stream or gone. Only before the final response.
     pub async fn gone(&mut self) -> Reset {
-        match poll_fn(|cx| self.respond.poll_reset(cx)).await {
+        poll_fn(|cx| self.poll_gone(cx)).await
+    }
+
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Reset> {
+        self.respond.poll_reset(cx).map(|reason| match reason {
             Ok(reason) => remote_reset(reason, Side::Downstream),
             Err(error) => reset_of(&error, Side::Downstream),
-        }
+        })
     }
 
     pub fn stream_id(&self) -> u32 {
