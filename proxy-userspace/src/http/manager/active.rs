@@ -15,7 +15,6 @@ use crate::http::filter::Stop;
 use crate::http::hcm::HttpStats;
 use crate::http::{Body, ConnCx, Hcm, LocalReply, Request, Reset, ResponseHead, Sent, Stream};
 use crate::telemetry::stats::Held;
-use crate::telemetry::trace::Span;
 use crate::telemetry::{LogType, Side};
 
 pub(super) struct Active {
@@ -33,7 +32,6 @@ pub(super) struct Active {
     _counted: Held<HttpStats>,
     /// An upgrade that was let through.
     upgraded: Option<Held<HttpStats>>,
-    pub(super) span: Option<Span>,
 }
 
 type Interims = Arc<Mutex<Vec<ResponseHead>>>;
@@ -76,7 +74,6 @@ impl Active {
             interims: None,
             _counted: counted,
             upgraded: None,
-            span: None,
         };
         active.limits = active.first_limits();
         active
@@ -128,15 +125,7 @@ impl Active {
             Upgrade::Refused => self.close = self.stream.known_route().is_some(),
         }
         limits::of_route(&mut self.limits, &self.stream, self.stream.start.at);
-        let hcm = self.stream.conn.hcm.clone();
-        if let Some(tracer) = &hcm.prepared.tracer {
-            let sampled = self.stream.http().traced;
-            self.span = tracer.begin(&mut self.stream, sampled);
-            if let Some(span) = &self.span {
-                span.inject(self.stream.request_mut());
-            }
-        }
-        if hcm.model.flush_access_log_on_new_request {
+        if self.stream.conn.hcm.model.flush_access_log_on_new_request {
             finish::interim(&mut self.stream, LogType::DownstreamStart);
         }
     }

@@ -2,7 +2,7 @@
 
 use http::{Method, StatusCode};
 
-use super::{inbound, local_reply};
+use super::{inbound, local_reply, traced};
 use crate::http::filter::{LocalReply, Stop, StreamFilter};
 use crate::http::{RequestHead, Reset, Stream, router};
 use crate::telemetry::Flags;
@@ -21,6 +21,7 @@ pub(super) enum Upgrade {
 /// What comes before anything is waited for: the manager's own changes, the route, the choice of filters.
 pub(super) fn begin(stream: &mut Stream, chain: &mut Chain) -> (Upgrade, Result<(), Stop>) {
     let prepared = inbound::prepare(stream);
+    traced::begin(stream);
     let upgrade = upgrade(stream);
     // A request that is refused here is seen by the filters on its response's way.
     choose(stream, chain, upgrade);

@@ -1,6 +1,7 @@
 //! The end of a stream: stats and log lines.
 
 use super::active::Active;
+use super::traced;
 use super::watch::Broken;
 use crate::clock;
 use crate::http::{Hcm, Reset, ResetReason, Stream};
@@ -26,7 +27,7 @@ pub(super) fn charge(hcm: &Hcm, status: u16) {
 /// `broken`: why the client has no whole response.
 pub(super) fn run(active: Active, broken: Option<&Broken>) {
     let complete = active.is_complete();
-    let Active { mut stream, mut chain, sent, meter, span, .. } = active;
+    let Active { mut stream, mut chain, sent, meter, .. } = active;
     let hcm = stream.conn.hcm.clone();
     if broken.is_some() || !complete {
         // As Envoy, who resets the stream of a request that has its answer before its end.
@@ -56,11 +57,10 @@ pub(super) fn run(active: Active, broken: Option<&Broken>) {
     entry.duration = took;
     entry.bytes.downstream_rx = received;
     entry.bytes.downstream_tx = sent.body_bytes;
+    traced::end(&mut stream);
+    let entry = &stream.entry;
     for logger in hcm.access_log.iter() {
         logger.log(entry);
-    }
-    if let Some(span) = span {
-        span.finish(entry);
     }
     if entry.origin.workload.is_some() {
         stream.conn.place.shared.access_log.keep(stream.entry);

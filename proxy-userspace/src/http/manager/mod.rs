@@ -22,6 +22,7 @@ mod prepared;
 mod sniff;
 #[cfg(test)]
 mod tests;
+mod traced;
 mod watch;
 
 use std::sync::Arc;

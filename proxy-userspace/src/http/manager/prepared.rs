@@ -17,7 +17,6 @@ use crate::http::route::{Edit, Whose};
 use crate::http::{BuildError, h1, h2};
 use crate::telemetry::Entry;
 use crate::telemetry::stats::stats_block;
-use crate::telemetry::trace::Tracer;
 use crate::world::Parts;
 
 pub(crate) struct Prepared {
@@ -29,7 +28,6 @@ pub(crate) struct Prepared {
     pub(super) date: Date,
     pub(super) listener: Arc<ListenerHttpStats>,
     pub(super) replies: Replies,
-    pub(super) tracer: Option<Arc<Tracer>>,
     pub(super) early: Box<[Mutation]>,
     /// With `add_user_agent`.
     pub(super) user_agent: Option<Node>,
@@ -72,7 +70,6 @@ impl Prepared {
             date: Date::default(),
             listener: stats.block(format!("{listener}.http.{}", model.stat_prefix)),
             replies: Replies::new(&model.local_reply)?,
-            tracer: model.tracing.as_deref().map(|tracing| Tracer::new(tracing, parts)).transpose()?,
             early: model.early_header_mutation.iter().map(Mutation::new).collect::<Result<_, _>>()?,
             user_agent: if model.identity.add_user_agent {
                 Some(Node { cluster: text(&node.cluster)?, id: text(&node.id)? })

@@ -72,7 +72,6 @@ pub(super) fn prepare(stream: &mut Stream) -> Result<(), Stop> {
     }
     mutate(stream, &hcm)?;
     stream.route();
-    request_id::trace(stream, &hcm);
     Ok(())
 }
 

@@ -1,14 +1,11 @@
-//! `x-request-id`: a UUID that goes with a request wherever it goes, and says whether it is traced.
+//! `x-request-id`: a UUID that goes with a request wherever it goes.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use proxy_config::model::http as model;
 
-use crate::http::{Hcm, Stream};
-use crate::telemetry::trace::reason::{self, Asked, Reason};
+use crate::telemetry::trace::Reason;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const X_CLIENT_TRACE_ID: HeaderName = HeaderName::from_static("x-client-trace-id");
-const X_ENVOY_FORCE_TRACE: HeaderName = HeaderName::from_static("x-envoy-force-trace");
 
 /// `edge`: the client is not trusted with it.
 pub(super) fn set(headers: &mut HeaderMap, model: &model::Hcm, edge: bool) {
@@ -31,31 +28,6 @@ pub(super) fn set(headers: &mut HeaderMap, model: &model::Hcm, edge: bool) {
         Some(_) | None => {
             headers.insert(X_REQUEST_ID, fresh());
         }
-    }
-}
-
-/// Whether it is traced, by its id; and the id says so to those behind.
-pub(super) fn trace(stream: &mut Stream, hcm: &Hcm) {
-    let Some(tracing) = &hcm.model.tracing else { return };
-    let settings = hcm.model.request_id;
-    let http = stream.http_mut();
-    let headers = &mut http.request.headers;
-    if !settings.use_for_trace_sampling {
-        http.traced = true;
-        return;
-    }
-    let Some(Ok(id)) = headers.get(X_REQUEST_ID).map(HeaderValue::to_str) else { return };
-    let mut id = id.to_owned();
-    let asked = Asked {
-        client_trace_id: headers.contains_key(X_CLIENT_TRACE_ID),
-        force_trace: headers.contains_key(X_ENVOY_FORCE_TRACE),
-        before: Reason::of(&id),
-    };
-    let reason = reason::decide(tracing, &id, asked);
-    http.traced = reason.is_traced();
-    if settings.pack_trace_reason && reason != asked.before {
-        reason.put(&mut id);
-        put(headers, &id);
     }
 }
 
