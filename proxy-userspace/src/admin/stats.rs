@@ -57,6 +57,8 @@ fn parse(params: &Params, view: &dyn View, prometheus: bool) -> Result<(Query, M
         Some("TextReadouts") => Some(Kind::Text),
         Some(_) => return Err("invalid &type= param".to_owned()),
     };
+    // As Envoy, which checks it and then shows all.
+    let kind = kind.filter(|_| !matches!(format, Format::Prometheus));
     let mode = match params.get("histogram_buckets") {
         None if matches!(format, Format::Prometheus) => Mode::Cumulative,
         None | Some("" | "summary") => Mode::Summary,
