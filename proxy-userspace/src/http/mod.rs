@@ -42,7 +42,7 @@ use crate::telemetry::trace::Node;
 
 /// Among a stream's extensions: what is offered to its upstream by ALPN, instead of what the cluster says.
 #[derive(Clone, Debug)]
-pub struct UpstreamAlpn(pub std::sync::Arc<[std::sync::Arc<str>]>);
+pub struct UpstreamAlpn(pub Arc<[Arc<str>]>);
 
 /// What the connection managers of one configuration share.
 #[derive(Default)]

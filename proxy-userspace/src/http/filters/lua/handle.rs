@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use mlua::{AnyUserData, Lua, Table, UserData, UserDataMethods, UserDataRef, Value};
+use mlua::{AnyUserData, Table, UserData, UserDataMethods, UserDataRef, Value};
 use proxy_config::model::Metadata;
 
 use super::headers::{Headers, Of, from_table};
@@ -155,9 +155,9 @@ impl Handle {
             (lent.live.clone(), lent.caller.clone(), lent.limit)
         };
         let head = from_table(&headers)?;
-        let cluster = live.cluster(&cluster).ok_or_else(|| {
-            mlua::Error::runtime("http call cluster invalid. Must be configured")
-        })?;
+        let cluster = live
+            .cluster(&cluster)
+            .ok_or_else(|| mlua::Error::runtime("http call cluster invalid. Must be configured"))?;
         let body = body.map(|body| Bytes::copy_from_slice(&body.as_bytes())).unwrap_or_default();
         let request = Request { head, body: Body::full(body) };
         let timeout = Some(Duration::from_millis(timeout)).filter(|timeout| !timeout.is_zero());
@@ -186,9 +186,9 @@ impl Handle {
             let name = header::HeaderName::try_from(name).map_err(mlua::Error::external)?;
             own.append(name, HeaderValue::try_from(value).map_err(mlua::Error::external)?);
         }
-        let status = status.filter(|status| status.as_u16() >= 200).ok_or_else(|| {
-            mlua::Error::runtime(":status must be between 200-599")
-        })?;
+        let status = status
+            .filter(|status| status.as_u16() >= 200)
+            .ok_or_else(|| mlua::Error::runtime(":status must be between 200-599"))?;
         let body = body.map(|body| Bytes::copy_from_slice(&body.as_bytes())).unwrap_or_default();
         let mut reply = LocalReply::new(status, body, Flags::NONE, "lua_response");
         reply.headers = own;
@@ -208,13 +208,14 @@ struct Buffer {
 
 impl UserData for Buffer {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
-        methods.add_method("length", |_, this, ()| {
-            Ok(this.handle.lock().read.as_ref().map_or(0, Bytes::len))
-        });
+        methods
+            .add_method("length", |_, this, ()| Ok(this.handle.lock().read.as_ref().map_or(0, Bytes::len)));
         methods.add_method("getBytes", |lua, this, (from, count): (usize, usize)| {
             let read = this.handle.lock().read.clone().unwrap_or_default();
             let part = from.checked_add(count).and_then(|to| read.get(from..to));
-            let part = part.ok_or_else(|| mlua::Error::runtime("index/length must be >= 0 and (index + length) must be <= buffer size"))?;
+            let part = part.ok_or_else(|| {
+                mlua::Error::runtime("index/length must be >= 0 and (index + length) must be <= buffer size")
+            })?;
             lua.create_string(part)
         });
         methods.add_method("setBytes", |_, this, text: mlua::String| {
@@ -337,9 +338,6 @@ impl Handle {
         Ok(())
     }
 }
-
-/// For tests and [`super::info`].
-pub(super) type Interpreter = Lua;
 
 pub(super) fn dynamic(handle: &Handle) -> Dynamic {
     Dynamic { handle: handle.clone() }

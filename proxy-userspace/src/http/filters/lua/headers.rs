@@ -76,7 +76,10 @@ impl Headers {
             }
         }
         let rest = self.map(lent).map(|headers| {
-            headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect()
+            headers
+                .iter()
+                .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
+                .collect()
         });
         all.extend(rest.unwrap_or_else(Vec::new));
         all
@@ -113,7 +116,8 @@ impl UserData for Headers {
         methods.add_method("getAtIndex", |lua, this, (name, index): (String, usize)| {
             let mut lent = this.handle.lock();
             let values = this.map(&mut lent).map(|headers| headers.get_all(name.to_ascii_lowercase()));
-            let value = values.and_then(|values| values.iter().nth(index).map(|value| value.as_bytes().to_vec()));
+            let value =
+                values.and_then(|values| values.iter().nth(index).map(|value| value.as_bytes().to_vec()));
             value.map(|value| lua.create_string(value)).transpose()
         });
         methods.add_method("getNumValues", |_, this, name: String| {
@@ -127,7 +131,8 @@ impl UserData for Headers {
         methods.add_method("replace", |_, this, (name, value): (String, Value)| {
             this.set(&name.to_ascii_lowercase(), Some(&text(&value)?), true)
         });
-        methods.add_method("remove", |_, this, name: String| this.set(&name.to_ascii_lowercase(), None, true));
+        methods
+            .add_method("remove", |_, this, name: String| this.set(&name.to_ascii_lowercase(), None, true));
         methods.add_method("setHttp1ReasonPhrase", |_, _, _phrase: String| Ok(()));
         methods.add_meta_method(MetaMethod::Pairs, |lua, this, ()| {
             let mut all = this.pairs().into_iter();
@@ -147,12 +152,16 @@ pub(super) fn from_table(table: &Table) -> mlua::Result<RequestHead> {
         let (name, value) = pair?;
         let name = name.to_string_lossy().to_ascii_lowercase();
         let values = match &value {
-            Value::Table(list) => list.sequence_values::<Value>().map(|one| text(&one?)).collect::<Result<_, _>>()?,
+            Value::Table(list) => {
+                list.sequence_values::<Value>().map(|one| text(&one?)).collect::<Result<_, _>>()?
+            }
             _ => vec![text(&value)?],
         };
         for value in values {
             match name.as_str() {
-                ":method" => head.method = Method::from_bytes(value.as_bytes()).map_err(mlua::Error::external)?,
+                ":method" => {
+                    head.method = Method::from_bytes(value.as_bytes()).map_err(mlua::Error::external)?
+                }
                 ":path" => head.path = value,
                 ":authority" | "host" => head.authority = value,
                 ":scheme" => head.scheme = if value == "https" { Scheme::Https } else { Scheme::Http },
@@ -164,7 +173,9 @@ pub(super) fn from_table(table: &Table) -> mlua::Result<RequestHead> {
         }
     }
     if head.path.is_empty() || head.authority.is_empty() || table.get::<Value>(":method")?.is_nil() {
-        return Err(mlua::Error::runtime("http call headers must include ':path', ':method', and ':authority'"));
+        return Err(mlua::Error::runtime(
+            "http call headers must include ':path', ':method', and ':authority'",
+        ));
     }
     Ok(head)
 }

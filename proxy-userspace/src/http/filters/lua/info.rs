@@ -63,7 +63,8 @@ impl UserData for Info {
         methods.add_method("downstreamDirectRemoteAddress", move |_, this, ()| {
             Ok(fixed(this).direct_remote.to_string())
         });
-        methods.add_method("downstreamDirectLocalAddress", move |_, this, ()| Ok(fixed(this).local.to_string()));
+        methods
+            .add_method("downstreamDirectLocalAddress", move |_, this, ()| Ok(fixed(this).local.to_string()));
         methods.add_method("downstreamRemoteAddress", move |_, this, ()| Ok(fixed(this).remote.to_string()));
         methods.add_method("requestedServerName", move |_, this, ()| {
             Ok(fixed(this).server_name.as_deref().unwrap_or_default().to_owned())
@@ -186,7 +187,7 @@ fn to_lua(lua: &Lua, value: &Meta) -> mlua::Result<Value> {
             }
             Value::Table(table)
         }
-        Meta::Struct(fields) => self::table(lua, fields)?,
+        Meta::Struct(fields) => table(lua, fields)?,
     })
 }
 

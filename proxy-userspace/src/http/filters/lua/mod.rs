@@ -12,8 +12,8 @@ mod script;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use proxy_config::model::http::filters::{Lua as Model, LuaOverride};
 use proxy_config::model::http::Content;
+use proxy_config::model::http::filters::{Lua as Model, LuaOverride};
 
 use self::handle::{Handle, Side};
 use self::script::Script;
@@ -162,7 +162,11 @@ impl StreamFilter for One {
     }
 
     fn response<'a>(&'a mut self, stream: &'a mut Stream) -> Step<'a> {
-        if self.script.sees(Side::Response) { Step::wait(self.run(Side::Response, stream)) } else { Step::Next }
+        if self.script.sees(Side::Response) {
+            Step::wait(self.run(Side::Response, stream))
+        } else {
+            Step::Next
+        }
     }
 }
 
