@@ -215,9 +215,9 @@ lower! { "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHt
     read { http_protocol_options, http2_protocol_options }
     warn { http3_protocol_options: NO_HTTP3 }
     {
-        let (http1, _) = self::http1(cx, http_protocol_options);
+        let (http1, _) = http1(cx, http_protocol_options);
         // As in Envoy: a client's HTTP/2 goes on as HTTP/2 also where nothing is said of it.
-        let (http2, _) = self::http2(cx, http2_protocol_options);
+        let (http2, _) = http2(cx, http2_protocol_options);
         Some(UpstreamProtocol::UseDownstream { http1, http2: Some(http2) })
     }
 }
@@ -230,8 +230,8 @@ lower! { "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig"
         alternate_protocols_cache_options: NO_HTTP3,
     }
     {
-        let (http1, _) = self::http1(cx, http_protocol_options);
-        let (http2, _) = self::http2(cx, http2_protocol_options);
+        let (http1, _) = http1(cx, http_protocol_options);
+        let (http2, _) = http2(cx, http2_protocol_options);
         Some(UpstreamProtocol::Auto { http1, http2 })
     }
 }
