@@ -67,7 +67,7 @@ lower! { "envoy.config.cluster.v3.Cluster" Cluster => model::Cluster, cx;
             "is not implemented: a reader that is too slow stops the other side for as long as it takes",
         lrs_server: "load reports are not implemented",
         lrs_report_endpoint_metrics: "load reports are not implemented",
-        track_timeout_budgets: "is not implemented: use track_cluster_stats where Envoy has it",
+        track_timeout_budgets: "is not implemented: timeout budgets are not kept",
         track_cluster_stats: "is not implemented: neither timeout budgets nor sizes nor stats per endpoint are kept",
         queuing_policies: "is not implemented: requests wait in their order",
         cleanup_interval: "no host of an ORIGINAL_DST cluster outlives its connection: nothing is cleaned up",

@@ -211,7 +211,7 @@ fn routes_mean_what_they_say() {
 
 #[test]
 fn a_wrong_route_is_named_by_its_place() {
-    let text = ROUTES.replace("num_retries: 2", "num_retries: 2, per_try_timeout: -1s");
+    let text = ROUTES.replace("num_retries: 2", "num_retries: 2\n          per_try_timeout: -1s");
     let read = Reader::new(Kind::Route).read(&text).unwrap();
     let found = Decoder::default().decode::<RouteConfiguration>(&read.resources[0]).unwrap_err();
     let said: Vec<_> = found.iter().map(ToString::to_string).collect();

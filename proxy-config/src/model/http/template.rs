@@ -85,6 +85,9 @@ impl Parser {
         }
         let Some((before, rest)) = segment.split_once('{') else { return self.literal(segment) };
         let (variable, after) = rest.split_once('}').ok_or("has a variable without an end")?;
+        if before.contains('*') {
+            return Err("has a variable after a star in one segment".into());
+        }
         self.literal(before)?;
         self.variable(variable)?;
         self.literal(after)
