@@ -1,10 +1,28 @@
 //! Responses of the proxy's own.
 
-use http::HeaderValue;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderValue, StatusCode};
 
 use crate::http::filter::LocalReply;
-use crate::http::{Body, ResponseHead, Stream, route};
+use crate::http::{Body, Reset, ResetReason, ResponseHead, Stream, route};
+use crate::telemetry::{Flags, Side};
+
+/// To a request whose body is not what its framing says, while nothing has been answered: as Envoy.
+pub(super) fn to_broken_body(reset: &Reset) -> Option<LocalReply> {
+    if reset.side != Side::Downstream || reset.reason != ResetReason::Protocol {
+        return None;
+    }
+    let status = match &*reset.details {
+        "http1.headers_too_large" | "http1.too_many_headers" => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        _ => StatusCode::BAD_REQUEST,
+    };
+    Some(LocalReply::new(
+        status,
+        status.canonical_reason().unwrap_or_default(),
+        Flags::DPE,
+        reset.details.clone(),
+    ))
+}
 
 /// Puts it in the place of whatever response there was.
 pub(super) fn make(stream: &mut Stream, reply: LocalReply) {
