@@ -250,7 +250,8 @@ fn slow_heads_are_closed_and_others_are_served() -> Result<()> {
                 "another client got {:?}",
                 String::from_utf8_lossy(&answer)
             );
-            ensure!(asked.elapsed() < Duration::from_secs(1), "it took {:?}", asked.elapsed());
+            // A debug build, on whatever machine: without the slow ones in the way it is milliseconds.
+            ensure!(asked.elapsed() < Duration::from_secs(4), "it took {:?}", asked.elapsed());
             std::thread::sleep(Duration::from_secs(2));
         }
         std::thread::sleep((Duration::from_secs(17) + opened).saturating_sub(start.elapsed()));
