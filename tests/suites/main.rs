@@ -19,6 +19,7 @@ mod http2_common;
 mod http2_conformance;
 mod http_examples;
 mod http_filters;
+mod http_malformed;
 mod inbound;
 mod interception;
 mod kernel_log;

@@ -153,13 +153,6 @@ impl Conn {
         self.tail = self.tail.get(n..).unwrap_or_default();
     }
 
-    /// Drops what has not been written, but for its first bytes.
-    pub(super) fn unsay(&mut self, keep: usize) {
-        self.output.truncate(keep);
-        self.data = Bytes::new();
-        self.tail = b"";
-    }
-
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_send(cx))?;
         self.io.wire().poll_shutdown(cx)

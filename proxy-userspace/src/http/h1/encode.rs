@@ -4,8 +4,9 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, Method, StatusCode, Version, header};
 use http_body::Frame;
 
+use super::Settings;
 use super::conn::Conn;
-use super::{Settings, framing};
+use super::framing::{self, is_of_hop};
 use crate::http::{Case, RequestHead, Reset, ResetReason, ResponseHead};
 use crate::telemetry::Side;
 
@@ -291,19 +292,6 @@ fn fields(out: &mut BytesMut, headers: &HeaderMap, mut length: Option<u64>, name
         }
     }
     names.write_length(out, length);
-}
-
-fn is_of_hop(name: &HeaderName) -> bool {
-    // Compared once, by their first letters: most names are none of them.
-    match name.as_str().as_bytes().first() {
-        Some(b'c') => *name == header::CONNECTION,
-        Some(b'k') => *name == framing::KEEP_ALIVE,
-        Some(b'p') => *name == framing::PROXY_CONNECTION,
-        Some(b't') => *name == header::TRANSFER_ENCODING,
-        Some(b'u') => *name == header::UPGRADE,
-        Some(b'h') => *name == header::HOST,
-        Some(_) | None => false,
-    }
 }
 
 /// How header names are written.

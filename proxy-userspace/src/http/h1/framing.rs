@@ -116,6 +116,20 @@ pub(super) fn of_response(
     })
 }
 
+/// A header that concerns one hop alone, or how its message is framed there.
+pub(super) fn is_of_hop(name: &HeaderName) -> bool {
+    // Compared once, by their first letters: most names are none of them.
+    match name.as_str().as_bytes().first() {
+        Some(b'c') => *name == header::CONNECTION,
+        Some(b'k') => *name == KEEP_ALIVE,
+        Some(b'p') => *name == PROXY_CONNECTION,
+        Some(b't') => *name == header::TRANSFER_ENCODING,
+        Some(b'u') => *name == header::UPGRADE,
+        Some(b'h') => *name == header::HOST,
+        Some(_) | None => false,
+    }
+}
+
 /// Reads `Connection`, and takes off what concerns this hop alone.
 pub(super) fn connection(headers: &mut HeaderMap) -> Result<Connection, BadRequest> {
     let mut said = Connection::default();
@@ -173,8 +187,8 @@ impl Connection {
 /// A proxy's own, which a client may not have it drop: Envoy refuses these too.
 const UNNAMEABLE: [&str; 4] = ["host", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
 
-pub(super) static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-pub(super) static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 fn rejected() -> BadRequest {
     bad("http1.connection_header_rejected")

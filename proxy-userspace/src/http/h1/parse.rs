@@ -33,8 +33,7 @@ pub(super) fn request(
 ) -> Result<Option<Parsed<RequestHead>>, BadRequest> {
     skip_line_breaks(input);
     let Some(bytes) = take(input, scan, settings, check_request)? else { return Ok(None) };
-    let mut room = Room::default();
-    room.with(settings.max_headers, |slots| {
+    with_slots(settings.max_headers, |slots| {
         let mut raw = httparse::Request::new(&mut []);
         // A rest would be a head that ended before its end.
         match ParserConfig::default().parse_request_with_uninit_headers(&mut raw, &bytes, slots) {
@@ -57,8 +56,7 @@ pub(super) fn response(
         return Err(BadRequest::codec());
     }
     let Some(bytes) = take(input, scan, settings, check_response)? else { return Ok(None) };
-    let mut room = Room::default();
-    room.with(settings.max_headers, |slots| {
+    with_slots(settings.max_headers, |slots| {
         let mut raw = httparse::Response::new(&mut []);
         match ParserConfig::default().parse_response_with_uninit_headers(&mut raw, &bytes, slots) {
             Ok(httparse::Status::Complete(len)) if len == bytes.len() => {
@@ -91,18 +89,7 @@ pub(super) fn trailers(bytes: &Bytes, settings: &Settings) -> Result<HeaderMap, 
 }
 
 fn is_of_head(name: &HeaderName) -> bool {
-    [
-        header::CONTENT_LENGTH,
-        header::TRANSFER_ENCODING,
-        header::HOST,
-        header::CONNECTION,
-        header::UPGRADE,
-        header::TE,
-        header::TRAILER,
-    ]
-    .contains(name)
-        || *name == framing::KEEP_ALIVE
-        || *name == framing::PROXY_CONNECTION
+    framing::is_of_hop(name) || [header::CONTENT_LENGTH, header::TE, header::TRAILER].contains(name)
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -188,19 +175,14 @@ fn refused(error: httparse::Error, head: &[u8]) -> BadRequest {
     }
 }
 
-/// Room for the fields of a head: on the stack where they are as many as usual.
-#[derive(Default)]
-struct Room;
-
-impl Room {
-    fn with<'b, R>(&mut self, max: usize, f: impl FnOnce(&mut [MaybeUninit<Header<'b>>]) -> R) -> R {
-        const USUAL: usize = 100;
-        if max <= USUAL {
-            let mut slots = [const { MaybeUninit::uninit() }; USUAL];
-            f(&mut slots[..max])
-        } else {
-            f(&mut vec![MaybeUninit::uninit(); max])
-        }
+/// With room for the fields of a head: on the stack where they are as many as usual.
+fn with_slots<'b, R>(max: usize, f: impl FnOnce(&mut [MaybeUninit<Header<'b>>]) -> R) -> R {
+    const USUAL: usize = 100;
+    if max <= USUAL {
+        let mut slots = [const { MaybeUninit::uninit() }; USUAL];
+        f(&mut slots[..max])
+    } else {
+        f(&mut vec![MaybeUninit::uninit(); max])
     }
 }
 
@@ -216,8 +198,7 @@ fn read_request(
     }
     let target = target::target(raw.path.unwrap_or_default(), &method, settings)?;
     let mut fields = Fields::read(raw.headers, bytes, settings)?;
-    let declared = framing::extent(&mut fields.map, version, settings)?;
-    let connection = framing::connection(&mut fields.map)?;
+    let (declared, connection) = fields.framing(version, settings)?;
     let mut upgrade = upgrade(&mut fields.map, connection);
     let extent = framing::of_request(declared, &method, &mut upgrade)?;
     let host = host(&mut fields, &target, version, settings)?;
@@ -248,8 +229,7 @@ fn read_response(
     if let Some(host) = fields.host.take() {
         fields.map.try_append(header::HOST, host).map_err(|_| TOO_MANY)?;
     }
-    let declared = framing::extent(&mut fields.map, version, settings)?;
-    let connection = framing::connection(&mut fields.map)?;
+    let (declared, connection) = fields.framing(version, settings)?;
     let extent = framing::of_response(declared, status, method)?;
     if !matches!(status, StatusCode::SWITCHING_PROTOCOLS | StatusCode::UPGRADE_REQUIRED) {
         fields.map.remove(header::UPGRADE);
@@ -272,11 +252,14 @@ struct Fields {
     case: Option<Box<Case>>,
     /// Not among the map's.
     host: Option<HeaderValue>,
+    /// Some say how the message is framed, or how the connection goes on: mostly none does.
+    special: bool,
 }
 
 impl Fields {
     fn read(lines: &[Header<'_>], bytes: &Bytes, settings: &Settings) -> Result<Self, BadRequest> {
-        let mut fields = Self { map: HeaderMap::with_capacity(lines.len() + 8), case: None, host: None };
+        let mut fields =
+            Self { map: HeaderMap::with_capacity(lines.len() + 8), case: None, host: None, special: false };
         for line in lines {
             let (name, value) = field(line, bytes)?;
             if settings.preserve_case && line.name.bytes().any(|byte| byte.is_ascii_uppercase()) {
@@ -287,10 +270,24 @@ impl Fields {
                     return Err(BadRequest::codec());
                 }
             } else {
+                fields.special |=
+                    framing::is_of_hop(&name) || name == header::CONTENT_LENGTH || name == header::TE;
                 fields.map.try_append(name, value).map_err(|_| TOO_MANY)?;
             }
         }
         Ok(fields)
+    }
+
+    fn framing(
+        &mut self,
+        version: Version,
+        settings: &Settings,
+    ) -> Result<(Option<Extent>, Connection), BadRequest> {
+        if !self.special {
+            return Ok((None, Connection::default()));
+        }
+        let declared = framing::extent(&mut self.map, version, settings)?;
+        Ok((declared, framing::connection(&mut self.map)?))
     }
 }
 
@@ -327,7 +324,11 @@ fn host(
 
 /// What a client would turn to; HTTP/2 is not turned to so.
 fn upgrade(headers: &mut HeaderMap, connection: Connection) -> Option<String> {
-    let value = headers.remove(header::UPGRADE).filter(|_| connection.upgrade)?;
+    if !connection.upgrade {
+        headers.remove(header::UPGRADE);
+        return None;
+    }
+    let value = headers.remove(header::UPGRADE)?;
     let to = value.to_str().ok()?.to_ascii_lowercase();
     if to == "h2c" {
         headers.remove("http2-settings");

@@ -130,10 +130,9 @@ pub(super) fn is_host(text: &str) -> bool {
     port && (!host.is_empty() || text.is_empty()) && (text.starts_with('[') || host.bytes().all(is_host_byte))
 }
 
+/// Of an IPv6 address, perhaps with a zone.
 fn is_address_byte(byte: u8) -> bool {
-    byte.is_ascii_hexdigit()
-        || matches!(byte, b':' | b'.' | b'%' | b'-' | b'_' | b'~')
-        || byte.is_ascii_alphabetic()
+    byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'.' | b'%' | b'-' | b'_' | b'~')
 }
 
 /// RFC 3986's unreserved, percent and sub-delims.
