@@ -8,17 +8,18 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use proxy_config::model;
-use proxy_config::model::Raw;
 use proxy_config::model::config_source::ConfigSource;
 use proxy_config::model::discovered::{Discovered, Extension};
 use proxy_config::model::http::RouteSource;
 use proxy_config::model::network_filter::{NetworkFilter, RouteRef};
 use proxy_config::xds::{Decoder, Kind, RawResource};
 
+use super::clusters::Clusters;
 use super::listeners::Listeners;
 use super::resource::{self, Origin, refusal};
+use super::routes::Route;
 use super::subscription::{Subscribed, milliseconds};
-use crate::admin::view::{DynamicView, ErrorView, ResourceView};
+use crate::admin::view::{DynamicView, ErrorView};
 use crate::clock;
 use crate::task::Tasks;
 use crate::telemetry::stats::ExtensionStats;
@@ -28,6 +29,7 @@ use crate::xds::{Consumer, Failure, Names, Subscription, Update};
 pub(super) struct Hub {
     env: Arc<super::Env>,
     listeners: Weak<Listeners>,
+    clusters: Arc<Clusters>,
     routes: Mutex<HashMap<RouteRef, Weak<Route>>>,
     extensions: Mutex<HashMap<Key, Weak<Slot>>>,
 }
@@ -64,23 +66,14 @@ struct SlotState {
     subscription: Option<Subscription>,
 }
 
-/// A route configuration. Nothing is served by it yet; a control plane expects to be asked.
-struct Route {
-    name: Arc<str>,
-    subscribed: Subscribed,
-    state: Mutex<RouteState>,
-}
-
-#[derive(Default)]
-struct RouteState {
-    view: Option<ResourceView>,
-    subscription: Option<Subscription>,
-}
-
 impl Hub {
-    pub(super) fn new(env: &Arc<super::Env>, listeners: Weak<Listeners>) -> Arc<Self> {
+    pub(super) fn new(
+        env: &Arc<super::Env>,
+        listeners: Weak<Listeners>,
+        clusters: &Arc<Clusters>,
+    ) -> Arc<Self> {
         let (routes, extensions) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { env: env.clone(), listeners, routes, extensions })
+        Arc::new(Self { env: env.clone(), listeners, clusters: clusters.clone(), routes, extensions })
     }
 
     /// Asks for everything that a template names. No lock of the listeners may be held.
@@ -91,7 +84,7 @@ impl Hub {
             match &config.filter {
                 NetworkFilter::Http(hcm) => {
                     if let RouteSource::Rds(route) = &hcm.routes {
-                        wants.routes.push(self.route(route));
+                        wants.routes.push(self.route(route, &hcm.stat_prefix));
                     }
                 }
                 NetworkFilter::Discovered(discovered) => {
@@ -116,23 +109,13 @@ impl Hub {
         wants
     }
 
-    fn route(&self, of: &RouteRef) -> Arc<Route> {
-        let (slot, new) = shared(&self.routes, of, || {
-            let (stats, prefix) = (&self.env.cluster.stats, format!("rds.{}", of.name.replace(':', "_")));
-            Route {
-                name: of.name.clone(),
-                subscribed: Subscribed::new(format!("rds {}", of.name), Kind::Route, stats, &prefix),
-                state: Mutex::default(),
-            }
-        });
+    fn route(&self, of: &RouteRef, prefix: &str) -> Arc<Route> {
+        let make = || Route::new(of, prefix, &self.env, &self.clusters);
+        let (route, new) = shared(&self.routes, of, make);
         if new {
-            slot.subscribed.begin(&of.source);
-            let consumer: Arc<dyn Consumer> = slot.clone();
-            let names = Names::One(of.name.clone());
-            let subscription = self.env.sources.subscribe(&of.source, Kind::Route, names, &consumer);
-            lock(&slot.state).subscription = Some(subscription);
+            route.follow(of, &self.env);
         }
-        slot
+        route
     }
 
     fn extension(&self, name: &Arc<str>, of: &Discovered) -> Arc<Slot> {
@@ -182,10 +165,7 @@ impl Hub {
     /// Route configurations that have come.
     pub(super) fn routes(&self) -> Vec<DynamicView> {
         let live: Vec<_> = lock(&self.routes).values().filter_map(Weak::upgrade).collect();
-        let views = live.iter().map(|route| DynamicView {
-            active: lock(&route.state).view.clone(),
-            ..resource::nothing(&route.name)
-        });
+        let views = live.iter().map(|route| route.view());
         let mut views: Vec<_> = views.collect();
         views.sort_by(|one, other| one.name.cmp(&other.name));
         views
@@ -216,7 +196,7 @@ impl Wants {
     }
 
     pub(super) fn is_settled(&self) -> bool {
-        self.unsettled().next().is_none()
+        self.unsettled_routes().next().is_none() && self.unsettled_extensions().next().is_none()
     }
 
     pub(super) async fn settled(&self) {
@@ -229,21 +209,31 @@ impl Wants {
     }
 
     pub(super) fn waits_for(&self) -> Vec<String> {
-        let routes = self.routes.iter().filter(|route| !route.subscribed.is_settled());
-        let routes = routes.map(|route| format!("route configuration {}", route.name));
+        let routes = self.unsettled_routes().map(|route| format!("route configuration {}", route.name));
         let extensions =
-            self.extensions.iter().filter(|(slot, waits)| *waits && !slot.subscribed.is_settled());
-        routes
-            .chain(extensions.map(|(slot, _)| format!("the configuration of filter {}", slot.name)))
-            .collect()
+            self.unsettled_extensions().map(|slot| format!("the configuration of filter {}", slot.name));
+        routes.chain(extensions).collect()
     }
 
-    /// The names of what is waited for.
-    pub(super) fn unsettled(&self) -> impl Iterator<Item = Arc<str>> {
-        let routes = self.routes.iter().filter(|route| !route.subscribed.is_settled());
-        let extensions =
+    /// What is waited for, by Envoy's names of it.
+    pub(super) fn targets(&self) -> impl Iterator<Item = String> {
+        let routes = self.unsettled_routes();
+        let routes =
+            routes.map(|route| format!("shared target RdsRouteConfigSubscription RDS init {}", route.name));
+        let extensions = self.unsettled_extensions();
+        routes.chain(
+            extensions.map(|slot| format!("shared target FilterConfigSubscription init {}", slot.name)),
+        )
+    }
+
+    fn unsettled_routes(&self) -> impl Iterator<Item = &Route> {
+        self.routes.iter().map(AsRef::as_ref).filter(|route| !route.subscribed.is_settled())
+    }
+
+    fn unsettled_extensions(&self) -> impl Iterator<Item = &Slot> {
+        let unsettled =
             self.extensions.iter().filter(|(slot, waits)| *waits && !slot.subscribed.is_settled());
-        routes.map(|route| route.name.clone()).chain(extensions.map(|(slot, _)| slot.name.clone()))
+        unsettled.map(|(slot, _)| slot.as_ref())
     }
 
     /// Whether it names that filter.
@@ -319,30 +309,6 @@ impl Consumer for Slot {
     fn failed(&self, failure: &Failure) {
         self.subscribed.failed(failure);
         self.stats.config_fail.inc();
-    }
-}
-
-impl Consumer for Route {
-    fn update(&self, update: &Update<'_>) -> Result<(), String> {
-        let began = clock::now();
-        if let Some(raw) = update.resources.iter().find(|raw| raw.name == self.name) {
-            lock(&self.state).view = Some(view(raw));
-        }
-        self.subscribed.answered(update.version, None, began);
-        Ok(())
-    }
-
-    fn failed(&self, failure: &Failure) {
-        self.subscribed.failed(failure);
-    }
-}
-
-fn view(raw: &RawResource) -> ResourceView {
-    ResourceView {
-        name: raw.name.clone(),
-        raw: Raw::from(raw.value.as_ref()),
-        version: raw.version.clone(),
-        updated: clock::wall(),
     }
 }
 

@@ -16,6 +16,8 @@ mod listener;
 mod listeners;
 mod live;
 mod resource;
+mod routes;
+mod stages;
 mod start;
 mod status;
 mod subscription;
@@ -39,7 +41,7 @@ use self::listeners::Listeners;
 pub(crate) use self::live::enters;
 pub use self::live::{Live, Snapshot};
 pub use self::status::Status;
-use crate::admin::view::{DynamicView, ListenerView};
+use crate::admin::view::{DynamicView, ListenerView, UnreadyView};
 use crate::cluster::{self, Cluster};
 use crate::http;
 use crate::network::local_ratelimit::Buckets;
@@ -111,7 +113,7 @@ impl World {
     pub fn new(bootstrap: &Bootstrap, env: Env) -> Result<Self, BuildError> {
         let (env, live) = (Arc::new(env), Arc::<Live>::default());
         let clusters = Clusters::new(&bootstrap.clusters, &env, &live)?;
-        let listeners = Listeners::new(&bootstrap.listeners, &env, &live)?;
+        let listeners = Listeners::new(&bootstrap.listeners, &env, &live, &clusters)?;
         Ok(Self {
             secrets: env.cluster.transport.secrets.clone(),
             live,
@@ -168,9 +170,11 @@ impl World {
         self.clusters.is_dynamic(cluster)
     }
 
-    /// What each listener still waits for, by name.
-    pub fn unready(&self) -> Vec<(Arc<str>, Vec<Arc<str>>)> {
-        self.listeners.unready()
+    /// What listeners and clusters still wait for.
+    pub fn unready(&self) -> Vec<UnreadyView> {
+        let mut unready = self.listeners.unready();
+        unready.extend(self.clusters.unready());
+        unready
     }
 
     pub fn dynamic(&self, kind: Kind) -> Vec<DynamicView> {

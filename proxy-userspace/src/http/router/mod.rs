@@ -5,6 +5,7 @@
 //! counts; `body` watches what is left of the exchange once the response's head is on its way.
 
 mod body;
+mod call;
 mod charge;
 mod forward;
 mod replay;
@@ -23,6 +24,7 @@ use self::forward::Forward;
 use super::filter::Stop;
 use super::{Hcm, Stream, route};
 
+pub use self::call::call;
 pub use self::charge::CodeStats;
 
 /// Makes the response: its head in the stream's entry, its body in [`Stream::response_body`].

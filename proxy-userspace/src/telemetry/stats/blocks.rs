@@ -162,6 +162,7 @@ stats_block! {
         counter init_fetch_timeout;
         counter update_rejected;
         gauge update_time;
+        text version_text;
     }
 }
 
@@ -208,6 +209,7 @@ stats_block! {
         counter update_success;
         gauge update_time;
         gauge version;
+        text version_text;
         histogram update_duration;
     }
 }
@@ -231,6 +233,15 @@ stats_block! {
 }
 
 stats_block! {
+    /// `http.<stat_prefix>.rds.<name>.`, beside those of its subscription.
+    pub struct RdsStats {
+        counter config_reload;
+        counter update_empty;
+        gauge config_reload_time_ms;
+    }
+}
+
+stats_block! {
     /// `sds.<name>.`: of all secrets of that name, whatever their source.
     pub struct SdsStats {
         counter init_fetch_timeout;
@@ -241,6 +252,7 @@ stats_block! {
         counter update_success;
         gauge update_time;
         gauge version;
+        text version_text;
         histogram update_duration;
     }
 }
