@@ -41,7 +41,7 @@ impl Hcm {
         });
         let upgrades = upgrades.collect::<Result<_, _>>()?;
         let routes = routes(&model.routes, parts.http)?;
-        let prepared = Prepared::new(model, listener, &parts.cluster.stats)?;
+        let prepared = Prepared::new(model, listener, parts)?;
         let tracer = model.tracing.as_ref().map(|tracing| Tracer::new(tracing, parts)).transpose()?;
         let model = Arc::new(model.clone());
         Ok(Arc::new(Self { model, stats, access_log, filters, upgrades, routes, tracer, prepared }))

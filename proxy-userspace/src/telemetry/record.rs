@@ -88,6 +88,8 @@ pub struct ConnRecord {
     log: AccessLog,
     /// The loggers of the configuration: of the listener, and of the filter that carried it.
     loggers: Vec<Arc<[Logger]>>,
+    /// The built-in log knows what it carried.
+    told: bool,
 }
 
 impl ConnRecord {
@@ -108,7 +110,12 @@ impl ConnRecord {
             outcome: Outcome::new(Side::Internal, Flags::NONE, "aborted"),
             http: None,
         };
-        Self { entry: Box::new(entry), start, log, loggers: Vec::new() }
+        Self { entry: Box::new(entry), start, log, loggers: Vec::new(), told: false }
+    }
+
+    /// What it carried has lines of its own in the built-in log: it needs none.
+    pub fn told(&mut self) {
+        self.told = true;
     }
 
     /// Has these loggers write its lines, too.
@@ -143,7 +150,9 @@ impl Drop for ConnRecord {
         for logger in self.loggers.iter().rev().flat_map(|loggers| loggers.iter()) {
             logger.log(&self.entry);
         }
-        self.log.push(&self.entry);
+        if !self.told {
+            self.log.push(&self.entry);
+        }
     }
 }
 

@@ -22,6 +22,10 @@ pub(super) struct Account {
     codec: Option<Held<HttpStats>>,
     /// What of its bytes is in the statistics already.
     passed: (u64, u64),
+    /// So many requests have come.
+    pub(super) requests: u64,
+    /// So many streams were on it when it ended.
+    pub(super) streams: usize,
 }
 
 impl Account {
@@ -34,7 +38,15 @@ impl Account {
         }
         let active = Held::new(&stats, |s| &s.downstream_cx_active);
         let ssl = secure.then(|| Held::new(&stats, |s| &s.downstream_cx_ssl_active));
-        Self { stats, since: clock::now(), _active: [Some(active), ssl], codec: None, passed: (0, 0) }
+        Self {
+            stats,
+            since: clock::now(),
+            _active: [Some(active), ssl],
+            codec: None,
+            passed: (0, 0),
+            requests: 0,
+            streams: 0,
+        }
     }
 
     /// The client's first bytes have come, and with them the codec.

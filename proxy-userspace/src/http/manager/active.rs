@@ -6,16 +6,16 @@ use std::task::{Context, Poll};
 use http::header::EXPECT;
 use http::{HeaderValue, StatusCode};
 
-use super::exchange::{self, Chain};
+use super::exchange::{self, Chain, Upgrade};
 use super::meter::Meter;
 use super::watch::{Broken, Limits, Standing, Watch};
-use super::{Peer, finish, local_reply, outbound};
+use super::{Peer, finish, limits, local_reply, outbound};
 use crate::clock::{self, Instant};
 use crate::http::filter::Stop;
 use crate::http::hcm::HttpStats;
 use crate::http::{Body, ConnCx, Hcm, LocalReply, Request, Reset, ResponseHead, Sent, Stream};
-use crate::telemetry::Side;
 use crate::telemetry::stats::Held;
+use crate::telemetry::{LogType, Side};
 
 pub(super) struct Active {
     pub(super) stream: Stream,
@@ -31,7 +31,7 @@ pub(super) struct Active {
     interims: Option<Interims>,
     _counted: Held<HttpStats>,
     /// An upgrade that was let through.
-    pub(super) upgraded: Option<Held<HttpStats>>,
+    upgraded: Option<Held<HttpStats>>,
 }
 
 type Interims = Arc<Mutex<Vec<ResponseHead>>>;
@@ -102,13 +102,32 @@ impl Active {
         watch: &mut Watch<'_>,
     ) -> Result<After, Broken> {
         self.expect(peer);
-        let begun = exchange::begin(&mut self.stream, &mut self.chain);
+        let (upgrade, begun) = exchange::begin(&mut self.stream, &mut self.chain);
+        self.begun(upgrade);
         match begun {
             Ok(()) => self.request(peer, watch).await?,
             Err(Stop::Reply(reply)) => local_reply::make(&mut self.stream, *reply),
             Err(Stop::Reset(reset)) => return Err(Broken::Reset(reset)),
         }
         self.respond(peer, watch).await
+    }
+
+    /// The route is known, if there is one.
+    fn begun(&mut self, upgrade: Upgrade) {
+        let stats = &self.stream.conn.hcm.stats;
+        match upgrade {
+            Upgrade::None => {}
+            Upgrade::Taken => {
+                stats.downstream_cx_upgrades_total.inc();
+                self.upgraded = Some(Held::new(stats, |s| &s.downstream_cx_upgrades_active));
+            }
+            // What follows may be of another protocol, and no request at all.
+            Upgrade::Refused => self.close = self.stream.known_route().is_some(),
+        }
+        limits::of_route(&mut self.limits, &self.stream, self.stream.start.at);
+        if self.stream.conn.hcm.model.flush_access_log_on_new_request {
+            finish::interim(&mut self.stream, LogType::DownstreamStart);
+        }
     }
 
     /// Answers without asking anybody: a request that cannot be understood, or that has not come in time.

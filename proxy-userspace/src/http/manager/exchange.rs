@@ -1,30 +1,66 @@
 //! One stream, from its request's head to its response's: the manager's own changes, the filters, the router.
 
+use http::{Method, StatusCode};
+
 use super::{inbound, local_reply, traced};
-use crate::http::filter::{Stop, StreamFilter};
-use crate::http::{Reset, Stream, router};
+use crate::http::filter::{LocalReply, Stop, StreamFilter};
+use crate::http::{RequestHead, Reset, Stream, router};
+use crate::telemetry::Flags;
 
 /// The filters that take part in a stream, in their order.
 pub(super) type Chain = Vec<Box<dyn StreamFilter>>;
 
-/// What comes before anything is waited for: the manager's own changes, the route, the choice of filters.
-pub(super) fn begin(stream: &mut Stream, chain: &mut Chain) -> Result<(), Stop> {
-    let prepared = inbound::prepare(stream);
-    traced::begin(stream);
-    // A request that is refused here is seen by the filters on its response's way.
-    let upgraded = choose(stream, chain);
-    prepared?;
-    upgraded
+/// What becomes of a request for another protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Upgrade {
+    None,
+    Taken,
+    Refused,
 }
 
-fn choose(stream: &mut Stream, chain: &mut Chain) -> Result<(), Stop> {
-    let conn = stream.conn.clone();
-    for slot in conn.hcm.slots(stream.request().upgrade.as_deref()) {
+/// What comes before anything is waited for: the manager's own changes, the route, the choice of filters.
+pub(super) fn begin(stream: &mut Stream, chain: &mut Chain) -> (Upgrade, Result<(), Stop>) {
+    let prepared = inbound::prepare(stream);
+    traced::begin(stream);
+    let upgrade = upgrade(stream);
+    // A request that is refused here is seen by the filters on its response's way.
+    choose(stream, chain, upgrade);
+    if upgrade == Upgrade::Refused && prepared.is_ok() && stream.known_route().is_some() {
+        stream.conn.hcm.stats.downstream_rq_ws_on_non_ws_route.inc();
+        let reply = LocalReply::new(StatusCode::FORBIDDEN, "", Flags::NONE, "upgrade_failed");
+        return (upgrade, Err(reply.into()));
+    }
+    (upgrade, prepared)
+}
+
+fn choose(stream: &Stream, chain: &mut Chain, upgrade: Upgrade) {
+    let kind = if upgrade == Upgrade::Taken { kind(stream.request()) } else { None };
+    for slot in stream.conn.hcm.slots(kind) {
         if slot.is_on(stream) {
             chain.extend(slot.filter.begin(stream));
         }
     }
-    Ok(())
+}
+
+fn kind(head: &RequestHead) -> Option<&str> {
+    head.upgrade.as_deref().or_else(|| (head.method == Method::CONNECT).then_some("connect"))
+}
+
+/// The route says whether it may be, else the connection manager.
+fn upgrade(stream: &Stream) -> Upgrade {
+    let Some(kind) = kind(stream.request()) else { return Upgrade::None };
+    let action = stream.known_route().and_then(|route| route.action());
+    let routes = action.and_then(|action| {
+        let found = action.upgrades.iter().find(|upgrade| upgrade.upgrade_type.eq_ignore_ascii_case(kind));
+        found.map(|upgrade| upgrade.enabled)
+    });
+    let model = &stream.conn.hcm.model;
+    let own = model.upgrades.iter().find(|upgrade| upgrade.upgrade_type.eq_ignore_ascii_case(kind));
+    if routes.unwrap_or(own.is_some_and(|upgrade| upgrade.enabled)) {
+        Upgrade::Taken
+    } else {
+        Upgrade::Refused
+    }
 }
 
 /// Makes the response: the proxy's own, or the upstream's.

@@ -4,8 +4,8 @@ use super::active::Active;
 use super::traced;
 use super::watch::Broken;
 use crate::clock;
-use crate::http::{Hcm, Reset, ResetReason};
-use crate::telemetry::{Flags, Outcome, Side};
+use crate::http::{Hcm, Reset, ResetReason, Stream};
+use crate::telemetry::{Flags, LogType, Outcome, Side};
 
 /// A response of that status goes out.
 pub(super) fn charge(hcm: &Hcm, status: u16) {
@@ -26,15 +26,19 @@ pub(super) fn charge(hcm: &Hcm, status: u16) {
 
 /// `broken`: why the client has no whole response.
 pub(super) fn run(active: Active, broken: Option<&Broken>) {
+    let complete = active.is_complete();
     let Active { mut stream, mut chain, sent, meter, .. } = active;
     let hcm = stream.conn.hcm.clone();
+    if broken.is_some() || !complete {
+        // As Envoy, who resets the stream of a request that has its answer before its end.
+        hcm.stats.downstream_rq_rx_reset.inc();
+    }
     if let Some(broken) = broken {
-        explain(&mut stream.entry.outcome, broken, sent.head);
+        explain(&mut stream.entry.outcome, broken);
         if !sent.head {
             // The client has seen none.
             stream.http_mut().response = None;
         }
-        hcm.stats.downstream_rq_rx_reset.inc();
     }
     let http = stream.http_mut();
     http.sent = sent;
@@ -58,14 +62,26 @@ pub(super) fn run(active: Active, broken: Option<&Broken>) {
     for logger in hcm.access_log.iter() {
         logger.log(entry);
     }
+    if entry.origin.workload.is_some() {
+        stream.conn.place.shared.access_log.keep(stream.entry);
+    }
 }
 
-fn explain(outcome: &mut Outcome, broken: &Broken, begun: bool) {
+/// A line about a stream as it stands.
+pub(super) fn interim(stream: &mut Stream, log_type: LogType) {
+    let hcm = stream.conn.hcm.clone();
+    stream.entry.log_type = log_type;
+    stream.entry.duration = clock::now() - stream.start.at;
+    hcm.access_log.iter().for_each(|logger| logger.log(&stream.entry));
+    stream.entry.log_type = LogType::DownstreamEnd;
+}
+
+fn explain(outcome: &mut Outcome, broken: &Broken) {
     let (flags, details) = match broken {
         Broken::Gone(reset) => (gone(reset), Some(reset.details.clone())),
         Broken::Expired(expiry) => (expiry.flags(), Some(expiry.details().into())),
         Broken::Cut => (Flags::NONE, Some("downstream_local_disconnect".into())),
-        Broken::Reset(reset) => upstream(reset, begun),
+        Broken::Reset(reset) => (upstream(reset), Some(reset.details.clone())),
     };
     outcome.flags = outcome.flags | flags;
     outcome.response_code_details = details.or_else(|| outcome.response_code_details.take());
@@ -86,22 +102,19 @@ fn gone(reset: &Reset) -> Flags {
     }
 }
 
-/// A response that broke on its way: what the router would have said.
-fn upstream(reset: &Reset, begun: bool) -> (Flags, Option<std::borrow::Cow<'static, str>>) {
-    let (flags, reason) = match reset.reason {
-        ResetReason::Local | ResetReason::LocalRefused => (Flags::LR, "local_reset"),
-        ResetReason::Remote | ResetReason::RemoteRefused => (Flags::UR, "remote_reset"),
-        ResetReason::ConnectionTimeout => (Flags::UF, "connection_timeout"),
-        ResetReason::ConnectionFailure => (Flags::UF, "connection_failure"),
-        ResetReason::ConnectionTermination => (Flags::UC, "connection_termination"),
-        ResetReason::Overflow => (Flags::UO, "overflow"),
-        ResetReason::Protocol => (Flags::UPE, "protocol_error"),
-        ResetReason::Connect => (Flags::UR, "remote_reset"),
-        ResetReason::PayloadTooLarge => (Flags::UR, "payload_too_large"),
-    };
+/// A response that broke on its way: the router has found the words for it.
+fn upstream(reset: &Reset) -> Flags {
     if reset.side != Side::Upstream {
-        return (Flags::NONE, Some(reset.details.clone()));
+        return Flags::NONE;
     }
-    let when = if begun { "after" } else { "before" };
-    (flags, Some(format!("upstream_reset_{when}_response_started{{{reason}}}").into()))
+    match reset.reason {
+        ResetReason::Local | ResetReason::LocalRefused => Flags::LR,
+        ResetReason::Remote | ResetReason::RemoteRefused | ResetReason::Connect => Flags::UR,
+        ResetReason::ConnectionTimeout => Flags::UT,
+        ResetReason::ConnectionFailure => Flags::UF,
+        ResetReason::ConnectionTermination => Flags::UC,
+        ResetReason::Overflow => Flags::UO,
+        ResetReason::Protocol => Flags::UPE,
+        ResetReason::PayloadTooLarge => Flags::NONE,
+    }
 }

@@ -204,6 +204,7 @@ impl<'a, 'g> Connection<'a, 'g> {
     async fn exchange(&mut self, request: Request) -> Option<End> {
         let hcm = self.served.cx.hcm.clone();
         hcm.stats.downstream_rq_http1_total.inc();
+        self.served.account.requests += 1;
         self.requests = self.requests.saturating_add(1);
         if hcm.model.common.max_requests_per_connection.is_some_and(|most| self.requests >= most) {
             hcm.stats.downstream_cx_max_requests_reached.inc();
@@ -214,17 +215,19 @@ impl<'a, 'g> Connection<'a, 'g> {
         let mut active = Active::new(&self.served.cx, request);
         self.active = 1;
         let result = active.serve(&mut self.server, &mut self.watch).await;
+        let complete = active.is_complete();
         finish::run(active, result.as_ref().err());
-        self.after(result)
+        self.after(result, complete)
     }
 
-    fn after(&mut self, result: Result<After, Broken>) -> Option<End> {
+    /// `complete`: nothing of the client's is on its way that a close could meet.
+    fn after(&mut self, result: Result<After, Broken>, complete: bool) -> Option<End> {
         match result {
             Ok(after) => {
                 self.active = 0;
                 let keeps = after == After::Keep && self.server.reusable();
-                // A client that has been told, or has asked for it, closes by itself.
-                (!keeps).then_some(End::Close { details: "connection_close", waits: true })
+                let waits = !complete || matches!(self.watch.phase, Phase::Draining(_));
+                (!keeps).then_some(End::Close { details: "connection_close", waits })
             }
             Err(Broken::Gone(reset)) if reset.reason == ResetReason::Protocol => {
                 self.served.account.stats.downstream_cx_protocol_error.inc();
@@ -258,7 +261,7 @@ impl<'a, 'g> Connection<'a, 'g> {
         let mut active = self.unknown();
         let result = active.refuse(reply, &mut self.server, &mut self.watch).await;
         finish::run(active, result.as_ref().err());
-        self.after(result).unwrap_or(End::Close { details: "refused", waits: true })
+        self.after(result, false).unwrap_or(End::Close { details: "refused", waits: true })
     }
 
     /// A client that has gone in the middle of a head.
@@ -272,6 +275,7 @@ impl<'a, 'g> Connection<'a, 'g> {
 
     fn unknown(&mut self) -> Active {
         self.served.cx.hcm.stats.downstream_rq_http1_total.inc();
+        self.served.account.requests += 1;
         self.active = 1;
         // Nothing is known: a log has `-` for each of them.
         let method = Method::from_bytes(b"-").unwrap_or_default();

@@ -14,6 +14,7 @@ mod finish;
 mod http1;
 mod http2;
 mod inbound;
+mod limits;
 mod local_reply;
 mod meter;
 mod outbound;
@@ -89,6 +90,10 @@ pub(crate) async fn run(conn: &mut Conn<'_>, hcm: &Arc<Hcm>) -> Outcome {
     let (received, sent) = served.account.bytes();
     conn.record.entry.bytes.downstream_rx = received;
     conn.record.entry.bytes.downstream_tx = sent;
+    if served.account.requests > 0 {
+        // Each of them has a line of its own.
+        conn.record.told();
+    }
     outcome
 }
 

@@ -1,22 +1,44 @@
 //! What is the same for all connections of a connection manager, made once.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::HeaderValue;
 use proxy_config::model::http as model;
+use proxy_config::model::http::header::{HeaderEdit, HeaderMutation};
 use proxy_config::model::http::options::HeaderKeyFormat;
+use proxy_config::model::matcher::StringMatcher;
 
 use super::date::Date;
-use crate::http::{BuildError, h1};
-use crate::telemetry::stats::{Stats, stats_block};
+use super::inbound::own_address;
+use super::local_reply::Replies;
+use crate::http::pool::http2_settings;
+use crate::http::route::{Edit, Whose};
+use crate::http::{BuildError, h1, h2};
+use crate::telemetry::Entry;
+use crate::telemetry::stats::stats_block;
+use crate::world::Parts;
 
 pub(crate) struct Prepared {
     /// Of plaintext, and of TLS.
     http1: [Arc<h1::Settings>; 2],
+    http2: [Arc<h2::Settings>; 2],
     pub(super) server_name: HeaderValue,
     pub(super) via: Option<HeaderValue>,
     pub(super) date: Date,
     pub(super) listener: Arc<ListenerHttpStats>,
+    pub(super) replies: Replies,
+    pub(super) early: Box<[Mutation]>,
+    /// With `add_user_agent`.
+    pub(super) user_agent: Option<Node>,
+    /// Stands in `x-forwarded-for` for peers on this machine.
+    pub(super) own_address: IpAddr,
+}
+
+/// This proxy, as it is told to upstreams.
+pub(super) struct Node {
+    pub(super) cluster: HeaderValue,
+    pub(super) id: HeaderValue,
 }
 
 stats_block! {
@@ -33,22 +55,38 @@ stats_block! {
 
 impl Prepared {
     /// `listener`: the prefix of its stats.
-    pub(crate) fn new(model: &model::Hcm, listener: &str, stats: &Stats) -> Result<Self, BuildError> {
+    pub(crate) fn new(model: &model::Hcm, listener: &str, parts: &Parts<'_>) -> Result<Self, BuildError> {
+        let stats = &parts.cluster.stats;
+        let node = &parts.http.node;
         let text = |text: &str| {
             HeaderValue::from_str(text).map_err(|_| BuildError(format!("{text:?} is no value of a header")))
         };
         let via = &model.identity.via;
         Ok(Self {
             http1: [false, true].map(|https| Arc::new(http1(model, https))),
+            http2: [false, true].map(|https| Arc::new(http2(model, https))),
             server_name: text(&model.identity.server_name)?,
             via: if via.is_empty() { None } else { Some(text(via)?) },
             date: Date::default(),
             listener: stats.block(format!("{listener}.http.{}", model.stat_prefix)),
+            replies: Replies::new(&model.local_reply)?,
+            early: model.early_header_mutation.iter().map(Mutation::new).collect::<Result<_, _>>()?,
+            user_agent: if model.identity.add_user_agent {
+                Some(Node { cluster: text(&node.cluster)?, id: text(&node.id)? })
+            } else {
+                None
+            },
+            own_address: own_address(),
         })
     }
 
     pub(super) fn http1(&self, secure: bool) -> Arc<h1::Settings> {
         let [plain, https] = &self.http1;
+        if secure { https.clone() } else { plain.clone() }
+    }
+
+    pub(super) fn http2(&self, secure: bool) -> Arc<h2::Settings> {
+        let [plain, https] = &self.http2;
         if secure { https.clone() } else { plain.clone() }
     }
 }
@@ -69,5 +107,43 @@ fn http1(model: &model::Hcm, https: bool) -> h1::Settings {
         allow_custom_methods: options.allow_custom_methods,
         send_fully_qualified_url: false,
         https,
+    }
+}
+
+fn http2(model: &model::Hcm, https: bool) -> h2::Settings {
+    h2::Settings {
+        max_headers_bytes: model.max_request_headers_kb.saturating_mul(1024),
+        https,
+        ..http2_settings(&model.http2, &model.common)
+    }
+}
+
+/// A compiled `HeaderMutation`, of requests.
+pub(super) enum Mutation {
+    Edit(Edit),
+    RemoveOnMatch(StringMatcher),
+}
+
+impl Mutation {
+    fn new(model: &HeaderMutation) -> Result<Self, BuildError> {
+        let edit = match model {
+            HeaderMutation::Remove(name) => HeaderEdit { remove: vec![name.clone()], add: Vec::new() },
+            HeaderMutation::Add(option) => HeaderEdit { remove: Vec::new(), add: vec![option.clone()] },
+            HeaderMutation::RemoveOnMatch(matcher) => return Ok(Self::RemoveOnMatch(matcher.clone())),
+        };
+        Ok(Self::Edit(Edit::new(&edit)?))
+    }
+
+    pub(super) fn apply(&self, entry: &mut Entry) {
+        match self {
+            Self::Edit(edit) => edit.apply(Whose::Request, entry),
+            Self::RemoveOnMatch(matcher) => {
+                let Some(http) = entry.http.as_deref_mut() else { return };
+                let headers = &mut http.request.headers;
+                let names = headers.keys().filter(|name| matcher.is_match(name.as_str()));
+                let names: Vec<_> = names.cloned().collect();
+                names.iter().for_each(|name| drop(headers.remove(name)));
+            }
+        }
     }
 }

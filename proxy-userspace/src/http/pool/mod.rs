@@ -10,6 +10,7 @@ mod keeper;
 mod lease;
 mod life;
 mod settings;
+
 mod state;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ use proxy_config::model::http::Priority;
 
 pub use self::lease::{Attached, Failed, Lease};
 pub use self::life::Life;
+pub(crate) use self::settings::http2_settings;
 pub use self::settings::{Protocol, Settings};
 pub use self::state::{Pool, Refused};
 use super::ConnCx;

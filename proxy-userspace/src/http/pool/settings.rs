@@ -118,7 +118,7 @@ fn http1_settings(options: &Http1Options, common: &CommonHttpOptions) -> h1::Set
     }
 }
 
-fn http2_settings(options: &Http2Options, common: &CommonHttpOptions) -> h2::Settings {
+pub(crate) fn http2_settings(options: &Http2Options, common: &CommonHttpOptions) -> h2::Settings {
     let (own, default) = (h2::Settings::default(), Http2Options::default());
     // Envoy's default windows are what a peer may make it hold; smaller ones are ours unless they are given.
     let window = |given: u32, unsaid: u32, ours: u32| if given == unsaid { ours } else { given };

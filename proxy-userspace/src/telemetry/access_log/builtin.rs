@@ -85,7 +85,17 @@ impl AccessLog {
         if self.shared.queue.is_none() && self.shared.ring == 0 {
             return;
         }
-        let entry = Arc::new(entry.clone());
+        self.send(Arc::new(entry.clone()));
+    }
+
+    /// As [`Self::push`], of what nobody needs any longer.
+    pub(crate) fn keep(&self, entry: Box<Entry>) {
+        if self.shared.queue.is_some() || self.shared.ring > 0 {
+            self.send(Arc::from(entry));
+        }
+    }
+
+    fn send(&self, entry: Arc<Entry>) {
         if let Some(queue) = &self.shared.queue {
             match queue.try_send(Message::Line(entry.clone())) {
                 Ok(()) => {}

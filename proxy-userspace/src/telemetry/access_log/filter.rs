@@ -11,7 +11,7 @@ use super::http::grpc_or_http;
 use crate::telemetry::{Entry, Flags};
 
 #[derive(Debug)]
-pub(super) enum Filter {
+pub(crate) enum Filter {
     NotHealthCheck,
     Traceable,
     Header(HeaderMatcher),
@@ -28,7 +28,7 @@ pub(super) enum Filter {
 }
 
 impl Filter {
-    pub(super) fn new(model: &AccessLogFilter) -> Self {
+    pub(crate) fn new(model: &AccessLogFilter) -> Self {
         match model {
             AccessLogFilter::StatusCode(comparison) => Self::StatusCode(*comparison),
             AccessLogFilter::Duration(comparison) => Self::Duration(*comparison),
@@ -61,7 +61,7 @@ impl Filter {
         }
     }
 
-    pub(super) fn accepts(&self, entry: &Entry) -> bool {
+    pub(crate) fn accepts(&self, entry: &Entry) -> bool {
         let flags = entry.outcome.flags;
         match self {
             // A TCP connection is not a health check, and it has no trace.

@@ -16,13 +16,14 @@ pub(in crate::telemetry) mod value;
 
 pub use builtin::{AccessLog, Sink, open};
 pub use file::{File, Sinks};
+pub(crate) use filter::Filter;
 pub use format::{Format, Text};
+pub(crate) use tls::url_encoded_pem;
 
 use std::sync::Arc;
 
 use proxy_config::model;
 
-use self::filter::Filter;
 use super::Entry;
 
 /// Why an `access_log` entry cannot be used.

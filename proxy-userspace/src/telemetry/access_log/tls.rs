@@ -109,7 +109,7 @@ fn chain(tls: &TlsInfo, read: fn(&[u8]) -> String) -> Option<String> {
 }
 
 /// PEM with what may not stand in a URL's query percent-encoded.
-fn url_encoded_pem(der: &[u8]) -> String {
+pub(crate) fn url_encoded_pem(der: &[u8]) -> String {
     let base64 = STANDARD.encode(der);
     let mut pem = String::from("-----BEGIN%20CERTIFICATE-----%0A");
     for (at, character) in base64.chars().enumerate() {
