@@ -42,10 +42,7 @@ fn main() {
     }
     for many in SIZES {
         let listeners: Vec<_> = (0..many).map(listener).collect();
-        let mut handoff = Handoff::default();
-        for (rank, listener) in (0..).zip(&listeners) {
-            handoff.insert(rank, listener, &rank);
-        }
+        let handoff = Handoff::new(listeners.iter().enumerate());
         let destinations: Vec<_> = (0..CONNECTIONS).map(|i| SocketAddr::new(ip(i % many), 80)).collect();
         assert!(destinations.iter().all(|to| handoff.find(*to).is_some()), "{many}");
         report("hand-off by destination", many, || {

@@ -161,9 +161,10 @@ impl Pools {
     fn made(&self) -> &Made {
         self.made.get_or_init(|| {
             let workers = (0..self.ground.tasks.crew().len()).map(|_| Worker::default()).collect();
-            let codes = CodeStats::new(&self.ground.stats, stat_prefix(&self.model).into());
+            let prefix = stat_prefix(&self.model);
             let mut settings = Settings::new(&self.model);
-            settings.h2.stats = self.ground.stats.block(format!("{}.http2", stat_prefix(&self.model)));
+            settings.h2.stats = self.ground.stats.block(format!("{prefix}.http2"));
+            let codes = CodeStats::new(&self.ground.stats, prefix.into());
             Box::new(Made { settings: Arc::new(settings), codes, workers })
         })
     }

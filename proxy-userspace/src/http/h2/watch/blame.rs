@@ -62,7 +62,7 @@ pub(super) fn has_pseudo(head: Head, payload: &[u8]) -> bool {
     while let Some(byte) = block.left.first().copied() {
         let before = block.left;
         match block.field(byte) {
-            Ok(_) if (Block { left: before, ..block }).is_pseudo(byte) => return true,
+            Ok(_) if (Block { left: before, ..block }).names_pseudo(byte) => return true,
             Ok(_) => {}
             Err(Undecodable) => return false,
         }
@@ -155,8 +155,8 @@ impl Block<'_> {
         }
     }
 
-    /// Of the field that is first.
-    fn is_pseudo(mut self, byte: u8) -> bool {
+    /// Whether the field that is first is.
+    fn names_pseudo(mut self, byte: u8) -> bool {
         let prefix = match byte {
             0x80.. => 7,
             0x40..0x80 => 6,
