@@ -14,6 +14,7 @@ mod dynamic_examples;
 mod examples;
 mod exec;
 mod harness;
+mod http_routes;
 mod inbound;
 mod interception;
 mod kernel_log;
