@@ -5,8 +5,7 @@
 //! [`net::copy::relay`] -> [`telemetry::ConnRecord::finish`]. [`admin`] answers the person on call, [`cli`] is
 //! the command line.
 #![deny(unsafe_code)]
-// Whether a type may be sent to another thread is asked of a listener, its chains, their managers, routes and filters in
-// one go.
+// Futures of the data path hold each other ten deep: whether they are `Send` is asked that often.
 #![recursion_limit = "256"]
 
 pub mod admin;
@@ -26,6 +25,7 @@ pub mod logging;
 pub mod net;
 pub mod network;
 pub mod secret;
+pub mod shards;
 pub mod sidecar;
 pub mod sys;
 pub mod task;

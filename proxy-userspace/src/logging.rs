@@ -1,5 +1,7 @@
 //! The daemon's own log: one line each on standard error, at a level that may change while it runs.
 //!
+//! A line that is about one workload's configuration begins with that workload ([`task::Whose`]).
+//!
 //! Levels are kept per component, under Envoy's names of loggers; a component is one or more modules.
 
 use std::fs::File;
@@ -11,6 +13,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use crate::clock;
+use crate::task;
 
 /// Envoy's loggers, in its order, each with the modules of ours that log under it.
 const COMPONENTS: &[(&str, &[&str])] = &[
@@ -220,7 +223,11 @@ impl Log for Stderr {
             return;
         }
         let time = clock::rfc3339(clock::wall());
-        let line = format!("[{time}] {} {}\n", record.level().as_str().to_lowercase(), record.args());
+        let level = record.level().as_str().to_lowercase();
+        let line = match task::whose() {
+            Some(whose) => format!("[{time}] {level} {whose}: {}\n", record.args()),
+            None => format!("[{time}] {level} {}\n", record.args()),
+        };
         // A log that cannot be written must not end the daemon.
         let _ = match FILE.get() {
             Some(mut file) => file.write_all(line.as_bytes()),

@@ -21,8 +21,8 @@ use crate::http;
 use crate::net::{Dial, Place};
 use crate::network::local_ratelimit::Buckets;
 use crate::secret::Secrets;
-use crate::task::Tasks;
 use crate::task::workers::Crew;
+use crate::task::{Tasks, Whose};
 use crate::telemetry::access_log::Sinks;
 use crate::telemetry::stats::Stats;
 use crate::transport::tap::Taps;
@@ -85,6 +85,8 @@ pub struct Common {
     pub directories: Arc<Directories>,
     /// Resources that several of them have are kept once.
     pub store: Arc<Store>,
+    /// Whose configuration it is, for the log.
+    pub whose: Whose,
     /// The last connection's id: one count for the daemon, so that an id is in one log only.
     pub connections: Arc<AtomicU64>,
 }
@@ -93,7 +95,7 @@ impl Sidecar {
     /// Builds all of it and starts what follows the outside. Needs a runtime.
     pub fn new(loaded: Option<Loaded>, dial: Arc<dyn Dial>, common: &Common) -> Result<Self> {
         let stats = Arc::new(Stats::new());
-        let tasks = Tasks::new(&stats).on(common.crew.clone());
+        let tasks = Tasks::new(&stats).on(common.crew.clone()).of(common.whose.clone());
         let bootstrap = loaded.as_ref().map(|loaded| &loaded.bootstrap);
         let servers = Sources::new(SourcesEnv {
             stats: stats.clone(),
@@ -107,22 +109,23 @@ impl Sidecar {
         let sources: Arc<dyn Subscribe> = servers.clone();
         let mut env = Env::new(stats.clone(), tasks.clone(), dial, sources.clone());
         env.transport.connections = common.connections.clone();
-        if let Some(bootstrap) = bootstrap {
+        let decoder = bootstrap.map(|bootstrap| Decoder::of(bootstrap).with_store(common.store.clone()));
+        if let (Some(bootstrap), Some(decoder)) = (bootstrap, &decoder) {
             let secrets = Secrets::new(&bootstrap.secrets, (&stats, &tasks), &common.directories, &sources)?;
-            env.transport.secrets = Arc::new(secrets);
+            env.transport.secrets = Arc::new(secrets.read_by(decoder));
         }
         let sinks = Arc::new(Sinks::new(common.log_flush_interval, &stats));
         let buckets = Arc::<Buckets>::default();
         let http = Arc::new(http::Common::new(bootstrap.map(|bootstrap| &bootstrap.node)));
-        let world = match bootstrap {
-            Some(bootstrap) => {
+        let world = match bootstrap.zip(decoder) {
+            Some((bootstrap, decoder)) => {
                 let env = world::Env {
                     cluster: env.clone(),
                     sinks: sinks.clone(),
                     buckets: buckets.clone(),
                     http: http.clone(),
                     sources,
-                    decoder: Decoder::of(bootstrap).with_store(common.store.clone()),
+                    decoder,
                     drain_time: common.drain_time,
                     history: History::default(),
                 };
@@ -143,7 +146,7 @@ impl Sidecar {
             common.drain_time,
             (workers, options),
         );
-        let whole = whole.telling(http.health.failing.clone());
+        let whole = whole.telling(http.failing.clone());
         Ok(Self { world, status: Arc::new(whole), env, servers, sinks, buckets, http })
     }
 
@@ -159,7 +162,7 @@ impl Sidecar {
     /// How many listeners and clusters it has.
     pub fn size(&self) -> (usize, usize) {
         let snapshot = self.world.as_ref().map(|world| world.snapshot());
-        snapshot.map_or((0, 0), |snapshot| (snapshot.listeners().len(), snapshot.clusters().count()))
+        snapshot.map_or((0, 0), |snapshot| snapshot.size())
     }
 
     /// The id of its node.

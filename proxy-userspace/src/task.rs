@@ -3,6 +3,7 @@
 pub mod workers;
 
 use std::any::Any;
+use std::cell::Cell;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -22,12 +23,27 @@ use crate::telemetry::stats::{Counter, Stats};
 pub struct Tasks {
     panics: Arc<Counter>,
     crew: Crew,
+    whose: Whose,
+}
+
+/// `workload NAME`; `None` for the daemon's own.
+pub type Whose = Option<Arc<str>>;
+
+thread_local! {
+    /// On whose behalf this thread works now: the log says it of each line.
+    static WHOSE: Cell<Whose> = const { Cell::new(None) };
 }
 
 impl Tasks {
     /// Without workers.
     pub fn new(stats: &Stats) -> Self {
-        Self { panics: stats.counter("server.task_panics"), crew: Crew::default() }
+        Self { panics: stats.counter("server.task_panics"), crew: Crew::default(), whose: None }
+    }
+
+    /// On whose behalf they work.
+    #[must_use]
+    pub fn of(self, whose: Whose) -> Self {
+        Self { whose, ..self }
     }
 
     pub fn on(self, crew: Crew) -> Self {
@@ -75,7 +91,7 @@ impl Tasks {
     }
 
     fn named<F>(&self, name: &'static str, seat: Option<Seat>, future: F) -> Named<F> {
-        Named { future, name, panics: self.panics.clone(), _seat: seat }
+        Named { future, name, whose: self.whose.clone(), panics: self.panics.clone(), _seat: seat }
     }
 }
 
@@ -83,6 +99,21 @@ impl Tasks {
 pub fn long<R>(work: impl FnOnce() -> R) -> R {
     let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
     if matches!(flavor, Ok(RuntimeFlavor::MultiThread)) { tokio::task::block_in_place(work) } else { work() }
+}
+
+/// Does something on somebody's behalf.
+pub fn on_behalf<R>(whose: Whose, work: impl FnOnce() -> R) -> R {
+    let before = WHOSE.replace(whose);
+    let result = work();
+    WHOSE.set(before);
+    result
+}
+
+/// On whose behalf this thread works now.
+pub fn whose() -> Whose {
+    let whose = WHOSE.take();
+    WHOSE.set(whose.clone());
+    whose
 }
 
 /// Ends a task when it is dropped.
@@ -107,6 +138,7 @@ pin_project! {
         #[pin]
         future: F,
         name: &'static str,
+        whose: Whose,
         panics: Arc<Counter>,
         _seat: Option<Seat>,
     }
@@ -118,8 +150,12 @@ impl<F: Future<Output = ()>> Future for Named<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
         let future = this.future;
+        // Moved there and back: no counter of references is touched.
+        let before = WHOSE.replace(this.whose.take());
         // Not polled again after a panic, so no broken invariant is observed.
-        match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
+        let polled = catch_unwind(AssertUnwindSafe(|| future.poll(cx)));
+        *this.whose = WHOSE.replace(before);
+        match polled {
             Ok(poll) => poll,
             Err(panic) => {
                 this.panics.inc();
@@ -141,6 +177,29 @@ fn message(panic: &(dyn Any + Send)) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_task_knows_on_whose_behalf_it_is_polled() {
+        let tasks = Tasks::new(&Stats::new());
+        let look = |tasks: Tasks, expected: &'static [Option<&str>]| async move {
+            for expected in expected {
+                assert_eq!(whose().as_deref(), *expected);
+                tokio::task::yield_now().await;
+            }
+            drop(tasks);
+        };
+        let of = |name: &str| tasks.clone().of(Some(name.into()));
+        let both = [
+            of("a").spawn("a", look(tasks.clone(), &[Some("a"), Some("a"), Some("a")])),
+            of("b").spawn("b", look(tasks.clone(), &[Some("b"), Some("b"), Some("b")])),
+            tasks.spawn("nobody", look(tasks.clone(), &[None, None])),
+        ];
+        for task in both {
+            task.await.unwrap();
+        }
+        assert_eq!(on_behalf(Some("c".into()), whose).as_deref(), Some("c"));
+        assert_eq!((whose(), tasks.panics.value()), (None, 0));
+    }
 
     #[tokio::test]
     async fn a_panic_is_counted_and_ends_only_its_task() {

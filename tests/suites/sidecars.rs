@@ -390,6 +390,8 @@ fn one_control_plane_tells_each_workload_its_own() -> Result<()> {
         plane.stop();
         for pod in [&a, &b] {
             eventually("it is alone", SOON, || control_plane(&admin, pod, false))?;
+            let line = format!("workload {}: ADS of cluster xds: ", pod.name);
+            ensure!(daemon.process().stderr().contains(&line), "the log does not say whose ADS it is");
         }
         expect(lab, &a, "again a")?;
         plane.restart()?;

@@ -59,7 +59,8 @@ fn clusters_then_endpoints_then_listeners() -> Result<()> {
                 ]))
             });
             pair.same(&mut cases, id("what the start waits for"), |proxy| {
-                let dump = proxy.admin().json("/init_dump")?;
+                // Envoy shows what listeners wait for, with a mask and without.
+                let dump = proxy.admin().json("/init_dump?mask=listener")?;
                 let mut waits: BTreeMap<String, Value> = BTreeMap::new();
                 for one in dump["unready_targets_dumps"].as_array().into_iter().flatten() {
                     waits.insert(
@@ -69,6 +70,10 @@ fn clusters_then_endpoints_then_listeners() -> Result<()> {
                 }
                 Ok(json!(waits))
             });
+            let dump = pair.shunt.admin().json("/init_dump")?;
+            let cluster = dump["unready_targets_dumps"].as_array().into_iter().flatten();
+            let mut cluster = cluster.filter(|one| one["target_names"] == json!(["target endpoints"]));
+            ensure!(cluster.next().is_some(), "clusters wait for endpoints: {dump}");
             plane.release(Type::Endpoints);
             for proxy in [&mut pair.envoy, &mut pair.shunt] {
                 proxy.wait_ready()?;
@@ -76,6 +81,12 @@ fn clusters_then_endpoints_then_listeners() -> Result<()> {
             pair.same(&mut cases, id("once endpoints have come"), |proxy| {
                 answers(proxy, "in", "one")?;
                 Ok(json!(order(&plane, proxy.kind.name())))
+            });
+            pair.same(&mut cases, id("texts of /stats"), |proxy| {
+                let all = proxy.admin().ok("/stats?type=TextReadouts")?;
+                let used = proxy.admin().ok("/stats?type=TextReadouts&usedonly")?;
+                let json = proxy.admin().json("/stats?type=TextReadouts&format=json")?;
+                Ok(json!([all, used, json, proxy.admin().ok("/stats/prometheus?type=TextReadouts")?]))
             });
         }
         cases.finish()

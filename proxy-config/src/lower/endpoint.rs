@@ -86,13 +86,17 @@ fn named(cx: &mut Cx, endpoints: HashMap<String, pb::Endpoint>) -> BTreeMap<Stri
 }
 
 /// What is one allocation in an assignment.
-#[derive(Default)]
-struct Pool {
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pool {
     metadata: HashMap<u64, Vec<Arc<Metadata>>>,
     text: BTreeMap<Arc<str>, Arc<str>>,
 }
 
 impl Pool {
+    pub(crate) fn len(&self) -> usize {
+        self.metadata.len() + self.text.len()
+    }
+
     fn metadata(&mut self, metadata: Metadata) -> Arc<Metadata> {
         let mut hasher = DefaultHasher::new();
         metadata.0.hash(&mut hasher);
@@ -148,6 +152,11 @@ lower! { "envoy.config.endpoint.v3.ClusterLoadAssignment.Policy.DropOverload"
 
 const TRANSPORT_MATCH: &str = "envoy.transport_socket_match";
 
+/// An endpoint apart from its assignment, where that has no names for endpoints.
+pub(crate) fn alone(message: pb::LbEndpoint, pool: &mut Pool, cx: &mut Cx) -> Option<model::Endpoint> {
+    message.lower(cx)?.resolve(cx, &mut BTreeMap::new(), pool)
+}
+
 /// A locality whose endpoints may still be names.
 #[derive(Debug)]
 pub struct Unresolved {
@@ -179,22 +188,11 @@ impl Unresolved {
         let Self { mut locality, endpoints } = self;
         let (mut sum, mut lost) = (0_u64, false);
         for endpoint in endpoints {
-            let UnresolvedEndpoint { host, health_status, load_balancing_weight, metadata } = endpoint;
-            sum = sum.saturating_add(load_balancing_weight.into());
-            let found = match host {
-                Host::Here(endpoint) => Some(endpoint),
-                Host::Named(name) => by_name(cx, names, &name),
-            };
-            let Some(mut found) = found else {
-                lost = true;
-                continue;
-            };
-            pool.text(&mut found.hostname);
-            pool.text(&mut found.health_check.hostname);
-            found.health_status = health_status;
-            found.load_balancing_weight = load_balancing_weight;
-            found.metadata = pool.metadata(metadata);
-            locality.endpoints.push(found);
+            sum = sum.saturating_add(endpoint.load_balancing_weight.into());
+            match endpoint.resolve(cx, names, pool) {
+                Some(found) => locality.endpoints.push(found),
+                None => lost = true,
+            }
         }
         if sum > u32::MAX.into() {
             cx.warn(
@@ -209,6 +207,26 @@ impl Unresolved {
             pool.text(text);
         }
         (!lost).then_some(locality)
+    }
+}
+
+impl UnresolvedEndpoint {
+    fn resolve(
+        self,
+        cx: &mut Cx,
+        names: &mut BTreeMap<String, Named>,
+        pool: &mut Pool,
+    ) -> Option<model::Endpoint> {
+        let mut found = match self.host {
+            Host::Here(endpoint) => endpoint,
+            Host::Named(name) => by_name(cx, names, &name)?,
+        };
+        pool.text(&mut found.hostname);
+        pool.text(&mut found.health_check.hostname);
+        found.health_status = self.health_status;
+        found.load_balancing_weight = self.load_balancing_weight;
+        found.metadata = pool.metadata(self.metadata);
+        Some(found)
     }
 }
 

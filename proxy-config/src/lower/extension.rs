@@ -4,7 +4,7 @@ use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::core::v3::{async_data_source, data_source};
 use envoy_types::pb::envoy::extensions::access_loggers as loggers;
 use envoy_types::pb::envoy::extensions::filters::{listener as lf, network as nf};
-use envoy_types::pb::envoy::extensions::wasm::v3::plugin_config;
+use envoy_types::pb::envoy::extensions::wasm::v3::{PluginConfig, plugin_config};
 use envoy_types::pb::google::protobuf::Any;
 use nf::http_connection_manager::v3::HttpConnectionManager;
 use prost::Message;
@@ -149,11 +149,13 @@ pub(super) fn network_filter(cx: &mut Cx, name: &str, any: Option<Any>) -> Optio
         SmtpStarttls::NAME => e.lower::<SmtpStarttls>(cx).map(NetworkFilter::SmtpStarttls),
         "envoy.tcp.metadataexchange.config.MetadataExchange" => Some(metadata_exchange(cx)),
         "stats.PluginConfig" => Some(istio_stats(cx)),
-        "envoy.extensions.filters.network.wasm.v3.Wasm" => match built_in_module(&e).as_deref() {
-            Some("envoy.wasm.stats") => Some(istio_stats(cx)),
-            Some("envoy.wasm.metadata_exchange") => Some(metadata_exchange(cx)),
-            Some(_) | None => e.refuse(cx),
-        },
+        "envoy.extensions.filters.network.wasm.v3.Wasm" => {
+            match wasm_config(&e).and_then(built_in_module).as_deref() {
+                Some("envoy.wasm.stats") => Some(istio_stats(cx)),
+                Some("envoy.wasm.metadata_exchange") => Some(metadata_exchange(cx)),
+                Some(_) | None => e.refuse(cx),
+            }
+        }
         _ => match e.refused() {
             Some(refused) if cx.is_dynamic() && refused.dynamic == Dynamic::Closes => {
                 Some(unserved::filter(cx, refused))
@@ -173,10 +175,13 @@ fn metadata_exchange(cx: &mut Cx) -> NetworkFilter {
     NetworkFilter::MetadataExchange
 }
 
+fn wasm_config(extension: &Extension) -> Option<PluginConfig> {
+    nf::wasm::v3::Wasm::decode(extension.value.as_slice()).ok()?.config
+}
+
 /// The module of a Wasm filter that is compiled into Istio's proxy: its null runtime names it, no code is run.
-fn built_in_module(extension: &Extension) -> Option<String> {
-    let message = nf::wasm::v3::Wasm::decode(extension.value.as_slice()).ok()?;
-    let Some(plugin_config::Vm::VmConfig(vm)) = message.config?.vm else { return None };
+pub(super) fn built_in_module(config: PluginConfig) -> Option<String> {
+    let Some(plugin_config::Vm::VmConfig(vm)) = config.vm else { return None };
     let local = match vm.code?.specifier? {
         async_data_source::Specifier::Local(local) => local,
         async_data_source::Specifier::Remote(_) => return None,

@@ -20,6 +20,11 @@ impl Raw {
         [&*self.shared, &*self.own].concat().into()
     }
 
+    /// Whether [`Self::bytes`] are these.
+    pub fn is(&self, message: &[u8]) -> bool {
+        message.strip_prefix(&*self.shared) == Some(&*self.own)
+    }
+
     /// All of it in the part that copies share.
     pub(crate) fn whole(message: Arc<[u8]>) -> Self {
         Self { shared: message, own: Box::default() }
@@ -100,5 +105,6 @@ mod tests {
         assert_eq!(Cluster::decode(two.bytes()).unwrap(), cluster("two"));
         // Not a message: kept as it is.
         assert_eq!(sharing.raw(b"\xff").bytes(), Bytes::from_static(b"\xff"));
+        assert!(one.is(&one.bytes()) && !one.is(&two.bytes()) && !one.is(b""));
     }
 }

@@ -103,8 +103,8 @@ impl Reader {
             .map_err(|why| vec![error(Path::default(), format!("not a DiscoveryResponse: {why}"))])?;
         let version: Arc<str> = response.version_info.into();
         let (mut resources, mut errors) = (Vec::with_capacity(response.resources.len()), Vec::new());
-        for (index, any) in response.resources.iter().enumerate() {
-            match RawResource::open(self.kind, &any.type_url, &any.value, &version) {
+        for (index, any) in response.resources.into_iter().enumerate() {
+            match RawResource::open(self.kind, &any.type_url, any.value.into(), &version) {
                 Ok(resource) => resources.push(resource),
                 Err(why) => errors.push(error(place(index), why)),
             }
@@ -204,7 +204,7 @@ fn resource(
     }
     let opened = Any::decode(Bytes::from(bytes))
         .map_err(|error| error.to_string())
-        .and_then(|any| RawResource::open(kind, &any.type_url, &any.value, version));
+        .and_then(|any| RawResource::open(kind, &any.type_url, any.value.into(), version));
     opened.map_err(|why| problems.error(Some(document.position(element)), place(index), why)).ok()
 }
 

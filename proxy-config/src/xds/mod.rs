@@ -3,6 +3,7 @@
 //! A [`RawResource`] is one resource with its name, its message still encoded. [`decode`] makes its model of it: all
 //! of it, or every reason why not. Fields that Envoy does not know are no reason: dynamic configuration is lenient.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -20,6 +21,8 @@ use crate::model::tls::Secret;
 use crate::model::{self, Raw};
 use crate::proto::schema;
 
+mod apart;
+mod assignment;
 pub mod file;
 mod resource;
 mod split;
@@ -27,6 +30,7 @@ mod store;
 mod unknown;
 pub mod wire;
 
+pub use assignment::{Assigned, Assignment, Said};
 pub use resource::RawResource;
 use store::Found;
 pub use store::Store;
@@ -161,32 +165,55 @@ impl Decoder {
 
     /// The model of a resource, or everything that is wrong with it. Paths begin at the resource.
     pub fn decode<T: Discover>(&self, raw: &RawResource) -> Result<Decoded<T>, Vec<Diagnostic>> {
-        let here =
-            |why| vec![Diagnostic { severity: Severity::Error, position: None, path: Path::default(), why }];
-        let (name, bytes) = any::unpack(&raw.type_url, &raw.value).map_err(here)?;
-        if name != T::KIND.type_name() {
-            return Err(here(format!("{name} where {} is expected", T::KIND.type_name())));
-        }
-        let there =
-            |found: &Reference| self.clusters.as_ref().is_none_or(|known| known.contains(&found.cluster));
+        let bytes = opened::<T>(raw)?;
+        let there = |found: &Reference| self.has(found);
         if let Some((resource, found)) = self.store.as_ref().and_then(|store| store.find::<T>(&bytes)) {
             return found.answer(resource, there);
         }
-        let message = T::Message::decode(bytes.as_ref()).map_err(|error| here(error.to_string()))?;
-        let mut cx = Cx::default().with_secrets(self.secrets.clone()).dynamic(self.source.clone());
-        let short = T::KIND.type_name().rsplit('.').next().unwrap_or_default();
-        let model = cx.within(Segment::Type(short.into()), |cx| message.lower(cx));
-        let unknown = schema::message(&name).map(|message| unknown::fields(message, &bytes));
-        let said = cx.diagnostics.into_iter().chain(unknown.into_iter().flatten());
-        let (errors, warnings): (Vec<_>, Vec<_>) = said.partition(|found| found.severity == Severity::Error);
-        let Some(model) = model.filter(|_| errors.is_empty()) else { return Err(errors) };
-        let found = Found { warnings: warnings.into(), references: cx.references.into() };
+        let (model, found, cx) = self.read::<T>(&bytes)?;
         let (resource, found) = match &self.store {
             Some(store) if !cx.depends_on_place => store.keep(model, &bytes, found),
             Some(_) | None => (Resource { model: Arc::new(model), raw: Raw::from(bytes.as_ref()) }, found),
         };
         found.answer(resource, there)
     }
+
+    /// The model of a resource that nobody keeps, and what was accepted without effect.
+    fn lowered<T: Discover>(&self, raw: &RawResource) -> Result<(T, Vec<Diagnostic>), Vec<Diagnostic>> {
+        let (model, found, _) = self.read::<T>(&opened::<T>(raw)?)?;
+        found.missing(|found| self.has(found)).map(|found| (model, found.warnings.to_vec()))
+    }
+
+    fn has(&self, found: &Reference) -> bool {
+        self.clusters.as_ref().is_none_or(|known| known.contains(&found.cluster))
+    }
+
+    fn read<T: Discover>(&self, bytes: &[u8]) -> Result<(T, Found, Cx), Vec<Diagnostic>> {
+        let message = T::Message::decode(bytes).map_err(|error| here(error.to_string()))?;
+        let mut cx = Cx::default().with_secrets(self.secrets.clone()).dynamic(self.source.clone());
+        let name = T::KIND.type_name();
+        let short = name.rsplit('.').next().unwrap_or_default();
+        let model = cx.within(Segment::Type(short.into()), |cx| message.lower(cx));
+        let unknown = schema::message(name).map(|message| unknown::fields(message, bytes));
+        let said = std::mem::take(&mut cx.diagnostics).into_iter().chain(unknown.into_iter().flatten());
+        let (errors, warnings): (Vec<_>, Vec<_>) = said.partition(|found| found.severity == Severity::Error);
+        let Some(model) = model.filter(|_| errors.is_empty()) else { return Err(errors) };
+        let references = std::mem::take(&mut cx.references).into();
+        Ok((model, Found { warnings: warnings.into(), references }, cx))
+    }
+}
+
+/// The message of a resource that is of that type.
+fn opened<T: Discover>(raw: &RawResource) -> Result<Cow<'_, [u8]>, Vec<Diagnostic>> {
+    let (name, bytes) = any::unpack(&raw.type_url, &raw.value).map_err(here)?;
+    if name != T::KIND.type_name() {
+        return Err(here(format!("{name} where {} is expected", T::KIND.type_name())));
+    }
+    Ok(bytes)
+}
+
+fn here(why: String) -> Vec<Diagnostic> {
+    vec![Diagnostic { severity: Severity::Error, position: None, path: Path::default(), why }]
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
 //! A resource as it came, and out of what it came in.
 
+use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use envoy_types::pb::envoy::service::discovery::v3::Resource;
-use prost::Message as _;
 
 use super::Kind;
+use super::apart::{self, Packed};
 use crate::decode::any;
 use crate::proto::wire::{Fields, Value};
 
@@ -26,15 +26,15 @@ pub struct RawResource {
 impl RawResource {
     /// One of the `resources` of a `DiscoveryResponse`: a `Resource` around it and a `TypedStruct` around that are
     /// opened. Its version is that of the response, as in Envoy, also where a `Resource` says another.
-    pub fn open(kind: Kind, type_url: &str, value: &[u8], version: &Arc<str>) -> Result<Self, String> {
+    pub fn open(kind: Kind, type_url: &str, value: Bytes, version: &Arc<str>) -> Result<Self, String> {
         if any::type_name(type_url)? != WRAPPER {
             return Self::message(kind, type_url, value, version);
         }
-        let wrapper = Resource::decode(value).map_err(|error| format!("{WRAPPER}: {error}"))?;
-        let Some(inner) = wrapper.resource else {
+        let (wrapper, inner) = apart::resource(&value, &value)?;
+        let Some(Packed { type_url, value }) = inner else {
             return Err(format!("{WRAPPER} {:?} has no resource", wrapper.name));
         };
-        let mut opened = Self::message(kind, &inner.type_url, &inner.value, version)?;
+        let mut opened = Self::message(kind, type_url, value, version)?;
         if !wrapper.name.is_empty() {
             opened.name = wrapper.name.into();
         }
@@ -42,17 +42,22 @@ impl RawResource {
         Ok(opened)
     }
 
-    fn message(kind: Kind, type_url: &str, value: &[u8], version: &Arc<str>) -> Result<Self, String> {
-        let (name, bytes) = any::unpack(type_url, value)?;
+    fn message(kind: Kind, type_url: &str, value: Bytes, version: &Arc<str>) -> Result<Self, String> {
+        let (name, bytes) = any::unpack(type_url, &value)?;
         if name != kind.type_name() {
             return Err(format!("{name} where {} is expected", kind.type_name()));
         }
+        let other = match bytes {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(bytes) => Some(bytes.into()),
+        };
+        let value = other.unwrap_or(value);
         Ok(Self {
-            name: name_of(&bytes)?,
+            name: name_of(&value)?,
             version: version.clone(),
             ttl: None,
             type_url: url_of(kind),
-            value: Bytes::from(bytes.into_owned()),
+            value,
         })
     }
 }

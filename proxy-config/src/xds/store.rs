@@ -128,13 +128,14 @@ impl Found {
         resource: Resource<T>,
         there: impl Fn(&Reference) -> bool,
     ) -> Result<Decoded<T>, Vec<Diagnostic>> {
+        self.missing(there).map(|found| Decoded { resource, warnings: found.warnings.to_vec() })
+    }
+
+    /// `Err` where a cluster is missing.
+    pub(super) fn missing(self, there: impl Fn(&Reference) -> bool) -> Result<Self, Vec<Diagnostic>> {
         let missing = self.references.iter().filter(|reference| !there(reference));
         let missing: Vec<_> = missing.map(|reference| reference.diagnostic.clone()).collect();
-        if missing.is_empty() {
-            Ok(Decoded { resource, warnings: self.warnings.to_vec() })
-        } else {
-            Err(missing)
-        }
+        if missing.is_empty() { Ok(self) } else { Err(missing) }
     }
 }
 

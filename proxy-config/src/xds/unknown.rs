@@ -16,6 +16,11 @@ const DEEPEST: usize = 100;
 pub(super) fn fields(message: &'static Message, bytes: &[u8]) -> Vec<Diagnostic> {
     let mut path = Path::default();
     path.push(Segment::Type(message.short().to_owned()));
+    fields_at(path, message, bytes)
+}
+
+/// The same of a message that is at that place.
+pub(super) fn fields_at(path: Path, message: &'static Message, bytes: &[u8]) -> Vec<Diagnostic> {
     let mut walk = Walk { path, found: Vec::new() };
     walk.message(message, bytes);
     walk.found

@@ -11,6 +11,7 @@ use envoy_types::pb::google::protobuf::{Any, Duration as Seconds};
 use envoy_types::pb::google::rpc::Status;
 use prost::Message as _;
 
+use super::apart::{self, Packed};
 use super::resource::{WRAPPER, lifetime};
 use super::{Kind, RawResource};
 use crate::decode::any;
@@ -140,10 +141,10 @@ impl DeltaRequest {
 
 impl Response {
     /// A `DiscoveryResponse`.
-    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let message = pb::DiscoveryResponse::decode(bytes).map_err(|error| error.to_string())?;
+    pub fn decode(bytes: &Bytes) -> Result<Self, String> {
+        let (message, resources) = apart::response::<pb::DiscoveryResponse>(bytes)?;
         let (kind, version) = (Kind::of(&message.type_url), Arc::<str>::from(message.version_info));
-        let open = |kind| all(message.resources.iter(), |any| sotw_item(kind, any, &version));
+        let open = |kind| all(&resources, |any| sotw_item(kind, any, bytes, &version));
         Ok(Self {
             kind,
             items: kind.map_or(Ok(Vec::new()), open),
@@ -192,10 +193,10 @@ impl Response {
     }
 
     /// A `DeltaDiscoveryResponse`.
-    pub fn decode_delta(bytes: &[u8]) -> Result<Self, String> {
-        let message = pb::DeltaDiscoveryResponse::decode(bytes).map_err(|error| error.to_string())?;
+    pub fn decode_delta(bytes: &Bytes) -> Result<Self, String> {
+        let (message, resources) = apart::response::<pb::DeltaDiscoveryResponse>(bytes)?;
         let kind = Kind::of(&message.type_url);
-        let open = |kind| all(message.resources.iter(), |resource| delta_item(kind, resource));
+        let open = |kind| all(&resources, |resource| delta_item(kind, resource, bytes));
         let named = message.removed_resource_names.into_iter().map(|name| name.name);
         Ok(Self {
             kind,
@@ -211,12 +212,9 @@ impl Response {
 }
 
 /// Every item, or every reason with its place.
-fn all<T>(
-    each: impl Iterator<Item = T>,
-    open: impl Fn(T) -> Result<Item, String>,
-) -> Result<Vec<Item>, String> {
-    let (mut items, mut wrong) = (Vec::with_capacity(each.size_hint().0), Vec::new());
-    for (index, one) in each.enumerate() {
+fn all(each: &[&[u8]], open: impl Fn(&[u8]) -> Result<Item, String>) -> Result<Vec<Item>, String> {
+    let (mut items, mut wrong) = (Vec::with_capacity(each.len()), Vec::new());
+    for (index, one) in each.iter().enumerate() {
         match open(one) {
             Ok(item) => items.push(item),
             Err(why) => wrong.push(format!("resources[{index}]: {why}")),
@@ -225,21 +223,23 @@ fn all<T>(
     if wrong.is_empty() { Ok(items) } else { Err(wrong.join("; ")) }
 }
 
-fn sotw_item(kind: Kind, any: &Any, version: &Arc<str>) -> Result<Item, String> {
-    if any::type_name(&any.type_url)? == WRAPPER {
-        let wrapper = pb::Resource::decode(any.value.as_slice()).map_err(|error| error.to_string())?;
-        if wrapper.resource.is_none() {
+fn sotw_item(kind: Kind, any: &[u8], whole: &Bytes, version: &Arc<str>) -> Result<Item, String> {
+    let Packed { type_url, value } = apart::any(&[any], whole)?;
+    if any::type_name(type_url)? == WRAPPER {
+        let (wrapper, inner) = apart::resource(&value, &value)?;
+        if inner.is_none() {
             return heartbeat(&wrapper);
         }
     }
-    RawResource::open(kind, &any.type_url, &any.value, version).map(Item::Resource)
+    RawResource::open(kind, type_url, value, version).map(Item::Resource)
 }
 
-fn delta_item(kind: Kind, wrapper: &pb::Resource) -> Result<Item, String> {
-    let Some(inner) = &wrapper.resource else { return heartbeat(wrapper) };
+fn delta_item(kind: Kind, bytes: &[u8], whole: &Bytes) -> Result<Item, String> {
+    let (wrapper, inner) = apart::resource(bytes, whole)?;
+    let Some(Packed { type_url, value }) = inner else { return heartbeat(&wrapper) };
     let version = wrapper.version.as_str().into();
-    let mut opened = RawResource::open(kind, &inner.type_url, &inner.value, &version)?;
-    let name = name_of(wrapper);
+    let mut opened = RawResource::open(kind, type_url, value, &version)?;
+    let name = name_of(&wrapper);
     if !name.is_empty() && *opened.name != *name {
         opened.name = name.into();
     }
@@ -345,7 +345,7 @@ mod tests {
             resources,
             ..pb::DiscoveryResponse::default()
         };
-        Response::decode(&message.encode_to_vec()).unwrap()
+        Response::decode(&message.encode_to_vec().into()).unwrap()
     }
 
     fn described(response: &Response) -> Vec<String> {
@@ -399,7 +399,7 @@ mod tests {
             removed_resources: vec!["gone".to_owned()],
             ..pb::DeltaDiscoveryResponse::default()
         };
-        let read = Response::decode_delta(&message.encode_to_vec()).unwrap();
+        let read = Response::decode_delta(&message.encode_to_vec().into()).unwrap();
         assert_eq!(&*read.version, "s");
         assert_eq!(described(&read), ["a r1 Some(3s)", "heartbeat h Some(5s)"]);
         assert_eq!(read.removed, ["gone".into()]);
@@ -414,8 +414,9 @@ mod tests {
         let expected = "resources[1]: envoy.config.listener.v3.Listener where envoy.config.cluster.v3.Cluster is \
                         expected; resources[2]: a resource without a name and a body";
         assert_eq!(read.items.unwrap_err(), expected);
-        assert!(Response::decode(b"\xff\xff").is_err() && Response::decode_delta(b"\xff\xff").is_err());
+        let garbage = Bytes::from_static(b"\xff\xff");
+        assert!(Response::decode(&garbage).is_err() && Response::decode_delta(&garbage).is_err());
         let unknown = pb::DiscoveryResponse { type_url: "x/y".to_owned(), ..Default::default() };
-        assert_eq!(Response::decode(&unknown.encode_to_vec()).unwrap().kind, None);
+        assert_eq!(Response::decode(&unknown.encode_to_vec().into()).unwrap().kind, None);
     }
 }

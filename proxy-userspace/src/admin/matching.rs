@@ -58,7 +58,7 @@ pub(super) fn answer(params: &Params, view: &dyn View) -> Answer {
 pub(super) fn listeners(view: &dyn View) -> Answer {
     let Some(snapshot) = view.snapshot() else { return unconfigured() };
     let bound = view.listeners();
-    let all = snapshot.listeners().iter();
+    let all = snapshot.listeners().into_iter();
     let listeners: Vec<_> = all.map(|listener| shown(listener, &snapshot, &bound)).collect();
     pretty(&json!({ "listeners": listeners }))
 }
@@ -97,7 +97,8 @@ impl Question {
         let entry = match &self.entry {
             None => entry(snapshot, self.direction),
             Some(name) => {
-                let named = snapshot.listeners().iter().find(|listener| *listener.model.name == **name);
+                let mut all = snapshot.listeners().into_iter();
+                let named = all.find(|listener| *listener.model.name == **name);
                 Some(named.ok_or_else(|| format!("there is no listener {name}"))?)
             }
         };
@@ -207,7 +208,7 @@ fn first(params: &Params) -> Result<First, String> {
 /// Where captured connections of a direction come in: outbound ones by who hands on. A listener of one address or
 /// port may have a direction as well, and takes no part in it.
 fn entry(snapshot: &Snapshot, direction: Direction) -> Option<&Arc<Listener>> {
-    let addresses = snapshot.listeners().iter().flat_map(|listener| &listener.model.addresses);
+    let addresses = snapshot.listeners().into_iter().flat_map(|listener| &listener.model.addresses);
     let captured = addresses.filter_map(|at| match at.address {
         Address::Ip(address) => snapshot.captured(direction, address.port()),
         Address::Host(_) | Address::Pipe { .. } => None,
@@ -272,7 +273,7 @@ fn listening<'a>(
     address: SocketAddr,
 ) -> Option<&'a Arc<Listener>> {
     let view = bound.iter().find(|view| view.addresses.contains(&address))?;
-    snapshot.listeners().iter().find(|listener| listener.model.name == view.name)
+    snapshot.listeners().into_iter().find(|listener| listener.model.name == view.name)
 }
 
 fn address_kind(listener: &Listener, destination: SocketAddr) -> &'static str {

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::body::{Answer, pretty, text};
 use super::clusters::fields_of;
 use super::query::Params;
-use super::view::{DrainListeners, UnreadyView, View};
+use super::view::{DrainListeners, Unready, UnreadyView, View};
 use crate::logging;
 use crate::telemetry::stats::Stats;
 
@@ -120,18 +120,21 @@ usage: /logging?group=<group_name>:<level> (change group of loggers)
 levels: trace debug info warning error critical off\u{20}
 ";
 
-/// `UnreadyTargetsDumps`: Envoy has a manager for each listener, which has a target for each secret.
+/// `UnreadyTargetsDumps`: Envoy has a manager for each listener, which has a target for each thing that is to come.
 fn unready(params: &Params, view: &dyn View) -> Value {
-    if params.get("mask").is_some_and(|mask| mask != "listener") {
+    let mask = params.get("mask");
+    if mask.is_some_and(|mask| mask != "listener") {
         return json!({});
     }
-    let dump = |listener: UnreadyView| {
-        let targets: Vec<_> =
-            listener.secrets.iter().map(|name| format!("shared target SdsApi {name}")).collect();
-        let name = format!("init manager Listener-local-init-manager {}", listener.listener);
-        json!({"name": name, "target_names": targets})
+    let dump = |unready: UnreadyView| {
+        let name = match &unready.whose {
+            Unready::Listener(name) => format!("init manager Listener-local-init-manager {name}"),
+            Unready::Cluster(_) if mask.is_some() => return None,
+            Unready::Cluster(name) => format!("init manager Cluster {name}"),
+        };
+        Some(json!({"name": name, "target_names": unready.targets}))
     };
-    let dumps: Vec<_> = view.unready().into_iter().map(dump).collect();
+    let dumps: Vec<_> = view.unready().into_iter().filter_map(dump).collect();
     if dumps.is_empty() { json!({}) } else { json!({"unready_targets_dumps": dumps}) }
 }
 

@@ -29,13 +29,12 @@ enum Format {
 fn render(query: &Query, mode: Mode, format: Format, stats: &Stats, view: &dyn View) -> Answer {
     view.refresh_stats();
     let config = view.stats_config();
-    let snapshot = stats.snapshot(query);
     let buckets = Buckets(config.histogram_buckets.clone());
     match format {
-        Format::Text => stream(TEXT, Text::new(snapshot, mode, buckets)),
-        Format::Json => stream(JSON, Json::new(snapshot, mode, buckets)),
+        Format::Text => stream(TEXT, Text::new(stats.walk(query), mode, buckets)),
+        Format::Json => stream(JSON, Json::new(stats.walk(query), mode, buckets)),
         Format::Prometheus => {
-            let summary = mode == Mode::Summary;
+            let (summary, snapshot) = (mode == Mode::Summary, stats.snapshot(query));
             stream(TEXT, Prometheus::new(snapshot, Extractor::new(&config), buckets, summary))
         }
     }
@@ -55,8 +54,7 @@ fn parse(params: &Params, view: &dyn View, prometheus: bool) -> Result<(Query, M
         Some("Counters") => Some(Kind::Counter),
         Some("Gauges") => Some(Kind::Gauge),
         Some("Histograms") => Some(Kind::Histogram),
-        // There are none.
-        Some("TextReadouts") => None,
+        Some("TextReadouts") => Some(Kind::Text),
         Some(_) => return Err("invalid &type= param".to_owned()),
     };
     let mode = match params.get("histogram_buckets") {
@@ -73,12 +71,7 @@ fn parse(params: &Params, view: &dyn View, prometheus: bool) -> Result<(Query, M
     };
     let regex = |text: &str| Regex::new(text).map_err(|_| format!("Invalid re2 regex: {text}"));
     let filter = params.get("filter").filter(|text| !text.is_empty()).map(regex).transpose()?;
-    let nothing = params.get("type") == Some("TextReadouts");
-    let matcher = if nothing {
-        proxy_config::model::bootstrap::StatsMatcher::None
-    } else {
-        view.stats_config().matcher
-    };
+    let matcher = view.stats_config().matcher;
     let (used_only, invert_filter) = (params.flag("usedonly"), params.flag("invert_filter"));
     Ok((Query { filter, invert_filter, used_only, kind, matcher }, mode, format))
 }

@@ -165,11 +165,19 @@ pub struct SecretView {
     pub loaded: Option<Arc<Loaded>>,
 }
 
-/// What a listener waits for before it accepts.
+/// What is waited for, in Envoy's words.
 #[derive(Clone, Debug)]
 pub struct UnreadyView {
-    pub listener: Arc<str>,
-    pub secrets: Vec<Arc<str>>,
+    pub whose: Unready,
+    pub targets: Vec<String>,
+}
+
+/// Who waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unready {
+    Listener(Arc<str>),
+    /// Envoy shows none of them.
+    Cluster(Arc<str>),
 }
 
 /// Parameters of `/drain_listeners`.

@@ -57,7 +57,7 @@ pub struct Client<'a> {
     pub facts: Option<&'a Facts>,
     pub connection_id: u64,
     /// What is offered by ALPN where the transport socket itself says nothing of it.
-    pub alpn: &'a [&'static str],
+    pub alpn: &'a [&'a str],
 }
 
 /// A connection whose transport is ready.

@@ -5,6 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
 
+use foldhash::fast::RandomState;
 use proxy_config::model;
 use proxy_config::model::address::Address;
 use proxy_config::model::cluster::LocalityLb;
@@ -23,9 +24,19 @@ pub(super) struct Group {
     pub(super) locality: Arc<Locality>,
     pub(super) priority: u32,
     pub(super) weight: u32,
-    pub(super) specs: Vec<Spec>,
+    pub(super) members: Vec<Member>,
     /// For those whose own metadata fits no transport socket.
     pub(super) transport_match: Struct,
+}
+
+/// An endpoint in an update.
+#[derive(Clone)]
+pub(super) enum Member {
+    Spec(Box<Spec>),
+    /// What an earlier update has made of the same endpoint of the same locality, and what this one has made of it.
+    Host(Arc<Host>),
+    /// It is another one's address.
+    Nobody,
 }
 
 /// Priorities beyond are a mistake; each is a level, also an empty one.
@@ -41,24 +52,23 @@ pub(super) enum Change {
 }
 
 impl Cluster {
-    /// Makes the cluster's hosts what `groups` say.
-    pub(super) fn update(&self, groups: Vec<Group>, policy: &AssignmentPolicy) -> Change {
+    /// Makes the cluster's hosts what `groups` say, which then say by what hosts.
+    pub(super) fn update(&self, groups: &mut [Group], policy: &AssignmentPolicy) -> Change {
         let _updating = self.updating.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.lb.load_full();
-        let mut merge = Merge::new(self, &before);
+        let mut merge = Merge::new(self, &before, groups);
         let mut levels: Vec<Level> = Vec::new();
-        for group in &groups {
+        for group in groups {
             let priority = group.priority.min(MAX_PRIORITY) as usize;
             if levels.len() <= priority {
                 levels.resize_with(priority + 1, Level::default);
             }
-            let hosts: Vec<_> =
-                group.specs.iter().filter_map(|spec| merge.host(spec, &group.transport_match)).collect();
+            let hosts = merge.group(group);
             if let Some(level) = levels.get_mut(priority) {
                 level.add(&group.locality, group.weight, hosts);
             }
         }
-        let removed = merge.finish(&mut levels);
+        let removed = merge.finish(&before, &mut levels);
         let weighted = self.model.common_lb.locality == LocalityLb::Weighted;
         let levels: Vec<_> = levels.into_iter().map(|level| level.members(weighted)).collect();
         let changed = merge.changed || removed > 0 || !before.same_shape(&levels, policy);
@@ -152,6 +162,10 @@ impl Level {
         }
     }
 
+    fn hosts(&self) -> impl Iterator<Item = &Arc<Host>> {
+        self.localities.iter().flat_map(|(.., hosts)| hosts)
+    }
+
     /// A host that discovery no longer names.
     fn keep(&mut self, host: Arc<Host>) {
         let locality = host.locality.clone();
@@ -184,31 +198,81 @@ fn drop_pending(levels: &mut [Members]) -> bool {
     any
 }
 
-/// Old hosts by address, until the new ones have claimed theirs.
+/// Which hosts there were, while the new ones claim theirs.
 struct Merge<'a> {
     cluster: &'a Cluster,
-    old: HashMap<Address, Arc<Host>>,
-    seen: HashSet<Address>,
+    /// Each address that comes with a spec.
+    named: HashMap<Address, Named, RandomState>,
+    /// How many of the old hosts go on.
+    kept: usize,
     changed: bool,
     moved: bool,
 }
 
+#[derive(Default)]
+struct Named {
+    /// Whose address that was.
+    old: Option<Arc<Host>>,
+    taken: bool,
+}
+
 impl<'a> Merge<'a> {
-    fn new(cluster: &'a Cluster, before: &LbState) -> Self {
-        let old = before.hosts().map(|host| (host.key().clone(), host.clone())).collect();
-        Self { cluster, old, seen: HashSet::new(), changed: false, moved: false }
+    fn new(cluster: &'a Cluster, before: &LbState, groups: &[Group]) -> Self {
+        let members = groups.iter().flat_map(|group| &group.members);
+        let specs = members.filter_map(|member| match member {
+            Member::Spec(spec) => Some((spec.address.clone(), Named::default())),
+            Member::Host(_) | Member::Nobody => None,
+        });
+        let mut named: HashMap<_, _, RandomState> = specs.collect();
+        if !named.is_empty() {
+            for host in before.hosts() {
+                if let Some(named) = named.get_mut(host.key()) {
+                    named.old = Some(host.clone());
+                }
+            }
+        }
+        Self { cluster, named, kept: 0, changed: false, moved: false }
+    }
+
+    fn group(&mut self, group: &mut Group) -> Vec<Arc<Host>> {
+        let mut hosts = Vec::with_capacity(group.members.len());
+        for member in &mut group.members {
+            let host = match std::mem::replace(member, Member::Nobody) {
+                Member::Spec(spec) => self.host(*spec, &group.transport_match),
+                Member::Host(host) => self.again(host),
+                Member::Nobody => None,
+            };
+            if let Some(host) = host {
+                *member = Member::Host(host.clone());
+                hosts.push(host);
+            }
+        }
+        hosts
+    }
+
+    /// An endpoint that is as it was; `None` where another one has its address and came first.
+    fn again(&mut self, host: Arc<Host>) -> Option<Arc<Host>> {
+        if let Some(named) = self.named.get_mut(host.key())
+            && std::mem::replace(&mut named.taken, true)
+        {
+            return None;
+        }
+        self.kept += 1;
+        Some(host)
     }
 
     /// The host of a spec; `None` for an address that was named before: the first one counts, as in Envoy.
-    fn host(&mut self, spec: &Spec, of_locality: &Struct) -> Option<Arc<Host>> {
-        if self.dynamic() && !self.seen.insert(spec.address.clone()) {
+    fn host(&mut self, spec: Spec, of_locality: &Struct) -> Option<Arc<Host>> {
+        let dynamic = self.dynamic();
+        let named = self.named.get_mut(&spec.address)?;
+        if std::mem::replace(&mut named.taken, true) && dynamic {
             return None;
         }
         let model = &self.cluster.model;
         let transport = transport_of(model, &spec.metadata, of_locality);
-        if let Some(host) = self.old.get(&spec.address).filter(|host| host.can_become(spec)).cloned() {
-            self.old.remove(&spec.address);
-            self.changed |= host.become_(spec, transport);
+        if let Some(host) = named.old.take_if(|host| host.can_become(&spec)) {
+            self.kept += 1;
+            self.changed |= host.become_(&spec, transport);
             self.moved |= host.move_to(spec.at);
             return Some(host);
         }
@@ -217,8 +281,10 @@ impl<'a> Merge<'a> {
             Some(matched) => matched.stats.total_match_count.inc(),
             None => self.cluster.stats.default_total_match_count.inc(),
         }
-        let host = Host::new(spec.clone(), self.extra(spec), transport);
-        if !model.health_checks.is_empty() && !spec.health_check.disabled {
+        let check = !model.health_checks.is_empty() && !spec.health_check.disabled;
+        let extra = self.extra(&spec);
+        let host = Host::new(spec, extra, transport);
+        if check {
             host.set(HealthFlag::FAILED_ACTIVE_HC);
             if model.common_lb.ignore_new_hosts_until_first_hc {
                 host.set(HealthFlag::PENDING_ACTIVE_HC);
@@ -250,19 +316,24 @@ impl<'a> Merge<'a> {
     }
 
     /// What nobody claimed is removed, or kept while it is healthy. Says how many are gone.
-    fn finish(&mut self, levels: &mut [Level]) -> usize {
+    fn finish(&mut self, before: &LbState, levels: &mut [Level]) -> usize {
+        if self.kept == before.hosts().count() {
+            return 0;
+        }
         let model = &self.cluster.model;
         let keep_healthy = !model.health_checks.is_empty() && !model.ignore_health_on_host_removal;
         let failing =
             |host: &Host| host.has(HealthFlag::FAILED_ACTIVE_HC) || host.has(HealthFlag::FAILED_EDS_HEALTH);
+        let claimed: HashSet<_, RandomState> =
+            levels.iter().flat_map(Level::hosts).map(Arc::as_ptr).collect();
         let mut removed = 0;
-        for (address, host) in std::mem::take(&mut self.old) {
+        for host in before.hosts().filter(|host| !claimed.contains(&Arc::as_ptr(host))) {
             let level = levels.get_mut(host.priority() as usize);
-            let taken = self.seen.contains(&address);
+            let taken = self.named.contains_key(host.key());
             match level {
-                Some(level) if keep_healthy && !taken && !failing(&host) => {
+                Some(level) if keep_healthy && !taken && !failing(host) => {
                     host.set(HealthFlag::PENDING_DYNAMIC_REMOVAL);
-                    level.keep(host);
+                    level.keep(host.clone());
                 }
                 // Its connections go on, as in Envoy, whatever the cluster says of failing hosts.
                 Some(_) | None => removed += 1,

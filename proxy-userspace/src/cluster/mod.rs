@@ -37,7 +37,7 @@ pub use self::random::{Random, ThreadRandom};
 
 use self::breaker::Breaker;
 use self::discovery::resolver::Resolvers;
-use self::discovery::{Part, Warm};
+use self::discovery::{Applied, Part, Warm};
 use self::lb::LbState;
 use self::outlier::Detector;
 use crate::clock::{self, Instant};
@@ -159,6 +159,8 @@ struct Active {
     warm: Warm,
     /// Of clusters whose endpoints come from a subscription.
     eds: Option<Arc<EdsStats>>,
+    /// What the last assignment has become. Held while the next one is applied.
+    applied: Mutex<Option<Box<Applied>>>,
     outlier: Option<Detector>,
     health: Option<health::Checkers>,
     tasks: Mutex<Running>,
@@ -218,10 +220,8 @@ impl Cluster {
         secrets.retain(|slot| !slot.is_settled());
         cluster.secrets = secrets.into();
         if cluster.model.discovery == Discovery::Static {
-            cluster.update(
-                discovery::fixed::groups(&cluster.model.load_assignment),
-                &cluster.model.load_assignment.policy,
-            );
+            let assignment = &cluster.model.load_assignment;
+            cluster.update(&mut discovery::fixed::groups(assignment), &assignment.policy);
         }
         Ok(Arc::new(cluster))
     }
@@ -446,6 +446,7 @@ impl Active {
         Self {
             warm: Warm::of(model),
             eds: matches!(model.discovery, Discovery::Eds(_)).then(|| env.stats.block(prefix.clone())),
+            applied: Mutex::default(),
             outlier: model.outlier_detection.as_ref().map(|_| Detector::new(&env.stats, prefix)),
             health: (!model.health_checks.is_empty()).then(|| health::Checkers::new(&env.stats, prefix)),
             tasks: Mutex::default(),

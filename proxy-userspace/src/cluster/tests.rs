@@ -193,7 +193,7 @@ fn hosts_survive_updates() {
     let apply = |endpoints| {
         let localities = vec![LocalityEndpoints { endpoints, ..LocalityEndpoints::default() }];
         let assignment = LoadAssignment { localities, ..LoadAssignment::default() };
-        cluster.update(discovery::fixed::groups(&assignment), &assignment.policy)
+        cluster.update(&mut discovery::fixed::groups(&assignment), &assignment.policy)
     };
     assert_eq!(apply(weighted(&[1, 1])), members::Change::Nothing);
     assert_eq!(cluster.stats.membership_change.value(), 1);
@@ -222,7 +222,7 @@ async fn another_set_of_hosts_closes_connections_on_wish() {
         let localities =
             vec![LocalityEndpoints { endpoints: weighted(&[1, 1]), ..LocalityEndpoints::default() }];
         let assignment = LoadAssignment { localities, ..LoadAssignment::default() };
-        cluster.update(discovery::fixed::groups(&assignment), &assignment.policy);
+        cluster.update(&mut discovery::fixed::groups(&assignment), &assignment.policy);
         let told = tokio::time::timeout(Duration::from_millis(10), closing.as_mut()).await;
         assert_eq!(told.is_ok(), wish);
     }
@@ -362,7 +362,7 @@ async fn slow_start_begins_with_little() {
     let localities =
         vec![LocalityEndpoints { endpoints: weighted(&[1, 1, 1]), ..LocalityEndpoints::default() }];
     let assignment = LoadAssignment { localities, ..LoadAssignment::default() };
-    cluster.update(discovery::fixed::groups(&assignment), &assignment.policy);
+    cluster.update(&mut discovery::fixed::groups(&assignment), &assignment.policy);
     tokio::time::advance(Duration::from_secs(20)).await;
     // A fifth of the window: a fifth of the weight.
     let counts = counts(&cluster, 1_100);

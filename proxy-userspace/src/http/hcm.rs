@@ -11,6 +11,7 @@ use super::route::{RouteSlot, Routes};
 use super::{BuildError, Common, Stream};
 use crate::telemetry::access_log::Logger;
 use crate::telemetry::stats::{Stats, stats_block};
+use crate::telemetry::trace::Tracer;
 use crate::world::Parts;
 
 /// `envoy.filters.network.http_connection_manager`.
@@ -23,6 +24,7 @@ pub struct Hcm {
     /// Upgrades that have filters of their own: see [`Self::slots`].
     upgrades: Box<[(Arc<str>, Box<[Slot]>)]>,
     pub routes: Arc<RouteSlot>,
+    pub tracer: Option<Arc<Tracer>>,
     pub(crate) prepared: Prepared,
 }
 
@@ -40,8 +42,9 @@ impl Hcm {
         let upgrades = upgrades.collect::<Result<_, _>>()?;
         let routes = routes(&model.routes, parts.http)?;
         let prepared = Prepared::new(model, listener, &parts.cluster.stats)?;
+        let tracer = model.tracing.as_ref().map(|tracing| Tracer::new(tracing, parts)).transpose()?;
         let model = Arc::new(model.clone());
-        Ok(Arc::new(Self { model, stats, access_log, filters, upgrades, routes, prepared }))
+        Ok(Arc::new(Self { model, stats, access_log, filters, upgrades, routes, tracer, prepared }))
     }
 
     /// The filters of a request; those of an upgrade may be others.

@@ -5,7 +5,6 @@
 //! request. HTTP/2 has a task for each stream beside the connection's.
 
 pub mod body;
-pub mod call;
 pub mod exchange;
 pub mod filter;
 pub mod filters;
@@ -24,7 +23,6 @@ pub mod stream;
 pub(crate) mod testing;
 
 pub use self::body::Body;
-pub use self::call::Caller;
 pub use self::exchange::{Interim, Observer, Progress, Sent};
 pub use self::filter::{Filter, LocalReply, Step, Stop, StreamFilter};
 pub use self::hcm::Hcm;
@@ -34,8 +32,8 @@ pub use self::reset::{Reset, ResetReason};
 pub use self::route::{Routed, Routes};
 pub use self::stream::{ConnCx, Stream};
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
 
 use proxy_config::model::bootstrap;
 use proxy_config::model::network_filter::RouteRef;
@@ -47,33 +45,21 @@ use crate::telemetry::trace::Node;
 pub struct Common {
     /// Those of RDS.
     pub routes: route::RouteSlots<RouteRef>,
+    /// `/healthcheck/fail`.
+    pub failing: Arc<AtomicBool>,
     /// Who this is, for traces.
     pub node: Node,
-    pub health: Health,
 }
 
 impl Common {
     pub fn new(node: Option<&bootstrap::Node>) -> Self {
-        let common = Self::default();
-        let Some(node) = node else { return common };
-        // It is set once, here.
-        let _ = common.health.cluster.set(node.cluster.as_str().into());
-        let node = Node {
+        let node = node.map(|node| Node {
             id: node.id.as_str().into(),
             cluster: node.cluster.as_str().into(),
             zone: node.zone.as_str().into(),
-        };
-        Self { node, ..common }
+        });
+        Self { node: node.unwrap_or_default(), ..Self::default() }
     }
-}
-
-/// What the proxy says of itself where it is asked by HTTP.
-#[derive(Clone, Debug, Default)]
-pub struct Health {
-    /// `/healthcheck/fail`.
-    pub failing: Arc<AtomicBool>,
-    /// The node's cluster, once it is known.
-    pub cluster: Arc<OnceLock<Arc<str>>>,
 }
 
 /// What only shows when a connection manager is built.

@@ -10,6 +10,7 @@ use crate::clock::Start;
 use crate::cluster::Cluster;
 use crate::net::{Dial, Direction, Place, Shared};
 use crate::task::workers;
+use crate::telemetry::trace::Span;
 use crate::telemetry::{Bytes, Entry, Flags, HttpEntry, LogType, Outcome, Side, Upstream};
 use crate::world::{Base, Live};
 
@@ -39,6 +40,10 @@ pub struct Stream {
     pub routes: Option<Arc<Routes>>,
     /// Outer `None`: not looked for yet, or cleared; inner: there is none.
     route: Option<Option<Arc<Routed>>>,
+    /// Of its trace, where it is part of one.
+    pub span: Option<Span>,
+    /// Of the attempt that is made.
+    pub upstream_span: Option<Span>,
     /// What filters leave for each other.
     pub extensions: Extensions,
     /// Each 1xx goes this way to the client.
@@ -91,6 +96,8 @@ impl Stream {
             response_body: Body::empty(),
             routes,
             route: None,
+            span: None,
+            upstream_span: None,
             extensions: Extensions::new(),
             interim: None,
             local_reply: false,

@@ -220,7 +220,9 @@ pub(crate) fn header_map(headers: &[(&str, &str)]) -> HeaderMap {
         (name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap())
     };
     let mut map = HeaderMap::new();
-    headers.iter().map(pair).for_each(|(name, value)| drop(map.append(name, value)));
+    for (name, value) in headers.iter().map(pair) {
+        map.append(name, value);
+    }
     map
 }
 

@@ -5,7 +5,10 @@
 //! specific entry might have led to one. That is Envoy's behaviour at every level, and what makes a look-up cost
 //! the number of criteria and not the number of chains.
 
-use std::collections::hash_map;
+mod table;
+#[cfg(test)]
+mod tests;
+use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -14,31 +17,29 @@ use foldhash::fast::RandomState;
 use proxy_config::model::listener::{ChainMatch as Criteria, SourceType};
 use proxy_config::model::{Cidr, FilterChain};
 
+use self::table::Table;
 use crate::net::facts::Facts;
-
-/// What is in a table the configuration decides, so that no peer can make its keys collide: the fast hash will do.
-type HashMap<K, V> = hash_map::HashMap<K, V, RandomState>;
 
 /// The table of one listener.
 #[derive(Debug, Default)]
 pub struct ChainMatch {
-    ports: HashMap<Option<u16>, Prefixes<ServerNames>>,
+    ports: Table<Option<u16>, Prefixes<ServerNames>>,
 }
 
 /// An exact name, a suffix with its leading dot, or empty for chains that ask for none.
-type ServerNames = HashMap<Box<str>, Transports>;
+type ServerNames = Table<Box<str>, Transports>;
 /// Empty for any.
-type Transports = HashMap<Arc<str>, Protocols>;
+type Transports = Table<Arc<str>, Protocols>;
 /// Empty for any.
-type Protocols = HashMap<Arc<str>, Prefixes<Sources>>;
+type Protocols = Table<Arc<str>, Prefixes<Sources>>;
 /// `None` for any.
-type Ports = HashMap<Option<u16>, usize>;
+type Ports = Table<Option<u16>, usize>;
 
 #[derive(Debug, Default)]
 struct Sources {
-    any: Option<Prefixes<Ports>>,
-    local: Option<Prefixes<Ports>>,
-    external: Option<Prefixes<Ports>>,
+    any: Option<Box<Prefixes<Ports>>>,
+    local: Option<Box<Prefixes<Ports>>>,
+    external: Option<Box<Prefixes<Ports>>>,
 }
 
 impl ChainMatch {
@@ -69,12 +70,12 @@ impl ChainMatch {
 
     fn insert(&mut self, criteria: &Criteria, index: usize) {
         let port = criteria.destination_port.filter(|port| *port != 0);
-        let by_address = self.ports.entry(port).or_default();
+        let by_address = self.ports.entry(port, Prefixes::default);
         for destination in ranges(&criteria.prefix_ranges) {
             for name in or_empty(&criteria.server_names) {
                 let name = name.strip_prefix('*').unwrap_or(name);
-                let transports = by_address.entry(destination).entry(name.into()).or_default();
-                let protocols = transports.entry(criteria.transport_protocol.clone()).or_default();
+                let transports = by_address.entry(destination).entry(name.into(), Table::default);
+                let protocols = transports.entry(criteria.transport_protocol.clone(), Table::default);
                 insert_protocols(protocols, criteria, index);
             }
         }
@@ -83,7 +84,7 @@ impl ChainMatch {
 
 fn insert_protocols(protocols: &mut Protocols, criteria: &Criteria, index: usize) {
     for protocol in or_empty(&criteria.application_protocols) {
-        let by_direct = protocols.entry(protocol.into()).or_default();
+        let by_direct = protocols.entry(protocol.into(), Prefixes::default);
         for direct in ranges(&criteria.direct_source_prefix_ranges) {
             let by_source = by_direct.entry(direct).of_type(criteria.source_type);
             for source in ranges(&criteria.source_prefix_ranges) {
@@ -95,10 +96,10 @@ fn insert_protocols(protocols: &mut Protocols, criteria: &Criteria, index: usize
 
 fn insert_ports(by_port: &mut Ports, ports: &[u16], index: usize) {
     if ports.is_empty() {
-        by_port.entry(None).or_insert(index);
+        by_port.entry(None, || index);
     }
     for port in ports {
-        by_port.entry(Some(*port)).or_insert(index);
+        by_port.entry(Some(*port), || index);
     }
 }
 
@@ -132,7 +133,7 @@ fn application_protocol<'a>(protocols: &'a Protocols, offered: &[Arc<str>]) -> O
 impl Sources {
     fn of(&self, facts: &Facts) -> Option<&Prefixes<Ports>> {
         let specific = if same_ip_or_loopback(facts) { &self.local } else { &self.external };
-        specific.as_ref().or(self.any.as_ref())
+        specific.as_deref().or(self.any.as_deref())
     }
 
     fn of_type(&mut self, source_type: SourceType) -> &mut Prefixes<Ports> {
@@ -153,12 +154,14 @@ fn same_ip_or_loopback(facts: &Facts) -> bool {
         || remote == IpAddr::V6(Ipv6Addr::LOCALHOST)
 }
 
+type ByAddress<K, T> = HashMap<K, T, RandomState>;
+
 /// Longest prefix first. A range of length 0 is more specific than no range, where Envoy takes any of the two.
 /// There are few different lengths, so each is a hash table of its own.
 #[derive(Debug)]
 struct Prefixes<T> {
-    v4: Vec<(u8, HashMap<u32, T>)>,
-    v6: Vec<(u8, HashMap<u128, T>)>,
+    v4: Vec<(u8, ByAddress<u32, T>)>,
+    v6: Vec<(u8, ByAddress<u128, T>)>,
     any: Option<T>,
 }
 
@@ -192,7 +195,7 @@ impl<T: Default> Prefixes<T> {
     }
 }
 
-fn in_table<K: Eq + Hash, T: Default>(tables: &mut Vec<(u8, HashMap<K, T>)>, len: u8, key: K) -> &mut T {
+fn in_table<K: Eq + Hash, T: Default>(tables: &mut Vec<(u8, ByAddress<K, T>)>, len: u8, key: K) -> &mut T {
     let at = tables.partition_point(|(other, _)| *other > len);
     if tables.get(at).is_none_or(|(other, _)| *other != len) {
         tables.insert(at, (len, HashMap::default()));
@@ -207,6 +210,3 @@ fn mask_v4(len: u8) -> u32 {
 fn mask_v6(len: u8) -> u128 {
     u128::MAX.checked_shl(128u32.saturating_sub(len.into())).unwrap_or(0)
 }
-
-#[cfg(test)]
-mod tests;

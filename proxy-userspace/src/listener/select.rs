@@ -1,65 +1,157 @@
 //! The hand-off of `use_original_dst`: from an original destination to the listener of that address.
 
-use std::collections::hash_map;
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use proxy_config::model::{Address, Listener};
 
-/// Its keys are the configuration's: no peer can make them collide.
-type HashMap<K, V> = hash_map::HashMap<K, V, RandomState>;
+use crate::shards::Sharded;
 
-/// All listeners of one snapshot, by where they would listen; `bind_to_port: false` ones, too.
-#[derive(Debug, Default)]
-pub struct Handoff {
-    exact: HashMap<SocketAddr, usize>,
-    any_v4: HashMap<u16, usize>,
-    any_v6: HashMap<u16, usize>,
-    /// IPv6 wildcards that take IPv4 too.
-    compat: HashMap<u16, usize>,
+/// All listeners of one snapshot, by where they would listen; `bind_to_port: false` ones, too. Cheap to clone, and to
+/// change a clone.
+#[derive(Clone, Debug)]
+pub struct Handoff<T> {
+    exact: Sharded<SocketAddr, Claims<T>>,
+    /// Few listeners are of all addresses.
+    wildcards: Arc<HashMap<(Wildcard, u16), Claims<T>, RandomState>>,
 }
 
-impl Handoff {
-    /// Of two listeners at one address, the first is found.
-    pub fn new<'a>(listeners: impl IntoIterator<Item = (usize, &'a Listener)>) -> Self {
-        let listeners = listeners.into_iter();
-        let mut handoff = Self::default();
-        // Most listeners are of one address.
-        handoff.exact.reserve(listeners.size_hint().0);
-        for (index, listener) in listeners {
-            for at in &listener.addresses {
-                match at.address {
-                    Address::Ip(address) => handoff.insert(address, at.ipv4_compat, index),
-                    // No original destination is a path or a name.
-                    Address::Host(_) | Address::Pipe { .. } => {}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Wildcard {
+    V4,
+    V6,
+    /// One of IPv6 that takes IPv4 too.
+    Compat,
+}
+
+/// Those that are at the same place, each with its rank: the first of them has it.
+#[derive(Clone, Debug)]
+pub enum Claims<T> {
+    One(u64, T),
+    Many(Vec<(u64, T)>),
+}
+
+impl<T> Default for Handoff<T> {
+    fn default() -> Self {
+        Self { exact: Sharded::default(), wildcards: Arc::default() }
+    }
+}
+
+impl<T: Clone> Handoff<T> {
+    /// Of two listeners at one address, the one of the lower rank is found. Ranks are unique.
+    pub fn insert(&mut self, rank: u64, listener: &Listener, value: &T) {
+        for (address, ipv4_compat) in addresses(listener) {
+            for place in Place::of(address, ipv4_compat) {
+                let claims = self.claims(place).cloned();
+                self.set(place, Some(Claims::with(claims, rank, value.clone())));
+            }
+        }
+    }
+
+    /// Takes out what was put in for the same listener.
+    pub fn remove(&mut self, rank: u64, listener: &Listener) {
+        for (address, ipv4_compat) in addresses(listener) {
+            for place in Place::of(address, ipv4_compat) {
+                if let Some(claims) = self.claims(place).cloned() {
+                    self.set(place, claims.without(rank));
                 }
             }
         }
-        handoff
     }
 
     /// The listener of that very address, else of the wildcard address with its port; `None` leaves the connection
     /// with the listener that accepted it.
-    pub fn find(&self, original_dst: SocketAddr) -> Option<usize> {
+    pub fn find(&self, original_dst: SocketAddr) -> Option<&T> {
         let (ip, port) = (original_dst.ip().to_canonical(), original_dst.port());
-        let exact = self.exact.get(&SocketAddr::new(ip, port));
-        let wildcard = || match ip {
-            IpAddr::V4(_) => self.any_v4.get(&port).or_else(|| self.compat.get(&port)),
-            IpAddr::V6(_) => self.any_v6.get(&port),
-        };
-        exact.or_else(wildcard).copied()
+        let wildcard = |kind| self.wildcards.get(&(kind, port));
+        let claims = self.exact.get(&SocketAddr::new(ip, port)).or_else(|| match ip {
+            IpAddr::V4(_) => wildcard(Wildcard::V4).or_else(|| wildcard(Wildcard::Compat)),
+            IpAddr::V6(_) => wildcard(Wildcard::V6),
+        });
+        claims.and_then(Claims::first)
     }
 
-    fn insert(&mut self, address: SocketAddr, ipv4_compat: bool, index: usize) {
-        let (ip, port) = (address.ip().to_canonical(), address.port());
-        if !ip.is_unspecified() {
-            self.exact.entry(SocketAddr::new(ip, port)).or_insert(index);
-            return;
+    fn claims(&self, place: Place) -> Option<&Claims<T>> {
+        match place {
+            Place::Exact(address) => self.exact.get(&address),
+            Place::Any(wildcard, port) => self.wildcards.get(&(wildcard, port)),
         }
-        let wildcards = if ip.is_ipv4() { &mut self.any_v4 } else { &mut self.any_v6 };
-        wildcards.entry(port).or_insert(index);
-        if ip.is_ipv6() && ipv4_compat {
-            self.compat.entry(port).or_insert(index);
+    }
+
+    fn set(&mut self, place: Place, claims: Option<Claims<T>>) {
+        match (place, claims) {
+            (Place::Exact(address), Some(claims)) => drop(self.exact.insert(address, claims)),
+            (Place::Exact(address), None) => drop(self.exact.remove(&address)),
+            (Place::Any(wildcard, port), Some(claims)) => {
+                Arc::make_mut(&mut self.wildcards).insert((wildcard, port), claims);
+            }
+            (Place::Any(wildcard, port), None) => {
+                Arc::make_mut(&mut self.wildcards).remove(&(wildcard, port));
+            }
+        }
+    }
+}
+
+/// No original destination is a path or a name.
+fn addresses(listener: &Listener) -> impl Iterator<Item = (SocketAddr, bool)> {
+    listener.addresses.iter().filter_map(|at| match at.address {
+        Address::Ip(address) => Some((address, at.ipv4_compat)),
+        Address::Host(_) | Address::Pipe { .. } => None,
+    })
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Exact(SocketAddr),
+    Any(Wildcard, u16),
+}
+
+impl Place {
+    fn of(address: SocketAddr, ipv4_compat: bool) -> impl Iterator<Item = Self> {
+        let (ip, port) = (address.ip().to_canonical(), address.port());
+        let first = match ip {
+            _ if !ip.is_unspecified() => Self::Exact(SocketAddr::new(ip, port)),
+            IpAddr::V4(_) => Self::Any(Wildcard::V4, port),
+            IpAddr::V6(_) => Self::Any(Wildcard::V6, port),
+        };
+        let both = ip.is_unspecified() && ip.is_ipv6() && ipv4_compat;
+        std::iter::once(first).chain(both.then_some(Self::Any(Wildcard::Compat, port)))
+    }
+}
+
+impl<T> Claims<T> {
+    pub fn first(&self) -> Option<&T> {
+        match self {
+            Self::One(_, value) => Some(value),
+            Self::Many(all) => all.first().map(|(_, value)| value),
+        }
+    }
+
+    /// With one more, or with another one in the place of the same rank.
+    pub fn with(claims: Option<Self>, rank: u64, value: T) -> Self {
+        let mut all = match claims {
+            None => return Self::One(rank, value),
+            Some(Self::One(known, _)) if known == rank => return Self::One(rank, value),
+            Some(Self::One(known, other)) => vec![(known, other)],
+            Some(Self::Many(all)) => all,
+        };
+        match all.binary_search_by_key(&rank, |(known, _)| *known) {
+            Ok(at) => all.splice(at..=at, [(rank, value)]).for_each(drop),
+            Err(at) => all.insert(at, (rank, value)),
+        }
+        Self::Many(all)
+    }
+
+    pub fn without(self, rank: u64) -> Option<Self> {
+        match self {
+            Self::One(known, _) if known == rank => None,
+            Self::One(known, value) => Some(Self::One(known, value)),
+            Self::Many(mut all) => {
+                all.retain(|(known, _)| *known != rank);
+                (!all.is_empty()).then_some(Self::Many(all))
+            }
         }
     }
 }
@@ -97,7 +189,10 @@ pub(crate) mod tests {
             named,
             listener(&[("10.0.0.1:80", false), ("0.0.0.0:90", false)]),
         ];
-        let handoff = Handoff::new(listeners.iter().enumerate());
+        let mut handoff = Handoff::default();
+        for (rank, listener) in (0..).zip(&listeners) {
+            handoff.insert(rank, listener, &rank);
+        }
         for (destination, expected) in [
             ("10.0.0.1:80", Some(1)),
             ("10.0.0.2:80", Some(0)),
@@ -111,9 +206,35 @@ pub(crate) mod tests {
             ("10.0.0.2:91", None),
             ("10.0.0.2:5", None),
         ] {
-            assert_eq!(handoff.find(destination.parse().unwrap()), expected, "{destination}");
+            assert_eq!(handoff.find(destination.parse().unwrap()).copied(), expected, "{destination}");
         }
-        let compat = Handoff::new([(7, &listeners[3])]);
-        assert_eq!(compat.find("10.0.0.2:90".parse().unwrap()), Some(7));
+        let mut compat = handoff.clone();
+        for rank in [0, 1, 2, 4, 5] {
+            compat.remove(rank, &listeners[rank as usize]);
+        }
+        assert_eq!(compat.find("10.0.0.2:90".parse().unwrap()), Some(&3));
+        assert_eq!(compat.find("10.0.0.1:80".parse().unwrap()), None);
+        compat.remove(3, &listeners[3]);
+        assert!(compat.exact.is_empty() && compat.wildcards.is_empty());
+    }
+
+    #[test]
+    fn the_next_one_has_the_address_of_one_that_is_gone() {
+        let at = "10.0.0.1:80".parse().unwrap();
+        let one = listener(&[("10.0.0.1:80", false), ("[::ffff:10.0.0.1]:80", false)]);
+        let mut handoff = Handoff::default();
+        for rank in [5, 3, 9] {
+            handoff.insert(rank, &one, &rank);
+        }
+        let before = handoff.clone();
+        assert_eq!(handoff.find(at), Some(&3));
+        handoff.remove(3, &one);
+        assert_eq!(handoff.find(at), Some(&5));
+        handoff.insert(5, &one, &50);
+        assert_eq!(handoff.find(at), Some(&50));
+        handoff.remove(5, &one);
+        handoff.remove(9, &one);
+        assert_eq!(handoff.find(at), None);
+        assert_eq!(before.find(at), Some(&3), "a copy stays as it was");
     }
 }

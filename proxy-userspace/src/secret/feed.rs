@@ -23,6 +23,7 @@ pub struct Answer {
 /// The way to one slot. Files and servers use the same.
 pub(super) struct Feed {
     name: Arc<str>,
+    decoder: Decoder,
     updates: mpsc::UnboundedSender<Update>,
     /// What becomes of the last secret.
     judged: Mutex<Option<oneshot::Receiver<Result<(), String>>>>,
@@ -44,9 +45,9 @@ pub(super) enum Update {
 }
 
 impl Feed {
-    pub(super) fn new(name: Arc<str>) -> (Arc<Self>, mpsc::UnboundedReceiver<Update>) {
+    pub(super) fn new(name: Arc<str>, decoder: Decoder) -> (Arc<Self>, mpsc::UnboundedReceiver<Update>) {
         let (updates, receiver) = mpsc::unbounded_channel();
-        (Arc::new(Self { name, updates, judged: Mutex::default() }), receiver)
+        (Arc::new(Self { name, decoder, updates, judged: Mutex::default() }), receiver)
     }
 
     fn tell(&self, update: Update) {
@@ -55,7 +56,7 @@ impl Feed {
     }
 
     fn supply(&self, resource: &RawResource) -> Result<(), String> {
-        let decoded = Decoder::default().decode::<Secret>(resource).map_err(|found| problems(&found))?;
+        let decoded = self.decoder.decode::<Secret>(resource).map_err(|found| problems(&found))?;
         for warning in &decoded.warnings {
             log::warn!("secret {}: {warning}", self.name);
         }

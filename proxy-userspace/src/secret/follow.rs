@@ -108,6 +108,7 @@ impl Follow {
                 slot.set_answer(answer);
                 self.stats.update_success.inc();
                 self.stats.version.set(xxh64(version.as_bytes(), 0));
+                self.stats.version_text.set(&version);
                 let wall = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
                 self.stats.update_time.set(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX));
                 Ok(())

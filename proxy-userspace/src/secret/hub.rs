@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use proxy_config::model::bootstrap::Resource;
 use proxy_config::model::config_source::{ConfigSource, ConfigSourceKind};
 use proxy_config::model::tls::{Secret, SecretRef};
-use proxy_config::xds::Kind;
+use proxy_config::xds::{Decoder, Kind};
 
 use super::feed::Feed;
 use super::follow::{Follow, Supplied};
@@ -31,6 +31,7 @@ struct Sources {
     tasks: Tasks,
     directories: Arc<Directories>,
     sources: Arc<dyn Subscribe>,
+    decoder: Decoder,
 }
 
 /// A static secret that cannot be had: the start fails.
@@ -55,8 +56,16 @@ impl Secrets {
             tasks: tasks.clone(),
             directories: directories.clone(),
             sources: sources.clone(),
+            decoder: Decoder::default(),
         };
         Ok(Self { sources: Some(sources), ..Self::fixed(statics)? })
+    }
+
+    /// With what reads those that come.
+    #[must_use]
+    pub fn read_by(self, decoder: &Decoder) -> Self {
+        let sources = self.sources.map(|sources| Sources { decoder: decoder.clone(), ..sources });
+        Self { sources, ..self }
     }
 
     /// The static secrets alone: those of SDS stay without content.
@@ -110,7 +119,7 @@ impl Secrets {
 impl Sources {
     fn follow(&self, name: &Arc<str>, source: &ConfigSource) -> Arc<Slot> {
         let slot = Arc::new(Slot::of(name.clone(), origin(source)));
-        let (feed, updates) = Feed::new(name.clone());
+        let (feed, updates) = Feed::new(name.clone(), self.decoder.coming_from(&source.kind));
         let stats = SdsStats::of(&self.stats, name);
         // As Envoy: to ask a server is an attempt too; a file is read.
         if !source.is_file() {

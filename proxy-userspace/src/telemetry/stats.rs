@@ -13,6 +13,7 @@ pub mod prometheus;
 mod snapshot;
 pub mod tags;
 pub mod text;
+mod walk;
 
 use std::any::{Any, TypeId};
 use std::collections::BTreeMap;
@@ -28,6 +29,8 @@ pub use self::blocks::{
 pub use self::histogram::{Bins, Histogram};
 pub use self::snapshot::{Buckets, Kind, Query, Snapshot};
 pub use self::text::Mode;
+use self::walk::Source;
+pub use self::walk::Walk;
 
 /// All metrics of one proxy.
 #[derive(Default)]
@@ -56,6 +59,18 @@ pub enum Metric<'a> {
     Counter(&'a Counter),
     Gauge(&'a Gauge),
     Histogram(&'a Histogram),
+    Text(&'a Readout),
+}
+
+impl Metric<'_> {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Counter(_) => Kind::Counter,
+            Self::Gauge(_) => Kind::Gauge,
+            Self::Histogram(_) => Kind::Histogram,
+            Self::Text(_) => Kind::Text,
+        }
+    }
 }
 
 impl Stats {
@@ -125,17 +140,17 @@ impl Stats {
                 found = match metric {
                     Metric::Counter(counter) => Some(counter.value()),
                     Metric::Gauge(gauge) => Some(gauge.value()),
-                    Metric::Histogram(_) => None,
+                    Metric::Histogram(_) | Metric::Text(_) => None,
                 };
             }
         });
         found
     }
 
-    /// Envoy's `/stats`: `name: value`, one a line, sorted by name; histograms last.
+    /// Envoy's `/stats`: `name: value`, one a line, sorted by name; texts first, histograms last.
     pub fn render_text(&self) -> String {
-        let snapshot = self.snapshot(&Query::default());
-        let chunks = text::Text::new(snapshot, Mode::Summary, Buckets::default());
+        let walk = self.walk(&Query::default());
+        let chunks = text::Text::new(walk, Mode::Summary, Buckets::default());
         chunks.map(|chunk| String::from_utf8_lossy(&chunk).into_owned()).collect()
     }
 
@@ -143,23 +158,24 @@ impl Stats {
     pub fn reset_counters(&self) {
         self.visit(&mut |_, metric| match metric {
             Metric::Counter(counter) => counter.reset(),
-            Metric::Gauge(_) | Metric::Histogram(_) => {}
+            Metric::Gauge(_) | Metric::Histogram(_) | Metric::Text(_) => {}
         });
     }
 
-    /// The values of now of what `query` asks for, sorted by name.
+    /// What `query` asks for, sorted by name, a few at a time.
+    pub fn walk(&self, query: &Query) -> Walk {
+        let singles = lock(&self.singles);
+        let mut sources: Vec<_> =
+            singles.iter().map(|(name, single)| Source::single(name, single.clone())).collect();
+        drop(singles);
+        let blocks = self.live_blocks().into_iter();
+        sources.extend(blocks.map(|(prefix, block)| Source::block(&prefix, block)));
+        Walk::new(query, sources)
+    }
+
+    /// The same at once.
     pub fn snapshot(&self, query: &Query) -> Snapshot {
-        let mut taking = snapshot::Taking::new(query);
-        for (name, single) in lock(&self.singles).iter() {
-            taking.source(name, &mut |take| match single {
-                Single::Counter(counter) => take("", Metric::Counter(counter)),
-                Single::Gauge(gauge) => take("", Metric::Gauge(gauge)),
-            });
-        }
-        for (prefix, block) in self.live_blocks() {
-            taking.source(&prefix, &mut |take| block.visit(take));
-        }
-        taking.done()
+        self.walk(query).rest()
     }
 
     /// The blocks that have an owner; the others are forgotten.
@@ -250,6 +266,24 @@ impl Gauge {
         if before & USED == 0 {
             self.0.fetch_or(USED, Ordering::Relaxed);
         }
+    }
+}
+
+/// Words: Envoy's text readout.
+#[derive(Debug, Default)]
+pub struct Readout(Mutex<Option<Box<str>>>);
+
+impl Readout {
+    pub fn set(&self, text: &str) {
+        let mut known = lock(&self.0);
+        if known.as_deref() != Some(text) {
+            *known = Some(text.into());
+        }
+    }
+
+    /// `None` before the first.
+    pub fn text(&self) -> Option<Box<str>> {
+        lock(&self.0).clone()
     }
 }
 
@@ -352,9 +386,11 @@ macro_rules! stats_block {
     };
     (@type counter) => { $crate::telemetry::stats::Counter };
     (@type gauge) => { $crate::telemetry::stats::Gauge };
+    (@type text) => { $crate::telemetry::stats::Readout };
     (@type histogram) => { $crate::telemetry::stats::Histogram };
     (@metric counter, $value:expr) => { $crate::telemetry::stats::Metric::Counter($value) };
     (@metric gauge, $value:expr) => { $crate::telemetry::stats::Metric::Gauge($value) };
+    (@metric text, $value:expr) => { $crate::telemetry::stats::Metric::Text($value) };
     (@metric histogram, $value:expr) => { $crate::telemetry::stats::Metric::Histogram($value) };
     (@name () $field:ident ()) => { stringify!($field) };
     (@name () $field:ident ($as:literal)) => { $as };

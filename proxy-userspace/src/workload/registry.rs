@@ -2,27 +2,30 @@
 //!
 //! Every method blocks on the kernel, so the registry lives on a thread of its own ([`crate::control`]).
 
+mod adopt;
 mod brought;
 mod change;
 mod serving;
+mod view;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use proxy_common::{ListenerKey, direction};
 use proxy_config::enrol::Workload;
-use proxy_config::policy::{Note, compile};
+use proxy_config::policy::compile;
 use serde::Serialize;
 use tokio::runtime::Handle;
 
+use self::adopt::record;
+pub(crate) use self::adopt::respecify;
 use self::brought::Brought;
 pub use self::brought::{Configuration, ConfigurationState};
 use self::serving::{Serves, Serving};
+pub use self::view::{Status, Summary};
 use super::install::own_ips;
 use super::listeners::Listening;
-use super::{Error, Installed, Owner, Record, State, StateFile, environment, install};
+use super::{Error, Installed, Owner, State, StateFile, environment, install};
 use crate::drain::Drain;
 use crate::ebpf::Kernel;
 use crate::net::{Config, Shared};
@@ -54,32 +57,6 @@ pub struct Settings {
     /// How those that they bring are run, and where they are found.
     pub common: Common,
     pub sidecars: Arc<Sidecars>,
-}
-
-/// Whether a workload is captured.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "state", rename_all = "lowercase")]
-pub enum Status {
-    Ready,
-    Pending { reason: String },
-}
-
-/// A workload as the admin API shows it.
-#[derive(Clone, Debug, Serialize)]
-pub struct Summary {
-    pub name: String,
-    #[serde(flatten)]
-    pub status: Status,
-    pub origin: Origin,
-    pub cgroup: PathBuf,
-    pub netns: PathBuf,
-    pub cookie: Option<u64>,
-    pub outbound_port: Option<u16>,
-    pub policy: String,
-    /// What it has brought.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub configuration: Option<Configuration>,
-    pub notes: Vec<Note>,
 }
 
 struct Entry {
@@ -162,44 +139,6 @@ impl Registry {
         Ok(this)
     }
 
-    fn purge(&mut self) -> Result<(), Error> {
-        let file = self.state.clone();
-        let adopted = file.change(|state| -> Result<_, Error> {
-            for record in std::mem::take(&mut state.workloads) {
-                if record.is_alive() {
-                    state.workloads.push(record);
-                } else {
-                    log::info!("workload {}: gone since the last run, purged", record.name);
-                    self.kernel.detach(&record.name, Some(record.cookie))?;
-                }
-            }
-            Ok(state.workloads.iter().filter(|r| r.owner == Owner::Api).cloned().collect::<Vec<_>>())
-        })?;
-        for record in adopted {
-            match respecify(&record) {
-                Ok(spec) => self.put(spec, Origin::Api),
-                Err(e) => log::error!("workload {}: cannot be adopted: {e}", record.name),
-            }
-        }
-        Ok(())
-    }
-
-    /// Pins and entries that no record speaks of.
-    fn purge_unknown(&self, state: &State) -> Result<(), Error> {
-        for name in self.kernel.pins().workloads() {
-            if state.get(&name).is_none() {
-                log::warn!("workload {name}: pinned, but not in the state file; purged");
-                self.kernel.detach(&name, None)?;
-            }
-        }
-        for netns in self.kernel.maps.enrolled()? {
-            if !state.workloads.iter().any(|r| r.cookie == netns) {
-                self.kernel.maps.remove_pod(netns)?;
-            }
-        }
-        Ok(())
-    }
-
     /// Makes `wanted` all that `origin` asks for: the rest of what it asked for before is taken out.
     pub fn replace(&mut self, origin: Origin, wanted: Vec<Workload>) {
         let mine = |e: &Entry| e.origin == origin;
@@ -221,22 +160,6 @@ impl Registry {
             }
             self.put(spec, origin);
         }
-    }
-
-    /// Drops what was adopted but is not asked for by anyone, once all sources have spoken.
-    pub fn drop_unwanted(&mut self) -> Result<(), Error> {
-        let file = self.state.clone();
-        file.change(|state| {
-            for record in state.workloads.clone() {
-                if record.owner == Owner::Daemon && !self.entries.contains_key(&record.name) {
-                    log::info!("workload {}: no longer asked for, taken out", record.name);
-                    self.kernel.detach(&record.name, Some(record.cookie))?;
-                    state.remove(&record.name);
-                }
-            }
-            // Only now: where the state file was lost, what is wanted has been captured again without a gap.
-            self.purge_unknown(state)
-        })
     }
 
     /// Enrols a workload, or changes the one of that name. Where that is not possible (yet), it stays pending
@@ -430,52 +353,6 @@ impl Registry {
         }
         Ok(())
     }
-
-    /// Every workload with its state.
-    pub fn list(&self) -> Vec<Summary> {
-        let listening = self.kernel.maps.listeners().unwrap_or_default();
-        let all = self.entries.iter().map(|(name, entry)| summary(name, entry));
-        all.map(|s| confirm(s, &listening)).collect()
-    }
-}
-
-/// Ready is what the kernel says: a listening socket is there for the hooks to use.
-fn confirm(summary: Summary, listening: &[ListenerKey]) -> Summary {
-    let heard =
-        listening.iter().any(|l| Some(l.netns) == summary.cookie && l.direction == direction::OUTBOUND);
-    if summary.status == Status::Ready && !heard {
-        let reason = "no listening socket of the proxy is registered".to_owned();
-        return Summary { status: Status::Pending { reason }, ..summary };
-    }
-    summary
-}
-
-fn summary(name: &str, entry: &Entry) -> Summary {
-    let (status, running) = match &entry.phase {
-        Phase::Pending(reason) => (Status::Pending { reason: reason.clone() }, None),
-        Phase::Ready(running) => match (&running.serving, &running.brought) {
-            (None, Some(brought)) => (Status::Pending { reason: brought.closed() }, Some(running)),
-            (Some(_), _) | (None, None) => (Status::Ready, Some(running)),
-        },
-    };
-    let mut notes = entry.spec.notes.clone();
-    if let Some((wanted, reason)) = &entry.wanted {
-        let reason = format!("'{}' is not in force: {reason}", wanted.policy);
-        notes.push(Note { flag: "policy".to_owned(), reason });
-    }
-    notes.extend(running.iter().flat_map(|r| r.installed.compiled.notes.clone()));
-    Summary {
-        name: name.to_owned(),
-        status,
-        origin: entry.origin,
-        cgroup: entry.spec.cgroup.clone(),
-        netns: entry.spec.netns.clone(),
-        cookie: running.map(|r| r.netns.cookie()),
-        outbound_port: running.and_then(|r| r.serving.as_ref()).map(|serving| serving.view.out_port),
-        policy: entry.spec.policy.to_string(),
-        configuration: running.and_then(|r| r.brought.as_ref()).map(Brought::summary),
-        notes,
-    }
 }
 
 fn same_place(a: &Workload, b: &Workload) -> bool {
@@ -495,33 +372,4 @@ fn taken(state: &State, spec: &Workload, netns: &Netns) -> Option<Error> {
     }
     let same = state.get(spec.name.as_str())?;
     (same.owner == Owner::Attach).then(|| Error::Attached(same.name.clone()))
-}
-
-fn record(spec: &Workload, running: &Running, origin: Origin) -> Record {
-    Record {
-        name: spec.name.as_str().to_owned(),
-        cgroup: spec.cgroup.clone(),
-        cgroup_id: running.installed.cgroup_id,
-        netns: spec.netns.clone(),
-        cookie: running.netns.cookie(),
-        policy: spec.policy.to_string(),
-        proxy_cgroup: None,
-        bootstrap: spec.bootstrap.clone(),
-        owner: if origin == Origin::Api { Owner::Api } else { Owner::Daemon },
-    }
-}
-
-/// The workload that a record describes.
-pub(crate) fn respecify(record: &Record) -> Result<Workload, String> {
-    let mut entry = serde_json::json!({
-        "name": record.name,
-        "cgroup": record.cgroup,
-        "netns": record.netns,
-        "policy": record.policy,
-    });
-    if let Some(file) = &record.bootstrap {
-        entry["bootstrap"] = serde_json::json!(file);
-    }
-    Workload::parse(&entry.to_string())
-        .map_err(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
 }

@@ -16,9 +16,10 @@ use tokio::sync::watch;
 
 use super::history::Change;
 use super::resource::{Origin, refusal};
+use super::stages::{Stages, Warming};
 use super::subscription::{Subscribed, milliseconds};
 use super::{BuildError, Env, Live, build_cluster, resource};
-use crate::admin::view::{DynamicView, ErrorView};
+use crate::admin::view::{DynamicView, ErrorView, Unready, UnreadyView};
 use crate::clock;
 use crate::cluster::Cluster;
 use crate::task::{self, Abort};
@@ -46,19 +47,15 @@ const SOON: Duration = Duration::from_millis(100);
 #[derive(Default)]
 struct State {
     entries: HashMap<Arc<str>, Entry>,
+    /// Of which another cluster has the place, or none, since it was published.
+    moved: Vec<Arc<str>>,
     errors: HashMap<Arc<str>, ErrorView>,
     /// Tells a warming cluster from another one of the same name that came later.
     generation: u64,
     subscription: Option<Subscription>,
 }
 
-#[derive(Default)]
-struct Entry {
-    /// Of the bootstrap: nothing that comes changes it, as in Envoy.
-    fixed: bool,
-    active: Option<Stage>,
-    warming: Option<Warming>,
-}
+type Entry = Stages<Stage>;
 
 struct Stage {
     /// None for a cluster of the bootstrap.
@@ -66,23 +63,10 @@ struct Stage {
     cluster: Arc<Cluster>,
 }
 
-struct Warming {
-    stage: Stage,
-    generation: u64,
-    _task: Abort,
-}
-
 /// What an update has to say of one name.
 enum News {
     Same,
     Changed(Box<Stage>),
-}
-
-impl Entry {
-    /// The last that was said of it.
-    fn latest(&self) -> Option<&Stage> {
-        self.warming.as_ref().map(|warming| &warming.stage).or(self.active.as_ref())
-    }
 }
 
 impl Clusters {
@@ -96,9 +80,9 @@ impl Clusters {
         let mut state = State::default();
         for resource in fixed {
             let cluster = build_cluster(resource.model.clone(), &env.cluster)?;
-            let active = Some(Stage { origin: None, cluster });
             let name = resource.model.name.clone();
-            state.entries.insert(name, Entry { fixed: true, active, warming: None });
+            state.moved.push(name.clone());
+            state.entries.insert(name, Entry::fixed(Stage { origin: None, cluster }));
         }
         let this = Arc::new_cyclic(|me| Self {
             env: env.clone(),
@@ -111,7 +95,7 @@ impl Clusters {
             me: me.clone(),
         });
         this.stats.cluster_added.add(fixed.len() as u64);
-        this.publish(&this.lock());
+        this.publish(&mut this.lock());
         Ok(this)
     }
 
@@ -135,8 +119,9 @@ impl Clusters {
     /// Lets the source go, and with the snapshot every cluster.
     pub(super) fn stop(&self) {
         let mut state = self.lock();
-        let ended = (state.subscription.take(), std::mem::take(&mut state.entries));
-        self.publish(&state);
+        let ended = std::mem::take(&mut *state);
+        self.live.end_clusters(&self.env.cluster.tasks);
+        self.published(&state);
         drop(state);
         drop(ended);
     }
@@ -188,17 +173,25 @@ impl Clusters {
         lines.collect()
     }
 
+    /// What is still to come, for each that waits, by name.
+    pub(super) fn unready(&self) -> Vec<UnreadyView> {
+        let unready = |cluster: Arc<Cluster>| {
+            let name = cluster.model.name.clone();
+            let waits = cluster.waits_for();
+            let targets = waits.iter().map(|what| format!("target {}", what.trim_start_matches("its ")));
+            UnreadyView { whose: Unready::Cluster(name), targets: targets.collect() }
+        };
+        let mut all = self.waited_for();
+        all.sort_by(|one, other| one.model.name.cmp(&other.model.name));
+        all.into_iter().map(unready).filter(|unready| !unready.targets.is_empty()).collect()
+    }
+
     pub(super) fn dynamic(&self) -> Vec<DynamicView> {
         let state = self.lock();
         let named = state.entries.iter().filter(|(_, entry)| !entry.fixed).map(|(name, entry)| {
-            let view = |stage: Option<&Stage>| Some(stage?.origin.as_ref()?.view(name));
-            DynamicView {
-                name: name.clone(),
-                active: view(entry.active.as_ref()),
-                warming: view(entry.warming.as_ref().map(|warming| &warming.stage)),
-                draining: None,
-                error: state.errors.get(name).cloned(),
-            }
+            let (active, warming) = entry.views(|stage| Some(stage.origin.as_ref()?.view(name)));
+            let error = state.errors.get(name).cloned();
+            DynamicView { active, warming, error, ..resource::nothing(name) }
         });
         resource::with_errors(named.collect(), &state.errors)
     }
@@ -219,16 +212,22 @@ impl Clusters {
     }
 
     /// One swap: every cluster that has its place.
-    fn publish(&self, state: &State) {
-        let active = state.entries.iter().filter_map(|(name, entry)| Some((name, entry.active.as_ref()?)));
-        // Room for all of them first: to grow is to hash all names again.
-        let mut all =
-            super::live::Clusters::with_capacity_and_hasher(state.entries.len(), Default::default());
-        all.extend(active.map(|(name, stage)| (name.clone(), stage.cluster.clone())));
-        self.stats.active_clusters.set(all.len() as u64);
+    fn publish(&self, state: &mut State) {
+        let moved = std::mem::take(&mut state.moved);
+        let of = |name: &Arc<str>| Some(state.entries.get(name)?.active.as_ref()?.cluster.clone());
+        let changes = moved.into_iter().map(|name| {
+            let cluster = of(&name);
+            (name, cluster)
+        });
+        self.live.publish_clusters(changes, &self.env.cluster.tasks);
+        self.published(state);
+    }
+
+    fn published(&self, state: &State) {
+        let (_, active) = self.live.now().size();
+        self.stats.active_clusters.set(active as u64);
         let warming = state.entries.values().filter(|entry| entry.warming.is_some()).count();
         self.stats.warming_clusters.set(warming as u64);
-        self.live.publish_clusters(all, &self.env.cluster.tasks);
         self.moved.send_modify(|times| *times += 1);
     }
 }
@@ -344,6 +343,7 @@ impl Clusters {
                 ended.extend(state.entries.remove(&name));
                 change.note(&name, Some(Bytes::new()), None);
                 self.stats.cluster_removed.inc();
+                state.moved.push(name);
                 dirty = true;
             }
         }
@@ -355,7 +355,7 @@ impl Clusters {
                 // What is new can be seen where it is.
                 let after = if before.is_some() { bytes(&stage) } else { Some(Bytes::new()) };
                 change.note(&name, before.flatten(), after);
-                ended.extend(self.place(&mut state, name, *stage));
+                ended.extend(self.place(&mut state, name, stage));
                 dirty = true;
             }
         }
@@ -363,14 +363,14 @@ impl Clusters {
         state.errors.extend(errors);
         refused.iter().for_each(|(raw, why)| change.refuse(&raw.name, why.as_str()));
         if dirty {
-            self.publish(&state);
+            self.publish(&mut state);
         }
         drop(state);
         drop(ended);
     }
 
     /// Gives a new or changed cluster its place, or lets it warm first. Returns what it replaces.
-    fn place(&self, state: &mut State, name: Arc<str>, stage: Stage) -> Option<Entry> {
+    fn place(&self, state: &mut State, name: Arc<str>, stage: Box<Stage>) -> Option<Entry> {
         state.generation += 1;
         let generation = state.generation;
         let entry = state.entries.entry(name.clone()).or_default();
@@ -379,6 +379,7 @@ impl Clusters {
         let mut before = Entry { warming: entry.warming.take(), ..Entry::default() };
         if stage.cluster.is_warm() {
             before.active = entry.active.replace(stage);
+            state.moved.push(name);
         } else {
             let (me, cluster) = (self.me.clone(), stage.cluster.clone());
             let task = async move {
@@ -388,7 +389,7 @@ impl Clusters {
                 }
             };
             let _task = Abort::of(self.env.cluster.tasks.spawn("cluster warming", task));
-            entry.warming = Some(Warming { stage, generation, _task });
+            entry.warming = Some(Box::new(Warming { stage: *stage, generation, _task }));
         }
         Some(before)
     }
@@ -397,9 +398,10 @@ impl Clusters {
     fn warm(&self, name: &str, generation: u64) {
         let mut state = self.lock();
         let Some(entry) = state.entries.get_mut(name) else { return };
-        let Some(warming) = entry.warming.take_if(|warming| warming.generation == generation) else { return };
-        let before = entry.active.replace(warming.stage);
-        self.publish(&state);
+        let Some(stage) = entry.take_warm(generation) else { return };
+        let before = entry.active.replace(Box::new(stage));
+        state.moved.push(name.into());
+        self.publish(&mut state);
         drop(state);
         drop(before);
     }

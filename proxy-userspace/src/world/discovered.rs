@@ -196,7 +196,7 @@ impl Wants {
     }
 
     pub(super) fn is_settled(&self) -> bool {
-        self.unsettled().next().is_none()
+        self.unsettled_routes().next().is_none() && self.unsettled_extensions().next().is_none()
     }
 
     pub(super) async fn settled(&self) {
@@ -209,21 +209,31 @@ impl Wants {
     }
 
     pub(super) fn waits_for(&self) -> Vec<String> {
-        let routes = self.routes.iter().filter(|route| !route.subscribed.is_settled());
-        let routes = routes.map(|route| format!("route configuration {}", route.name));
+        let routes = self.unsettled_routes().map(|route| format!("route configuration {}", route.name));
         let extensions =
-            self.extensions.iter().filter(|(slot, waits)| *waits && !slot.subscribed.is_settled());
-        routes
-            .chain(extensions.map(|(slot, _)| format!("the configuration of filter {}", slot.name)))
-            .collect()
+            self.unsettled_extensions().map(|slot| format!("the configuration of filter {}", slot.name));
+        routes.chain(extensions).collect()
     }
 
-    /// The names of what is waited for.
-    pub(super) fn unsettled(&self) -> impl Iterator<Item = Arc<str>> {
-        let routes = self.routes.iter().filter(|route| !route.subscribed.is_settled());
-        let extensions =
+    /// What is waited for, by Envoy's names of it.
+    pub(super) fn targets(&self) -> impl Iterator<Item = String> {
+        let routes = self.unsettled_routes();
+        let routes =
+            routes.map(|route| format!("shared target RdsRouteConfigSubscription RDS init {}", route.name));
+        let extensions = self.unsettled_extensions();
+        routes.chain(
+            extensions.map(|slot| format!("shared target FilterConfigSubscription init {}", slot.name)),
+        )
+    }
+
+    fn unsettled_routes(&self) -> impl Iterator<Item = &Route> {
+        self.routes.iter().map(AsRef::as_ref).filter(|route| !route.subscribed.is_settled())
+    }
+
+    fn unsettled_extensions(&self) -> impl Iterator<Item = &Slot> {
+        let unsettled =
             self.extensions.iter().filter(|(slot, waits)| *waits && !slot.subscribed.is_settled());
-        routes.map(|route| route.name.clone()).chain(extensions.map(|(slot, _)| slot.name.clone()))
+        unsettled.map(|(slot, _)| slot.as_ref())
     }
 
     /// Whether it names that filter.

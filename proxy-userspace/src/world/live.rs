@@ -6,15 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
-use foldhash::fast::RandomState;
 use proxy_config::model::listener::TrafficDirection;
 use proxy_config::model::{self, Address};
 use tokio::runtime::Handle;
 
 use super::{BuildError, Listener, Parts};
 use crate::cluster::{Cluster, Env};
-use crate::listener::select::Handoff;
+use crate::listener::select::{Claims, Handoff};
 use crate::net::Direction;
+use crate::shards::Sharded;
 use crate::task::Tasks;
 
 /// The snapshot of now. A connection asks it for a listener and for a cluster when it needs them, and keeps what it
@@ -30,20 +30,20 @@ pub struct Live {
 /// The listeners and clusters of one moment. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Snapshot {
-    listeners: Arc<Listeners>,
-    clusters: Arc<Clusters>,
+    listeners: Listeners,
+    clusters: Clusters,
 }
 
-#[derive(Default)]
+/// Each table is copied in parts: an update costs what it changes.
+#[derive(Clone, Default)]
 struct Listeners {
-    all: Vec<Arc<Listener>>,
-    handoff: Handoff,
+    by_rank: Sharded<u64, Arc<Listener>>,
+    handoff: Handoff<Arc<Listener>>,
     /// Listeners that captured connections of a direction and a port enter by.
-    captured: HashMap<(Direction, u16), usize>,
+    captured: Arc<HashMap<(Direction, u16), Claims<Arc<Listener>>>>,
 }
 
-/// Its keys are the configuration's: no peer can make them collide.
-pub(super) type Clusters = HashMap<Arc<str>, Arc<Cluster>, RandomState>;
+type Clusters = Sharded<Arc<str>, Arc<Cluster>>;
 
 /// How long after a swap nobody reads what was there before.
 const QUIET: Duration = Duration::from_secs(1);
@@ -68,14 +68,49 @@ impl Live {
         self.now().cluster(name).cloned()
     }
 
-    pub(super) fn publish_clusters(self: &Arc<Self>, clusters: Clusters, tasks: &Tasks) {
-        let clusters = Arc::new(clusters);
-        self.publish(|before| Snapshot { clusters, listeners: before.listeners.clone() }, tasks);
+    /// Clusters that have come, others in the place of those of their names, and names that are gone.
+    pub(super) fn publish_clusters(
+        self: &Arc<Self>,
+        changes: impl IntoIterator<Item = (Arc<str>, Option<Arc<Cluster>>)>,
+        tasks: &Tasks,
+    ) {
+        let next = |before: &Snapshot| {
+            let mut next = before.clone();
+            for (name, cluster) in changes {
+                match cluster {
+                    Some(cluster) => next.clusters.insert(name, cluster),
+                    None => next.clusters.remove(&name),
+                };
+            }
+            next
+        };
+        self.publish(next, tasks);
     }
 
-    pub(super) fn publish_listeners(self: &Arc<Self>, listeners: Vec<Arc<Listener>>, tasks: &Tasks) {
-        let listeners = Arc::new(Listeners::new(listeners));
-        self.publish(|before| Snapshot { listeners, clusters: before.clusters.clone() }, tasks);
+    /// The same of listeners, by rank: of two at one address, the one of the lower rank is found.
+    pub(super) fn publish_listeners(
+        self: &Arc<Self>,
+        changes: impl IntoIterator<Item = (u64, Option<Arc<Listener>>)>,
+        tasks: &Tasks,
+    ) {
+        let next = |before: &Snapshot| {
+            let mut next = before.clone();
+            for (rank, listener) in changes {
+                next.listeners.set(rank, listener);
+            }
+            next
+        };
+        self.publish(next, tasks);
+    }
+
+    /// No listener is left.
+    pub(super) fn end_listeners(self: &Arc<Self>, tasks: &Tasks) {
+        self.publish(|before| Snapshot { clusters: before.clusters.clone(), ..Snapshot::default() }, tasks);
+    }
+
+    /// No cluster is left.
+    pub(super) fn end_clusters(self: &Arc<Self>, tasks: &Tasks) {
+        self.publish(|before| Snapshot { listeners: before.listeners.clone(), ..Snapshot::default() }, tasks);
     }
 
     fn publish(self: &Arc<Self>, next: impl FnOnce(&Snapshot) -> Snapshot, tasks: &Tasks) {
@@ -110,9 +145,37 @@ async fn sweep(live: Arc<Live>) {
 }
 
 impl Listeners {
-    fn new(all: Vec<Arc<Listener>>) -> Self {
-        let handoff = Handoff::new(all.iter().map(|listener| listener.model.as_ref()).enumerate());
-        Self { captured: captured(&all), handoff, all }
+    /// What has that rank from now on.
+    fn set(&mut self, rank: u64, listener: Option<Arc<Listener>>) {
+        let before = match &listener {
+            Some(listener) => self.by_rank.insert(rank, listener.clone()),
+            None => self.by_rank.remove(&rank),
+        };
+        if let Some(before) = before {
+            self.handoff.remove(rank, &before.model);
+            self.capture(&before.model, |claims| claims?.without(rank));
+        }
+        if let Some(listener) = listener {
+            self.handoff.insert(rank, &listener.model, &listener);
+            self.capture(&listener.model, |claims| Some(Claims::with(claims, rank, listener.clone())));
+        }
+    }
+
+    /// Those by which captured connections enter where this one says it does.
+    fn capture(
+        &mut self,
+        model: &model::Listener,
+        change: impl Fn(Option<Claims<Arc<Listener>>>) -> Option<Claims<Arc<Listener>>>,
+    ) {
+        let Some(direction) = enters(model) else { return };
+        for bound in &model.addresses {
+            let Address::Ip(address) = bound.address else { continue };
+            let captured = Arc::make_mut(&mut self.captured);
+            let key = (direction, address.port());
+            if let Some(claims) = change(captured.remove(&key)) {
+                captured.insert(key, claims);
+            }
+        }
     }
 }
 
@@ -128,17 +191,27 @@ impl Snapshot {
             Ok((name, super::build_cluster(model, parts.cluster)?))
         });
         let clusters = clusters.collect::<Result<_, BuildError>>()?;
-        let built = listeners.into_iter().map(|model| Listener::new(model, parts).map(Arc::new));
-        let listeners = Listeners::new(built.collect::<Result<_, _>>()?);
-        Ok(Self { listeners: Arc::new(listeners), clusters: Arc::new(clusters) })
+        let mut all = Listeners::default();
+        for (rank, model) in (0..).zip(listeners) {
+            all.set(rank, Some(Arc::new(Listener::new(model, parts)?)));
+        }
+        Ok(Self { listeners: all, clusters })
     }
 
     pub fn start(&self, env: &Env) {
         self.clusters.values().for_each(|cluster| cluster.start(env));
     }
 
-    pub fn listeners(&self) -> &[Arc<Listener>] {
-        &self.listeners.all
+    /// In the order in which they came.
+    pub fn listeners(&self) -> Vec<&Arc<Listener>> {
+        let mut all: Vec<_> = self.listeners.by_rank.iter().collect();
+        all.sort_unstable_by_key(|(rank, _)| **rank);
+        all.into_iter().map(|(_, listener)| listener).collect()
+    }
+
+    /// How many listeners and clusters there are.
+    pub fn size(&self) -> (usize, usize) {
+        (self.listeners.by_rank.len(), self.clusters.len())
     }
 
     pub fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
@@ -151,13 +224,12 @@ impl Snapshot {
 
     /// The listener of an original destination: of exactly that address, else of its port on a wildcard address.
     pub fn handoff(&self, destination: SocketAddr) -> Option<&Arc<Listener>> {
-        self.listeners.handoff.find(destination).and_then(|index| self.listeners.all.get(index))
+        self.listeners.handoff.find(destination)
     }
 
     /// The listener by which a workload's captured connections enter.
     pub fn captured(&self, direction: Direction, port: u16) -> Option<&Arc<Listener>> {
-        let index = self.listeners.captured.get(&(direction, port))?;
-        self.listeners.all.get(*index)
+        self.listeners.captured.get(&(direction, port))?.first()
     }
 }
 
@@ -173,17 +245,4 @@ pub(crate) fn enters(listener: &model::Listener) -> Option<Direction> {
         TrafficDirection::Inbound => Some(Direction::Inbound),
         TrafficDirection::Unspecified => listener.use_original_dst.then_some(Direction::Outbound),
     }
-}
-
-fn captured(listeners: &[Arc<Listener>]) -> HashMap<(Direction, u16), usize> {
-    let mut table = HashMap::new();
-    for (index, listener) in listeners.iter().enumerate() {
-        let Some(direction) = enters(&listener.model) else { continue };
-        for bound in &listener.model.addresses {
-            if let Address::Ip(address) = bound.address {
-                table.entry((direction, address.port())).or_insert(index);
-            }
-        }
-    }
-    table
 }

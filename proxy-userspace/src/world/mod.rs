@@ -17,6 +17,7 @@ mod listeners;
 mod live;
 mod resource;
 mod routes;
+mod stages;
 mod start;
 mod status;
 mod subscription;
@@ -40,7 +41,7 @@ use self::listeners::Listeners;
 pub(crate) use self::live::enters;
 pub use self::live::{Live, Snapshot};
 pub use self::status::Status;
-use crate::admin::view::{DynamicView, ListenerView};
+use crate::admin::view::{DynamicView, ListenerView, UnreadyView};
 use crate::cluster::{self, Cluster};
 use crate::http;
 use crate::network::local_ratelimit::Buckets;
@@ -169,9 +170,11 @@ impl World {
         self.clusters.is_dynamic(cluster)
     }
 
-    /// What each listener still waits for, by name.
-    pub fn unready(&self) -> Vec<(Arc<str>, Vec<Arc<str>>)> {
-        self.listeners.unready()
+    /// What listeners and clusters still wait for.
+    pub fn unready(&self) -> Vec<UnreadyView> {
+        let mut unready = self.listeners.unready();
+        unready.extend(self.clusters.unready());
+        unready
     }
 
     pub fn dynamic(&self, kind: Kind) -> Vec<DynamicView> {

@@ -40,7 +40,7 @@ impl<T> Origin<T> {
     }
 
     pub(super) fn is(&self, raw: &RawResource) -> bool {
-        self.resource.raw.bytes() == raw.value
+        self.resource.raw.is(&raw.value)
     }
 }
 

@@ -84,6 +84,7 @@ impl Subscribed {
             None => {
                 self.stats().update_success.inc();
                 self.stats().version.set(xxh64(version.as_bytes(), 0));
+                self.stats().version_text.set(version);
                 self.stats().update_time.set(milliseconds());
                 self.stats().update_duration.record(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
                 self.lock().version = Some(version.into());

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use proxy_config::model::config_source::ApiSource;
 use proxy_config::xds::Kind;
 use proxy_config::xds::wire::Response;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, sleep_until};
@@ -25,8 +26,10 @@ use super::{Consumer, Failure, Names, Subscription};
 use crate::clock;
 use crate::cluster::Random;
 
-/// So many responses of one type may wait to be applied; then the stream is not read.
+/// So many responses of one type may wait to be applied, and so many answers to be sent; then the stream is not read.
 const MOST_WAITING: usize = 32;
+/// So many requests are on their way to the server. One that does not read gets no more, and its responses wait.
+const MOST_SENT: usize = 8;
 
 /// A session, while somebody keeps it.
 pub(super) struct Session {
@@ -160,7 +163,8 @@ impl Shared {
     }
 
     fn is_full(&self) -> bool {
-        self.queues.values().any(|queue| queue.waiting.load(Ordering::Acquire) >= MOST_WAITING)
+        self.mux().answers() >= MOST_WAITING
+            || self.queues.values().any(|queue| queue.waiting.load(Ordering::Acquire) >= MOST_WAITING)
     }
 
     async fn room(&self) {
@@ -260,18 +264,27 @@ struct Exchange<'a> {
     shared: &'a Shared,
     spec: &'a SessionSpec,
     bucket: Bucket,
-    /// Requests wait for it.
-    limited: Option<clock::Instant>,
+    /// What requests wait for.
+    held: Held,
+}
+
+#[derive(Clone, Copy)]
+enum Held {
+    Free,
+    /// The rate allows the next one then.
+    Until(clock::Instant),
+    /// The server reads none.
+    Full,
 }
 
 impl<'a> Exchange<'a> {
     fn new(shared: &'a Shared, spec: &'a SessionSpec) -> Self {
-        Self { shared, spec, bucket: Bucket::new(spec.source.rate_limit, clock::now()), limited: None }
+        Self { shared, spec, bucket: Bucket::new(spec.source.rate_limit, clock::now()), held: Held::Free }
     }
 
     /// Ends well where something is asked for that only a new stream will say.
     async fn run(&mut self, connection: &Connection, delays: &mut Delays) -> Result<(), Broken> {
-        let (out, requests) = mpsc::unbounded_channel();
+        let (out, requests) = mpsc::channel(MOST_SENT);
         let call = connection.call(path(self.spec), requests);
         tokio::pin!(call);
         // A server may begin its answer only when it has been asked something.
@@ -280,7 +293,7 @@ impl<'a> Exchange<'a> {
             tokio::select! {
                 biased;
                 answered = &mut call => break answered.map_err(|status| said(&status))?,
-                () = self.news() => {}
+                () = self.news(&out) => {}
             }
         };
         self.shared.status.connected();
@@ -297,33 +310,43 @@ impl<'a> Exchange<'a> {
                     delays.reset();
                     self.take(&message).map_err(Broken::ours)?;
                 }
-                () = self.news() => {}
+                () = self.news(&out) => {}
             }
         }
     }
 
     /// Something may be to be sent.
-    async fn news(&self) {
-        match self.limited {
-            Some(at) => sleep_until(at).await,
-            None => self.shared.asked.notified().await,
+    async fn news(&self, out: &mpsc::Sender<Bytes>) {
+        match self.held {
+            Held::Free => self.shared.asked.notified().await,
+            Held::Until(at) => sleep_until(at).await,
+            // It fails where the stream has ended.
+            Held::Full => drop(out.reserve().await),
         }
     }
 
-    /// Sends all that there is, as far as the rate allows.
-    fn send(&mut self, out: &mpsc::UnboundedSender<Bytes>) {
+    /// Sends all that there is, as far as the rate allows and the server reads.
+    fn send(&mut self, out: &mpsc::Sender<Bytes>) {
         let stats = &self.shared.status;
-        self.limited = None;
+        self.held = Held::Free;
         let mut mux = self.shared.mux();
         while mux.pending() > 0 {
+            let place = match out.try_reserve() {
+                Ok(place) => place,
+                Err(TrySendError::Full(())) => {
+                    self.held = Held::Full;
+                    break;
+                }
+                // The stream has ended, which its reader sees.
+                Err(TrySendError::Closed(())) => break,
+            };
             if let Err(at) = self.bucket.take(clock::now()) {
-                self.limited = Some(at);
+                self.held = Held::Until(at);
                 stats.limited();
                 break;
             }
             let Some(request) = mux.request() else { break };
-            // It fails where the stream has ended, which its reader sees.
-            let _ = out.send(match &request {
+            place.send(match &request {
                 Request::Sotw(request) => request.encode(),
                 Request::Delta(request) => request.encode(),
             });

@@ -14,6 +14,7 @@ stats_block! {
         gauge connected_state;
         gauge pending_requests;
         counter rate_limit_enforced;
+        text identifier;
     }
 }
 
@@ -85,6 +86,7 @@ impl Status {
         let mut now = self.now();
         if identifier.is_some() && identifier != now.identifier.as_deref() {
             log::info!("{}: the server is {}", self.name, identifier.unwrap_or_default());
+            self.stats.identifier.set(identifier.unwrap_or_default());
             now.identifier = identifier.map(str::to_owned);
         }
     }

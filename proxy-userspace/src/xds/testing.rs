@@ -19,7 +19,7 @@ use proxy_config::xds::{Kind, RawResource};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -71,6 +71,8 @@ pub(super) struct ServerStream {
     pub(super) authority: String,
     pub(super) headers: HeaderMap,
     requests: mpsc::UnboundedReceiver<Bytes>,
+    /// Whether the server reads.
+    pub(super) listens: watch::Sender<bool>,
     pub(super) responses: mpsc::UnboundedSender<Result<Bytes, Status>>,
 }
 
@@ -165,15 +167,19 @@ impl StreamingService<Bytes> for Handler {
         let (responses, out) = mpsc::unbounded_channel();
         let (forward, requests) = mpsc::unbounded_channel();
         let mut inbound = request.into_inner();
+        let (listens, mut listening) = watch::channel(true);
         Tasks::new(&Stats::new()).spawn("server_requests", async move {
-            while let Ok(Some(message)) = inbound.message().await {
+            while listening.wait_for(|listens| *listens).await.is_ok()
+                && let Ok(Some(message)) = inbound.message().await
+            {
                 if forward.send(message).is_err() {
                     return;
                 }
             }
         });
         let (path, authority) = (self.path.clone(), self.authority.clone());
-        let stream = ServerStream { path, authority, headers: self.headers.clone(), requests, responses };
+        let headers = self.headers.clone();
+        let stream = ServerStream { path, authority, headers, requests, listens, responses };
         let _ = self.sender.send(stream);
         ready(Ok(Response::new(UnboundedReceiverStream::new(out))))
     }

@@ -344,6 +344,33 @@ async fn a_slow_consumer_holds_up_no_other_type() {
 }
 
 #[tokio::test]
+async fn a_server_that_does_not_read_is_not_heard_for_ever() {
+    const ALL: usize = 3000;
+    let (mut server, rig) = start(false).await;
+    let log = Arc::<Log>::default();
+    let _held = rig.ask(Kind::Cluster, Names::All, &log);
+    let mut stream = server.stream().await;
+    stream.sotw().await;
+    stream.listens.send_replace(false);
+    // Answers as long as they may be: they do not fit into what the connection holds.
+    *log.refusal.lock().unwrap() = Some("no ".repeat(3000));
+    for n in 0..ALL {
+        stream.say(Kind::Cluster, &n.to_string(), &["c"]);
+    }
+    let told = || log.told.lock().unwrap().len();
+    let mut before = 0;
+    while before == 0 || told() != before {
+        before = told();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    assert!(before < ALL / 2, "{before} were taken");
+    stream.listens.send_replace(true);
+    for n in 0..ALL {
+        assert_eq!(*stream.sotw().await.nonce, format!("n{n}"));
+    }
+}
+
+#[tokio::test]
 async fn garbage_and_what_is_too_long_end_the_stream_with_the_reason() {
     let (mut server, rig) = start(false).await;
     let log = Arc::<Log>::default();

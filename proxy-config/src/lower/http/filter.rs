@@ -4,13 +4,18 @@ use envoy_types::pb::envoy::extensions::filters::http as hf;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use envoy_types::pb::envoy::r#type::v3::{HttpStatus, StatusCode};
 use envoy_types::pb::google::protobuf::Any;
+use prost::Message as _;
 
-use crate::lower::extension::{Extension, by_name};
+use super::filters::istio;
+use crate::lower::extension::{Extension, built_in_module, by_name};
 use crate::lower::refused::Dynamic;
 use crate::lower::registry::registry;
 use crate::lower::{Cx, Lower};
 use crate::model::http::filter::{FilterKind, HttpFilter, UnservedHttpFilter};
 use crate::model::http::filters::Router;
+use crate::proto::pb::io::istio::http::peer_metadata;
+use crate::proto::pb::istio::envoy::config::filter::http::alpn::v2alpha1 as alpn;
+use crate::proto::pb::stats;
 
 registry! { pb::HttpFilter, HttpStatus }
 
@@ -94,8 +99,64 @@ pub(in crate::lower) fn kind(cx: &mut Cx, name: &str, any: Option<Any>) -> Optio
             e.lower::<hf::router::v3::Router>(cx).map(Box::new).map(FilterKind::Router)
         }
         hf::cors::v3::Cors::NAME => e.lower::<hf::cors::v3::Cors>(cx),
+        hf::lua::v3::Lua::NAME => e.lower::<hf::lua::v3::Lua>(cx).map(Box::new).map(FilterKind::Lua),
+        hf::fault::v3::HttpFault::NAME => {
+            e.lower::<hf::fault::v3::HttpFault>(cx).map(Box::new).map(FilterKind::Fault)
+        }
+        hf::rbac::v3::Rbac::NAME => e.lower::<hf::rbac::v3::Rbac>(cx).map(Box::new).map(FilterKind::Rbac),
+        hf::grpc_stats::v3::FilterConfig::NAME => {
+            e.lower::<hf::grpc_stats::v3::FilterConfig>(cx).map(FilterKind::GrpcStats)
+        }
+        hf::grpc_web::v3::GrpcWeb::NAME => e.lower::<hf::grpc_web::v3::GrpcWeb>(cx),
+        hf::ext_authz::v3::ExtAuthz::NAME => {
+            e.lower::<hf::ext_authz::v3::ExtAuthz>(cx).map(Box::new).map(FilterKind::ExtAuthz)
+        }
+        hf::jwt_authn::v3::JwtAuthentication::NAME => {
+            e.lower::<hf::jwt_authn::v3::JwtAuthentication>(cx).map(Box::new).map(FilterKind::JwtAuthn)
+        }
+        hf::local_ratelimit::v3::LocalRateLimit::NAME => {
+            let lowered = e.lower::<hf::local_ratelimit::v3::LocalRateLimit>(cx);
+            lowered.map(Box::new).map(FilterKind::LocalRateLimit)
+        }
+        hf::header_mutation::v3::HeaderMutation::NAME => {
+            let lowered = e.lower::<hf::header_mutation::v3::HeaderMutation>(cx);
+            lowered.map(Box::new).map(FilterKind::HeaderMutation)
+        }
+        hf::health_check::v3::HealthCheck::NAME => {
+            e.lower::<hf::health_check::v3::HealthCheck>(cx).map(Box::new).map(FilterKind::HealthCheck)
+        }
+        hf::compressor::v3::Compressor::NAME => {
+            e.lower::<hf::compressor::v3::Compressor>(cx).map(Box::new).map(FilterKind::Compressor)
+        }
+        hf::buffer::v3::Buffer::NAME => e.lower::<hf::buffer::v3::Buffer>(cx).map(FilterKind::Buffer),
+        hf::set_filter_state::v3::Config::NAME => {
+            e.lower::<hf::set_filter_state::v3::Config>(cx).map(Box::new).map(FilterKind::SetFilterState)
+        }
+        hf::csrf::v3::CsrfPolicy::NAME => {
+            e.lower::<hf::csrf::v3::CsrfPolicy>(cx).map(Box::new).map(FilterKind::Csrf)
+        }
+        alpn::FilterConfig::NAME => e.lower::<alpn::FilterConfig>(cx).map(FilterKind::IstioAlpn),
+        peer_metadata::Config::NAME => {
+            e.lower::<peer_metadata::Config>(cx).map(Box::new).map(FilterKind::MetadataExchange)
+        }
+        stats::PluginConfig::NAME => {
+            e.lower::<stats::PluginConfig>(cx).map(Box::new).map(FilterKind::IstioStats)
+        }
+        WASM => built_in(cx, &e, name),
         hf::upstream_codec::v3::UpstreamCodec::NAME => e.lower::<hf::upstream_codec::v3::UpstreamCodec>(cx),
         _ => unserved(cx, &e, name),
+    }
+}
+
+const WASM: &str = "envoy.extensions.filters.http.wasm.v3.Wasm";
+
+/// What Istio's older configurations name as a module is compiled into its proxy: no code is run.
+fn built_in(cx: &mut Cx, e: &Extension, name: &str) -> Option<FilterKind> {
+    let config = hf::wasm::v3::Wasm::decode(e.value.as_slice()).ok().and_then(|wasm| wasm.config);
+    match config.and_then(built_in_module).as_deref() {
+        Some("envoy.wasm.stats") => Some(FilterKind::IstioStats(Box::new(istio::default_stats()))),
+        Some("envoy.wasm.metadata_exchange") => Some(FilterKind::MetadataExchange(Box::default())),
+        Some(_) | None => unserved(cx, e, name),
     }
 }
 

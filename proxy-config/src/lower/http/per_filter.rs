@@ -10,7 +10,7 @@ use prost::Message as _;
 use crate::decode::any;
 use crate::diagnostic::Segment;
 use crate::lower::extension::Extension;
-use crate::lower::refused::Dynamic;
+use crate::lower::refused::{Dynamic, HTTP_FILTER, REFUSED, Refused};
 use crate::lower::registry::registry;
 use crate::lower::{Cx, Lower};
 use crate::model::http::filter::{PerFilter, PerFilters, PerRoute};
@@ -86,6 +86,38 @@ fn per_route(cx: &mut Cx, e: &Extension) -> Option<PerRoute> {
         hf::cors::v3::CorsPolicy::NAME => {
             here::<hf::cors::v3::CorsPolicy>(cx, e).map(Box::new).map(PerRoute::Cors)
         }
+        hf::lua::v3::LuaPerRoute::NAME => {
+            here::<hf::lua::v3::LuaPerRoute>(cx, e).map(Box::new).map(PerRoute::Lua)
+        }
+        hf::fault::v3::HttpFault::NAME => {
+            here::<hf::fault::v3::HttpFault>(cx, e).map(Box::new).map(PerRoute::Fault)
+        }
+        hf::rbac::v3::RbacPerRoute::NAME => here::<hf::rbac::v3::RbacPerRoute>(cx, e).map(PerRoute::Rbac),
+        hf::ext_authz::v3::ExtAuthzPerRoute::NAME => {
+            here::<hf::ext_authz::v3::ExtAuthzPerRoute>(cx, e).map(Box::new).map(PerRoute::ExtAuthz)
+        }
+        hf::jwt_authn::v3::PerRouteConfig::NAME => {
+            here::<hf::jwt_authn::v3::PerRouteConfig>(cx, e).map(PerRoute::JwtAuthn)
+        }
+        hf::local_ratelimit::v3::LocalRateLimit::NAME => {
+            here::<hf::local_ratelimit::v3::LocalRateLimit>(cx, e).map(Box::new).map(PerRoute::LocalRateLimit)
+        }
+        hf::header_mutation::v3::HeaderMutationPerRoute::NAME => {
+            let lowered = here::<hf::header_mutation::v3::HeaderMutationPerRoute>(cx, e);
+            lowered.map(Box::new).map(PerRoute::HeaderMutation)
+        }
+        hf::compressor::v3::CompressorPerRoute::NAME => {
+            here::<hf::compressor::v3::CompressorPerRoute>(cx, e).map(PerRoute::Compressor)
+        }
+        hf::buffer::v3::BufferPerRoute::NAME => {
+            here::<hf::buffer::v3::BufferPerRoute>(cx, e).map(PerRoute::Buffer)
+        }
+        hf::set_filter_state::v3::Config::NAME => {
+            here::<hf::set_filter_state::v3::Config>(cx, e).map(Box::new).map(PerRoute::SetFilterState)
+        }
+        hf::csrf::v3::CsrfPolicy::NAME => {
+            here::<hf::csrf::v3::CsrfPolicy>(cx, e).map(Box::new).map(PerRoute::Csrf)
+        }
         _ => unserved(cx, e),
     }
 }
@@ -106,11 +138,19 @@ fn here<M: prost::Message + Default + Lower>(cx: &mut Cx, e: &Extension) -> Opti
 
 /// Of a filter that is not implemented: where that passes requests by, what is said to it is nothing.
 fn unserved<T>(cx: &mut Cx, e: &Extension) -> Option<T> {
-    let left_out = cx.is_dynamic() && e.refused().is_some_and(|refused| refused.dynamic != Dynamic::Refused);
-    if left_out {
-        cx.warn_here(format!("{}; it is left out", e.why_not()));
-    } else {
-        cx.reject_here(e.why_not());
+    match of_package(&e.type_name) {
+        Some(refused) if cx.is_dynamic() && refused.dynamic != Dynamic::Refused => {
+            cx.warn_here(format!("\"{}\": {}; it is left out", refused.name, refused.why));
+        }
+        Some(refused) => cx.reject_here(format!("\"{}\": {}", refused.name, refused.why)),
+        None => cx.reject_here(e.why_not()),
     }
     None
+}
+
+/// Whose filter's own message is in the same package.
+fn of_package(type_name: &str) -> Option<&'static Refused> {
+    let (own, _) = type_name.rsplit_once('.')?;
+    let same = |name: &str| name.rsplit_once('.').is_some_and(|(package, _)| package == own);
+    REFUSED.iter().find(|refused| refused.category == HTTP_FILTER && same(refused.type_name))
 }

@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use super::fixed::spec;
 use super::resolver::{Answer, Resolvers, resolve};
 use crate::cluster::host::Spec;
-use crate::cluster::members::{Change, Group};
+use crate::cluster::members::{Change, Group, Member};
 use crate::cluster::{Cluster, Env, Random};
 
 /// A task for each name: a slow one must not delay the others.
@@ -98,11 +98,11 @@ impl Names {
     }
 
     fn publish(&self, cluster: &Cluster, answer: Option<&Answer>) {
-        let groups = {
+        let mut groups = {
             let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
             groups(&self.assignment, self.logical, &answers)
         };
-        let change = cluster.update(groups, &self.assignment.policy);
+        let change = cluster.update(&mut groups, &self.assignment.policy);
         if answer.is_some() && change == Change::Nothing {
             cluster.stats.update_no_rebuild.inc();
         }
@@ -113,11 +113,12 @@ fn groups(assignment: &LoadAssignment, logical: bool, answers: &[Known]) -> Vec<
     let mut answers = answers.iter();
     let group = |from: &proxy_config::model::endpoint::LocalityEndpoints| {
         let locality = Arc::new(from.locality.clone());
-        let mut specs = Vec::new();
+        let mut members = Vec::new();
+        let member = |spec: Spec| Member::Spec(Box::new(spec));
         for endpoint in &from.endpoints {
             let base = spec(endpoint, from, &locality);
             let Address::Host(HostPort { host, port }) = &endpoint.address else {
-                specs.push(base);
+                members.push(member(base));
                 continue;
             };
             let addresses: &[IpAddr] = match answers.next() {
@@ -129,16 +130,16 @@ fn groups(assignment: &LoadAssignment, logical: bool, answers: &[Known]) -> Vec<
             let base = Spec { hostname, ..base };
             if logical {
                 let at = addresses.first().map(|ip| SocketAddr::new(*ip, *port));
-                specs.extend(at.map(|_| Spec { at, ..base }));
+                members.extend(at.map(|_| member(Spec { at, ..base })));
             } else {
                 let at =
                     |ip: &IpAddr| Spec { address: Address::Ip(SocketAddr::new(*ip, *port)), ..base.clone() };
-                specs.extend(addresses.iter().map(at));
+                members.extend(addresses.iter().map(at).map(member));
             }
         }
         let weight = from.load_balancing_weight.unwrap_or(0);
         let transport_match = from.transport_match.clone();
-        Group { locality, priority: from.priority, weight, specs, transport_match }
+        Group { locality, priority: from.priority, weight, members, transport_match }
     };
     assignment.localities.iter().map(group).collect()
 }

@@ -16,6 +16,7 @@ use proxy_config::model::cluster::Discovery;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+pub(super) use self::eds::Applied;
 use super::{Cluster, Env, Running};
 
 /// Starts the tasks that keep a cluster's endpoints current.

@@ -6,16 +6,19 @@ use std::time::Duration;
 
 use hickory_resolver::proto::op::{Message, MessageType, ResponseCode};
 use hickory_resolver::proto::rr::{RData, Record, RecordType};
+use proptest::prelude::*;
 use proxy_config::model;
 use proxy_config::model::cluster::{Discovery, Dns, DnsFamily, Eds};
 use proxy_config::model::config_source::{ConfigSource, ConfigSourceKind};
+use proxy_config::xds::{Kind, RawResource};
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
 use crate::cluster::testing::*;
-use crate::cluster::{Cluster, Env, Want};
+use crate::cluster::{Cluster, Env, Host, Want};
 use crate::task::Tasks;
 use crate::telemetry::stats::Stats;
+use crate::xds::{Consumer, Update};
 
 /// Answers every name with the same addresses, or with SERVFAIL.
 #[derive(Clone)]
@@ -251,4 +254,92 @@ async fn clusters_of_one_eds_file_share_its_reading() {
     assert_eq!(addresses(&late), ["127.0.0.1:1"]);
     std::fs::write(&path, eds("2 127.0.0.1:1 127.0.0.1:2")).unwrap();
     until("the second version", || clusters.iter().chain([&late]).all(|c| c.hosts().len() == 2)).await;
+}
+
+/// An assignment to `c`: of each locality its region, priority and weighted ports.
+fn assignment(localities: &[(u8, u8, Vec<(u16, u8)>)]) -> RawResource {
+    let mut text =
+        format!("resources:\n- '@type': {}\n  cluster_name: c\n  endpoints:\n", Kind::Endpoints.type_url());
+    for (region, priority, ports) in localities {
+        text.push_str(&format!("  - locality: {{ region: r{region} }}\n    priority: {priority}\n"));
+        text.push_str("    lb_endpoints:\n");
+        for (port, weight) in ports {
+            let address = format!("{{ address: 10.0.0.1, port_value: {port} }}");
+            text.push_str(&format!(
+                "    - {{ endpoint: {{ address: {{ socket_address: {address} }} }}, load_balancing_weight: {weight} }}\n"
+            ));
+        }
+    }
+    proxy_config::xds::file::Reader::new(Kind::Endpoints).read(&text).unwrap().resources.remove(0)
+}
+
+fn discovering(env: &Env) -> Arc<Cluster> {
+    let eds = Eds { service_name: "c".into(), source: file(Path::new("/nowhere")) };
+    let discovery = Discovery::Eds(Box::new(eds));
+    Cluster::new(Arc::new(model::Cluster { discovery, ..model(Vec::new()) }), env).unwrap()
+}
+
+fn assign(cluster: &Cluster, raw: &RawResource) {
+    let resources = std::slice::from_ref(raw);
+    Consumer::update(cluster, &Update { resources, response: resources, ..Update::default() }).unwrap();
+}
+
+/// Everything that tells a host from another one.
+fn described(cluster: &Cluster) -> Vec<(SocketAddr, u32, u32, Arc<str>)> {
+    let of = |host: &Arc<Host>| {
+        (host.socket_address().unwrap(), host.weight(), host.priority(), host.locality.region.clone())
+    };
+    cluster.hosts().iter().map(of).collect()
+}
+
+#[tokio::test]
+async fn what_is_as_it_was_in_an_assignment_of_many_is_the_same_host() {
+    let cluster = discovering(&env());
+    let mut ports: Vec<_> = (1..=200).map(|port| (port, 1)).collect();
+    assign(&cluster, &assignment(&[(0, 0, ports.clone())]));
+    let before = cluster.hosts();
+    assert_eq!(before.len(), 200);
+    ports[3] = (1000, 1);
+    ports[5].1 = 9;
+    ports.remove(100);
+    assign(&cluster, &assignment(&[(0, 0, ports.clone())]));
+    let after = cluster.hosts();
+    let kept = after.iter().filter(|host| before.iter().any(|old| Arc::ptr_eq(old, host))).count();
+    assert_eq!((after.len(), kept), (199, 198), "another weight is the same host");
+    assert_eq!((port(&after[3]), after[5].weight(), port(&after[100])), (1000, 9, 102));
+    assert_eq!(cluster.stats.membership_change.value(), 2);
+    assert_eq!(cluster.stats.membership_total.value(), 199);
+    // The same again, and in another order, is no change of the members.
+    assign(&cluster, &assignment(&[(0, 0, ports.clone())]));
+    assert_eq!(cluster.stats.update_no_rebuild.value(), 1);
+    ports.swap(0, 150);
+    assign(&cluster, &assignment(&[(0, 0, ports)]));
+    assert_eq!(cluster.stats.membership_change.value(), 2);
+}
+
+fn sets() -> impl Strategy<Value = Vec<(u8, u8, Vec<(u16, u8)>)>> {
+    // Few ports: an address is often named twice, in one locality or in two.
+    let some = prop::collection::vec((1_u16..60, 1_u8..4), 0..40);
+    prop::collection::vec((0_u8..3, 0_u8..2, some), 1..4).prop_map(|mut all| {
+        all.insert(all.len() / 2, (9, 0, (100..170).map(|port| (port, 1)).collect()));
+        all
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn one_assignment_after_the_other_is_as_the_last_alone(sequence in prop::collection::vec(sets(), 2..6)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _runtime = runtime.enter();
+        let cluster = discovering(&env());
+        for set in &sequence {
+            let raw = assignment(set);
+            assign(&cluster, &raw);
+            let alone = discovering(&env());
+            assign(&alone, &raw);
+            prop_assert_eq!(described(&cluster), described(&alone));
+            prop_assert_eq!(cluster.stats.membership_total.value(), alone.stats.membership_total.value());
+        }
+    }
 }

@@ -227,7 +227,7 @@ async fn a_healthy_host_stays_until_it_fails() {
     let rig = Rig::start(HealthCheck { timeout: Duration::from_millis(40), ..check(checker) }, vec![up]);
     timeout(LONG, rig.cluster.warmed()).await.unwrap();
     let nothing = model::LoadAssignment { localities: vec![Default::default()], ..Default::default() };
-    rig.cluster.update(crate::cluster::discovery::fixed::groups(&nothing), &nothing.policy);
+    rig.cluster.update(&mut crate::cluster::discovery::fixed::groups(&nothing), &nothing.policy);
     assert_eq!(rig.cluster.hosts()[0].health_flags(), "/pending_dynamic_removal");
     assert!(rig.cluster.choose(&Want::default()).is_ok());
     server.mute.store(true, Ordering::SeqCst);

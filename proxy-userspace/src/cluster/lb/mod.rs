@@ -103,13 +103,12 @@ impl LbState {
     }
 
     pub(super) fn same_hosts(&self, other: &Self, priority: usize) -> bool {
-        let of = |state: &Self| -> Vec<*const Host> {
-            let level = state.all.members().nth(priority);
-            let mut hosts: Vec<_> = level.into_iter().flat_map(|m| m.hosts.iter().map(Arc::as_ptr)).collect();
-            hosts.sort_unstable();
-            hosts
-        };
-        of(self) == of(other)
+        let of = |state: &Self| state.all.members().nth(priority).map(|members| members.hosts.clone());
+        match (of(self), of(other)) {
+            (Some(a), Some(b)) => same_set(&a, &b),
+            (Some(hosts), None) | (None, Some(hosts)) => hosts.is_empty(),
+            (None, None) => true,
+        }
     }
 
     /// Nothing that the state was built from has changed but, perhaps, the hosts' own health and weight.
@@ -140,13 +139,15 @@ impl LbState {
     }
 }
 
+/// What is in the same place is not looked at: that is nearly all of them, nearly always.
 fn same_set(a: &[Arc<Host>], b: &[Arc<Host>]) -> bool {
-    let sorted = |hosts: &[Arc<Host>]| {
-        let mut all: Vec<_> = hosts.iter().map(Arc::as_ptr).collect();
+    let elsewhere = |hosts: &[Arc<Host>], others: &[Arc<Host>]| {
+        let moved = hosts.iter().zip(others).filter(|(one, other)| !Arc::ptr_eq(one, other));
+        let mut all: Vec<_> = moved.map(|(one, _)| Arc::as_ptr(one)).collect();
         all.sort_unstable();
         all
     };
-    a.len() == b.len() && (a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b)) || sorted(a) == sorted(b))
+    a.len() == b.len() && elsewhere(a, b) == elsewhere(b, a)
 }
 
 /// What the parts of a state are built from.

@@ -66,7 +66,7 @@ impl Text {
     pub(super) fn render(&self, entry: &Entry) -> Cow<'_, [u8]> {
         match self {
             Self::Constant(text) => Cow::Borrowed(text.as_bytes()),
-            Self::Format(format) => Cow::Owned(format.line(entry)),
+            Self::Format(format) => Cow::Owned(format.text(entry).into_bytes()),
         }
     }
 }
@@ -265,7 +265,9 @@ impl Name {
 
 fn put(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue, append: AppendAction) {
     match append {
-        AppendAction::AppendIfExistsOrAdd => drop(headers.append(name, value)),
+        AppendAction::AppendIfExistsOrAdd => {
+            headers.append(name, value);
+        }
         AppendAction::AddIfAbsent => {
             headers.entry(name).or_insert(value);
         }

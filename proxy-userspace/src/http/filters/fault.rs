@@ -10,7 +10,7 @@ use http::{HeaderMap, StatusCode};
 use proxy_config::model::FractionalPercent;
 use proxy_config::model::http::filters::{AbortKind, DelayKind, Fault as Config, RateKind};
 
-use super::common::{cluster_of, hits, matches};
+use super::common::{hits, matches};
 use super::{FilterCx, RouteConfig};
 use crate::http::filter::{Filter, LocalReply, Step, Stop, StreamFilter};
 use crate::http::{Routed, Stream};
@@ -208,8 +208,10 @@ fn concerns(config: &Config, stream: &Stream, route: Option<&Routed>) -> bool {
         let node = node();
         config.downstream_nodes.iter().any(|one| one.as_bytes() == &*node)
     };
-    let to_cluster =
-        config.upstream_cluster.as_ref().is_none_or(|name| route.and_then(cluster_of) == Some(name));
+    let to_cluster = config
+        .upstream_cluster
+        .as_ref()
+        .is_none_or(|name| route.and_then(|route| route.cluster(head)).as_deref() == Some(&**name));
     of_node && to_cluster && config.headers.iter().all(|matcher| matches(matcher, head))
 }
 

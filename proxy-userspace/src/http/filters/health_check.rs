@@ -1,6 +1,6 @@
 //! `envoy.filters.http.health_check`: answers those who ask whether the proxy is well.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use proxy_config::model::http::filters::HealthCheckFilter as Config;
 use super::FilterCx;
 use super::common::matches;
 use crate::clock::{self, Instant};
+use crate::http::Stream;
 use crate::http::filter::{Filter, LocalReply, Step, StreamFilter};
-use crate::http::{Health, Stream};
 use crate::telemetry::Flags;
 use crate::telemetry::stats::stats_block;
 
@@ -38,7 +38,9 @@ pub(super) struct HealthCheck(Arc<Shared>);
 struct Shared {
     config: Config,
     stats: Arc<HealthCheckStats>,
-    health: Health,
+    failing: Arc<AtomicBool>,
+    /// The node's own.
+    cluster: HeaderValue,
     cache: Option<Cache>,
 }
 
@@ -58,8 +60,15 @@ impl HealthCheck {
     pub(super) fn new(config: &Config, cx: &FilterCx<'_>) -> Self {
         let stats = cx.parts.cluster.stats.block(format!("{}.health_check", cx.prefix));
         let cache = config.cache_time.filter(|time| !time.is_zero()).map(Cache::new);
-        let health = cx.parts.http.health.clone();
-        Self(Arc::new(Shared { config: config.clone(), stats, health, cache }))
+        let common = cx.parts.http;
+        let cluster = HeaderValue::from_str(&common.node.cluster).unwrap_or(HeaderValue::from_static(""));
+        Self(Arc::new(Shared {
+            config: config.clone(),
+            stats,
+            failing: common.failing.clone(),
+            cluster,
+            cache,
+        }))
     }
 }
 
@@ -78,7 +87,7 @@ impl StreamFilter for One {
         self.asks = true;
         stream.http_mut().health_check = true;
         shared.stats.request_total.inc();
-        let failing = shared.health.failing.load(Ordering::Relaxed);
+        let failing = shared.failing.load(Ordering::Relaxed);
         let cached = shared.cache.as_ref().and_then(Cache::fresh);
         if shared.config.pass_through_mode && !failing && cached.is_none() {
             return Step::Next;
@@ -95,11 +104,8 @@ impl StreamFilter for One {
             if let Some(cache) = &shared.cache {
                 cache.keep(head.status, head.headers.contains_key(DEGRADED));
             }
-            let cluster = shared.health.cluster.get().map_or("", |cluster| cluster);
-            if let Ok(cluster) = HeaderValue::from_str(cluster) {
-                head.headers.insert(CHECKED, cluster);
-            }
-        } else if shared.health.failing.load(Ordering::Relaxed) {
+            head.headers.insert(CHECKED, shared.cluster.clone());
+        } else if shared.failing.load(Ordering::Relaxed) {
             head.headers.insert(FAIL, HeaderValue::from_static("true"));
         }
         Step::Next

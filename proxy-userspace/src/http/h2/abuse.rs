@@ -46,6 +46,8 @@ pub enum Violation {
     PrematureResets,
     /// The connection does not begin with SETTINGS.
     Preface,
+    /// With pseudo-headers.
+    Trailers,
 }
 
 impl Violation {
@@ -56,7 +58,7 @@ impl Violation {
             Self::WindowUpdate => "inbound_window_update_frames_flood",
             Self::Control => "outbound_control_flood",
             Self::PrematureResets => "too_many_premature_resets",
-            Self::Preface => "protocol_error",
+            Self::Preface | Self::Trailers => "protocol_error",
         }
     }
 
@@ -68,7 +70,7 @@ impl Violation {
             | Self::WindowUpdate
             | Self::Control
             | Self::PrematureResets => Reason::ENHANCE_YOUR_CALM,
-            Self::Preface => Reason::PROTOCOL_ERROR,
+            Self::Preface | Self::Trailers => Reason::PROTOCOL_ERROR,
         }
     }
 }
@@ -273,5 +275,151 @@ impl Resets {
         self.premature += 1;
         let of = if streams < limit { limit } else { streams };
         self.premature * 2 >= of
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const END_STREAM: u8 = 1;
+    const END_HEADERS: u8 = 4;
+
+    fn frame(kind: Kind, flags: u8, stream: u32, payload: usize) -> Head {
+        Head { kind, flags, stream, len: payload, payload: Some(payload) }
+    }
+
+    fn server() -> Counts {
+        let mut counts = Counts::new(Limits::default(), End::Server, 4096);
+        counts.received(frame(Kind::Settings, 0, 0, 0), &Seen::default());
+        counts
+    }
+
+    /// Which frame is one too many, of those that `make` makes.
+    fn limit(counts: &mut Counts, make: impl Fn(u32) -> Head) -> (u32, Option<Violation>) {
+        for n in 0..100_000 {
+            counts.received(make(n), &Seen::default());
+            if counts.violation.is_some() {
+                return (n, counts.violation);
+            }
+        }
+        (100_000, None)
+    }
+
+    fn open(stream: u32) -> Head {
+        frame(Kind::Headers, END_HEADERS, stream, 10)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_flood_ends_where_it_does_in_envoy() {
+        let one = |kind, flags, payload| move |_: u32| frame(kind, flags, 1, payload);
+        for (what, (n, violation), expected) in [
+            ("PING", limit(&mut server(), one(Kind::Ping, 0, 8)), (999, Violation::Control)),
+            ("SETTINGS", limit(&mut server(), one(Kind::Settings, 0, 0)), (999, Violation::Control)),
+            ("PRIORITY", limit(&mut server(), one(Kind::Priority, 0, 5)), (100, Violation::Priority)),
+            (
+                "WINDOW_UPDATE",
+                limit(&mut server(), one(Kind::WindowUpdate, 0, 4)),
+                (5, Violation::WindowUpdate),
+            ),
+            ("empty DATA", limit(&mut server(), one(Kind::Data, 0, 0)), (1, Violation::EmptyFrames)),
+            (
+                "empty CONTINUATION",
+                limit(&mut server(), one(Kind::Continuation, 0, 0)),
+                (1, Violation::EmptyFrames),
+            ),
+        ] {
+            assert_eq!((n, violation), (expected.0, Some(expected.1)), "{what}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_earned_is_no_flood() {
+        for (what, frames) in [
+            ("ACKs", [frame(Kind::Ping, 1, 0, 8), frame(Kind::Settings, 1, 0, 0)]),
+            ("a PING for each DATA", [frame(Kind::Ping, 0, 0, 8), frame(Kind::Data, 0, 1, 10)]),
+            ("empty DATA between others", [frame(Kind::Data, 0, 1, 0), frame(Kind::Data, 0, 1, 10)]),
+            (
+                "empty DATA at the end",
+                [frame(Kind::Data, END_STREAM, 1, 0), frame(Kind::Data, END_STREAM, 3, 0)],
+            ),
+            ("PRIORITY for each stream", [open(1), frame(Kind::Priority, 0, 1, 5)]),
+            ("WINDOW_UPDATE for each stream", [open(1), frame(Kind::WindowUpdate, 0, 1, 4)]),
+        ] {
+            let of = |n: u32| frames[n as usize % 2];
+            assert_eq!(limit(&mut server(), of).1, None, "{what}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn data_that_is_sent_earns_window_updates() {
+        let (mut counts, seen) = (server(), Seen::default());
+        for _ in 0..10 {
+            counts.sent(frame(Kind::Data, 0, 1, 10), &seen);
+        }
+        let update = |_| frame(Kind::WindowUpdate, 0, 1, 4);
+        assert_eq!(limit(&mut counts, update), (205, Some(Violation::WindowUpdate)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_gives_pings_back() {
+        let mut counts = server();
+        let ping = frame(Kind::Ping, 0, 0, 8);
+        for _ in 0..20 {
+            for _ in 0..100 {
+                counts.received(ping, &Seen::default());
+            }
+            tokio::time::advance(std::time::Duration::from_secs(1)).await;
+        }
+        assert_eq!(counts.violation, None);
+    }
+
+    /// Opens streams, and resets each that `reset` says.
+    fn streams(n: u32, counts: &mut Counts, reset: impl Fn(u32) -> bool) -> Option<u32> {
+        for at in 0..n {
+            let stream = counts.resets.last + if counts.resets.last == 0 { 1 } else { 2 };
+            counts.received(open(stream), &Seen::default());
+            if reset(at) {
+                counts.received(frame(Kind::Reset, 0, stream, 4), &Seen::default());
+            }
+            if counts.violation.is_some() {
+                assert_eq!(counts.violation, Some(Violation::PrematureResets));
+                return Some(at);
+            }
+        }
+        None
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_of_five_hundred_streams_may_be_reset_young() {
+        assert_eq!(streams(5_000, &mut server(), |_| true), Some(249));
+        assert_eq!(streams(5_000, &mut server(), |n| n % 3 == 0), None);
+        // Never closed but by the count of what follows.
+        assert_eq!(streams(5_000, &mut server(), |n| n >= 1_000), Some(1_999));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn resets_of_old_streams_are_no_abuse() {
+        let mut counts = server();
+        for round in 0..20 {
+            streams(100, &mut counts, |_| false);
+            for n in 0..3 {
+                // The moments that were marked move on with the resets.
+                tokio::time::advance(std::time::Duration::from_secs(2)).await;
+                let old = frame(Kind::Reset, 0, 1 + 200 * round + 2 * n, 4);
+                counts.received(old, &Seen::default());
+            }
+            for n in 3..100 {
+                counts.received(frame(Kind::Reset, 0, 1 + 200 * round + 2 * n, 4), &Seen::default());
+            }
+        }
+        assert_eq!(counts.violation, None);
+    }
+
+    #[test]
+    fn a_connection_begins_with_settings() {
+        let mut counts = Counts::new(Limits::default(), End::Server, 4096);
+        counts.received(frame(Kind::Ping, 0, 0, 8), &Seen::default());
+        assert_eq!(counts.violation, Some(Violation::Preface));
     }
 }

@@ -80,6 +80,7 @@ impl Watched {
         let Self { inbound, counts, seen, waiting, .. } = self;
         let n = inbound.step(waiting.get(..most).unwrap_or_default(), |head| counts.received(head, seen));
         buf.put_slice(&waiting.split_to(n));
+        self.look();
         Ok(())
     }
 
@@ -92,6 +93,19 @@ impl Watched {
             self.waiting = Bytes::copy_from_slice(rest);
         }
         buf.set_filled(before + n);
+        self.look();
+    }
+
+    /// At trailers, whose pseudo-headers the crate would drop.
+    fn look(&mut self) {
+        if self.end == End::Server
+            && self.inbound.is_between()
+            && let Some(head) = self.inbound.current()
+            && blame::is_trailers(head, self.counts.place)
+            && blame::has_pseudo(head, self.inbound.payload())
+        {
+            self.counts.violation.get_or_insert(Violation::Trailers);
+        }
     }
 
     fn poll_bytes(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

@@ -1,6 +1,6 @@
 //! One stream, from its request's head to its response's: the manager's own changes, the filters, the router.
 
-use super::{inbound, local_reply};
+use super::{inbound, local_reply, traced};
 use crate::http::filter::{Stop, StreamFilter};
 use crate::http::{Reset, Stream, router};
 
@@ -10,6 +10,7 @@ pub(super) type Chain = Vec<Box<dyn StreamFilter>>;
 /// What comes before anything is waited for: the manager's own changes, the route, the choice of filters.
 pub(super) fn begin(stream: &mut Stream, chain: &mut Chain) -> Result<(), Stop> {
     let prepared = inbound::prepare(stream);
+    traced::begin(stream);
     // A request that is refused here is seen by the filters on its response's way.
     let upgraded = choose(stream, chain);
     prepared?;

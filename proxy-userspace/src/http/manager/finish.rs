@@ -1,6 +1,7 @@
 //! The end of a stream: stats and log lines.
 
 use super::active::Active;
+use super::traced;
 use super::watch::Broken;
 use crate::clock;
 use crate::http::{Hcm, Reset, ResetReason};
@@ -52,6 +53,8 @@ pub(super) fn run(active: Active, broken: Option<&Broken>) {
     entry.duration = took;
     entry.bytes.downstream_rx = received;
     entry.bytes.downstream_tx = sent.body_bytes;
+    traced::end(&mut stream);
+    let entry = &stream.entry;
     for logger in hcm.access_log.iter() {
         logger.log(entry);
     }

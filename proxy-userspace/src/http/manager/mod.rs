@@ -19,6 +19,9 @@ mod meter;
 mod outbound;
 mod prepared;
 mod sniff;
+#[cfg(test)]
+mod tests;
+mod traced;
 mod watch;
 
 use std::sync::Arc;
@@ -81,24 +84,28 @@ pub(crate) async fn run(conn: &mut Conn<'_>, hcm: &Arc<Hcm>) -> Outcome {
         worker: conn.worker,
     });
     let mut served = Served { account: Account::open(&cx), cx, guard: conn.guard };
-    let mut io = Io::Client { socket: conn.stream.clone(), transport: conn.transport.take() };
-    let outcome = match sniff::run(&mut io, early, &served).await {
+    let io = Io::Client { socket: conn.stream.clone(), transport: conn.transport.take() };
+    let outcome = serve(&mut served, io, early).await;
+    let (received, sent) = served.account.bytes();
+    conn.record.entry.bytes.downstream_rx = received;
+    conn.record.entry.bytes.downstream_tx = sent;
+    outcome
+}
+
+async fn serve(served: &mut Served<'_>, mut io: Io, early: Vec<u8>) -> Outcome {
+    match sniff::run(&mut io, early, served).await {
         Ok(Sniffed { protocol, early }) => {
             served.account.speaks(protocol);
             match protocol {
-                Protocol::Http1 => http1::serve(&mut served, io, early).await,
-                Protocol::Http2 => Box::pin(http2::serve(&mut served, io, early)).await,
+                Protocol::Http1 => http1::serve(served, io, early).await,
+                Protocol::Http2 => Box::pin(http2::serve(served, io, early)).await,
             }
         }
         Err(outcome) => {
             served.account.ended(outcome.side, 0);
             outcome
         }
-    };
-    let (received, sent) = served.account.bytes();
-    conn.record.entry.bytes.downstream_rx = received;
-    conn.record.entry.bytes.downstream_tx = sent;
-    outcome
+    }
 }
 
 /// The end of `max_connection_duration`.

@@ -16,7 +16,7 @@ use crate::net::conn::canonical;
 
 pub(super) fn start(pool: &Arc<Pool>, place: breaker::Connection) {
     let attempt = Attempt { pool: pool.clone(), place: Some(place), done: false };
-    pool.shared.tasks.spawn_on(pool.worker(), "upstream connect", attempt.run());
+    pool.tasks.spawn_on(pool.worker(), "upstream connect", attempt.run());
 }
 
 struct Attempt {
@@ -44,15 +44,12 @@ impl Attempt {
 
     async fn connect(&mut self, cluster: &Arc<Cluster>) -> Result<(Link, Arc<Life>), ConnectError> {
         let pool = self.pool.clone();
-        let (since, id) = (clock::now(), pool.shared.next_connection());
+        let (since, id) = (clock::now(), pool.next_connection());
         let more = pool.more();
-        let alpn = more.map(|more| &more.alpn[..]).filter(|alpn| !alpn.is_empty());
-        let client = Client {
-            source: &pool.source,
-            facts: Some(&pool.facts),
-            connection_id: id,
-            alpn: alpn.unwrap_or_else(|| pool.protocol().alpn()),
-        };
+        let given: Vec<&str> =
+            more.map(|more| more.alpn.iter().map(|alpn| &**alpn)).into_iter().flatten().collect();
+        let alpn = if given.is_empty() { pool.protocol().alpn() } else { &given[..] };
+        let client = Client { source: &pool.source, facts: pool.facts.as_deref(), connection_id: id, alpn };
         let connected = connect::ready(cluster, pool.host(), pool.dial.as_ref(), &client).await?;
         cluster.report(pool.host(), Event::ConnectedForRequests(connected.took));
         let tls = connected.transport.as_ref().and_then(|transport| transport.tls()).cloned();
@@ -87,7 +84,7 @@ impl Attempt {
                 pool.remove(life.id);
             }
         };
-        let client = h2::Client::start(io, &pool.settings().h2, &pool.shared.tasks, ended).await;
+        let client = h2::Client::start(io, &pool.settings().h2, &pool.tasks, ended).await;
         client.map(Link::Http2).map_err(|reset| {
             let source = std::io::Error::other(reset.details);
             ConnectError::Delayed { source }

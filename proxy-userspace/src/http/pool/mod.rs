@@ -16,6 +16,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use http::Version;
@@ -28,18 +29,29 @@ pub use self::settings::{Protocol, Settings};
 pub use self::state::{Pool, Refused};
 use super::ConnCx;
 use super::router::CodeStats;
+pub use super::router::call;
 use crate::cluster::{Cluster, Env, Host, Source, stat_prefix};
 use crate::net::facts::Facts;
 use crate::net::{Dial, Direction};
+use crate::task::{Tasks, workers};
 use crate::telemetry::stats::Stats;
 
 /// Of one cluster.
 pub struct Pools {
     model: Arc<model::Cluster>,
-    workers: usize,
-    stats: Arc<Stats>,
+    ground: Ground,
     /// Most clusters have none.
     made: OnceLock<Box<Made>>,
+}
+
+/// What pools stand on.
+#[derive(Clone)]
+struct Ground {
+    stats: Arc<Stats>,
+    tasks: Tasks,
+    /// The last connection id.
+    connections: Arc<AtomicU64>,
+    dial: Arc<dyn Dial>,
 }
 
 struct Made {
@@ -65,7 +77,7 @@ pub(crate) struct Key {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct More {
     /// Instead of what the protocol offers.
-    pub alpn: Vec<&'static str>,
+    pub alpn: Vec<Arc<str>>,
     /// The server name, instead of the transport socket's.
     pub sni: Option<Arc<str>>,
     /// The server's certificate must have it.
@@ -85,9 +97,9 @@ pub struct SourceKey {
 pub struct Demand<'a> {
     pub cluster: &'a Arc<Cluster>,
     pub host: &'a Arc<Host>,
-    pub cx: &'a ConnCx,
-    /// Of the client.
-    pub facts: &'a Facts,
+    pub caller: &'a Caller,
+    /// Of the client; none of the proxy's own requests.
+    pub facts: Option<&'a Facts>,
     /// What the client speaks.
     pub version: Version,
     pub priority: Priority,
@@ -95,15 +107,43 @@ pub struct Demand<'a> {
     pub more: Option<More>,
 }
 
+/// By whose sockets, and on which worker, a request is sent.
+#[derive(Clone)]
+pub struct Caller {
+    pub dial: Arc<dyn Dial>,
+    pub worker: workers::Place,
+}
+
+impl Caller {
+    /// A client's.
+    pub fn of(cx: &ConnCx) -> Self {
+        let dial = match cx.connection.origin.direction.unwrap_or(Direction::Outbound) {
+            Direction::Outbound => &cx.place.dial.outbound,
+            Direction::Inbound => &cx.place.dial.inbound,
+        };
+        Self { dial: dial.clone(), worker: cx.worker }
+    }
+}
+
 impl Pools {
     pub fn new(model: &Arc<model::Cluster>, env: &Env) -> Self {
-        let (workers, made) = (env.tasks.crew().len(), OnceLock::new());
-        Self { model: model.clone(), workers, stats: env.stats.clone(), made }
+        let ground = Ground {
+            stats: env.stats.clone(),
+            tasks: env.tasks.clone(),
+            connections: env.transport.connections.clone(),
+            dial: env.dial.clone(),
+        };
+        Self { model: model.clone(), ground, made: OnceLock::new() }
     }
 
     /// What responses are counted as.
     pub fn codes(&self) -> &CodeStats {
         &self.made().codes
+    }
+
+    /// For the proxy's own requests.
+    pub fn caller(&self) -> Caller {
+        Caller { dial: self.ground.dial.clone(), worker: 0 }
     }
 
     /// How HTTP is spoken to the cluster.
@@ -113,8 +153,8 @@ impl Pools {
 
     fn made(&self) -> &Made {
         self.made.get_or_init(|| {
-            let workers = (0..self.workers.max(1)).map(|_| Worker::default()).collect();
-            let codes = CodeStats::new(&self.stats, stat_prefix(&self.model).into());
+            let workers = (0..self.ground.tasks.crew().len()).map(|_| Worker::default()).collect();
+            let codes = CodeStats::new(&self.ground.stats, stat_prefix(&self.model).into());
             Box::new(Made { settings: Arc::new(Settings::new(&self.model)), codes, workers })
         })
     }
@@ -130,7 +170,7 @@ impl Pools {
 
     fn pool(&self, demand: Demand<'_>) -> Result<Arc<Pool>, Refused> {
         let made = self.made();
-        let dial = dialer(demand.cx);
+        let Caller { dial, worker: at } = demand.caller;
         let more = demand.more.filter(|more| *more != More::default()).map(Arc::new);
         let key = Key {
             host: Arc::as_ptr(demand.host) as usize,
@@ -139,7 +179,7 @@ impl Pools {
             high: demand.priority == Priority::High,
             more,
         };
-        let Some(worker) = made.worker(demand.cx.worker) else { return Err(Refused::Gone) };
+        let Some(worker) = made.worker(*at) else { return Err(Refused::Gone) };
         let mut pools = lock(worker);
         if let Some(pool) = pools.get(&key) {
             return Ok(pool.clone());
@@ -153,8 +193,9 @@ impl Pools {
                 dial: dial.clone(),
                 source: demand.source,
                 facts: demand.facts,
-                shared: demand.cx.shared().clone(),
-                worker: demand.cx.worker,
+                tasks: self.ground.tasks.clone(),
+                connections: self.ground.connections.clone(),
+                worker: *at,
                 priority: demand.priority,
                 settings: made.settings.clone(),
             },
@@ -194,14 +235,6 @@ impl Pools {
 impl Made {
     fn worker(&self, place: usize) -> Option<&Worker> {
         self.workers.get(place).or_else(|| self.workers.first())
-    }
-}
-
-/// Makes the sockets of requests of that connection.
-fn dialer(cx: &ConnCx) -> &Arc<dyn Dial> {
-    match cx.connection.origin.direction.unwrap_or(Direction::Outbound) {
-        Direction::Outbound => &cx.place.dial.outbound,
-        Direction::Inbound => &cx.place.dial.inbound,
     }
 }
 

@@ -1,7 +1,7 @@
 //! A pool: connections that are free, requests that wait for one, and what is being connected for them.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::task::{Context, Waker};
 
@@ -16,9 +16,9 @@ use crate::clock::{self, Instant};
 use crate::cluster::breaker::{self, Breaker, Overflow};
 use crate::cluster::{Cluster, Host, Source};
 use crate::http::{ResetReason, h1, h2};
+use crate::net::Dial;
 use crate::net::facts::Facts;
-use crate::net::{Dial, Shared};
-use crate::task::{Abort, workers};
+use crate::task::{Abort, Tasks, workers};
 use crate::telemetry::stats::ClusterStats;
 
 pub struct Pool {
@@ -27,8 +27,9 @@ pub struct Pool {
     host: Arc<Host>,
     pub(super) dial: Arc<dyn Dial>,
     pub(super) source: Source,
-    pub(super) facts: Box<Facts>,
-    pub(super) shared: Arc<Shared>,
+    pub(super) facts: Option<Box<Facts>>,
+    pub(super) tasks: Tasks,
+    connections: Arc<AtomicU64>,
     worker: workers::Place,
     priority: Priority,
     breaker: Arc<Breaker>,
@@ -50,8 +51,9 @@ pub(super) struct Of<'a> {
     pub(super) host: Arc<Host>,
     pub(super) dial: Arc<dyn Dial>,
     pub(super) source: Source,
-    pub(super) facts: &'a Facts,
-    pub(super) shared: Arc<Shared>,
+    pub(super) facts: Option<&'a Facts>,
+    pub(super) tasks: Tasks,
+    pub(super) connections: Arc<AtomicU64>,
     pub(super) worker: workers::Place,
     pub(super) priority: Priority,
     pub(super) settings: Arc<Settings>,
@@ -120,8 +122,9 @@ impl Pool {
             cluster: Arc::downgrade(of.cluster),
             dial: of.dial,
             source: of.source,
-            facts: Box::new(of.facts.clone()),
-            shared: of.shared,
+            facts: of.facts.cloned().map(Box::new),
+            tasks: of.tasks,
+            connections: of.connections,
             worker: of.worker,
             priority: of.priority,
             breaker: of.cluster.breaker().clone(),
@@ -136,7 +139,7 @@ impl Pool {
             _place: place,
         });
         let keeping = keeper::run(Arc::downgrade(&pool));
-        let task = pool.shared.tasks.spawn_on(pool.worker, "upstream pool", keeping);
+        let task = pool.tasks.spawn_on(pool.worker, "upstream pool", keeping);
         // It is new: there is none yet.
         let _ = pool.keeping.set(Abort::of(task));
         pool
@@ -160,6 +163,11 @@ impl Pool {
 
     pub(super) fn more(&self) -> Option<&super::More> {
         self.key.more.as_deref()
+    }
+
+    /// Envoy's connection id: counts from 1.
+    pub(super) fn next_connection(&self) -> u64 {
+        self.connections.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     pub(super) fn worker(&self) -> workers::Place {

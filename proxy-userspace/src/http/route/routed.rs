@@ -289,7 +289,12 @@ impl Maker<'_> {
             cluster_edit: first.request.clone(),
             cluster_host: None,
             request: self.order(|level| level.request.as_ref()).cloned().collect(),
-            response: first.response.iter().chain(self.order(|level| level.response.as_ref())).cloned().collect(),
+            response: first
+                .response
+                .iter()
+                .chain(self.order(|level| level.response.as_ref()))
+                .cloned()
+                .collect(),
             filters,
         })
     }

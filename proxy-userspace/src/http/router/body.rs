@@ -30,7 +30,8 @@ pub(super) struct Watched {
 pub(super) struct Ledger {
     pub(super) cluster: Arc<Cluster>,
     pub(super) host: Arc<Host>,
-    pub(super) stats: Arc<HttpStats>,
+    /// Of the client's connection manager.
+    pub(super) stats: Option<Arc<HttpStats>>,
     pub(super) origin: Origin,
     /// None: nothing is counted by codes.
     pub(super) dynamic: bool,
@@ -96,7 +97,7 @@ impl Ledger {
             return reset;
         }
         self.cluster.report(&self.host, Event::RequestFailed);
-        self.stats.rq_reset_after_downstream_response_started.inc();
+        self.count_late();
         let broken = Broken { reset, local: false };
         let details = reply::details("upstream_reset_after_response_started", &broken);
         Reset { details, ..broken.reset }
@@ -104,13 +105,19 @@ impl Ledger {
 
     fn late(self, reached: Reached, progress: &Progress) {
         self.bytes(progress);
-        self.stats.rq_reset_after_downstream_response_started.inc();
+        self.count_late();
         let stats = &self.cluster.stats;
         match reached {
             Reached::Global => stats.upstream_rq_timeout.inc(),
             Reached::PerTry => stats.upstream_rq_per_try_timeout.inc(),
             Reached::PerTryIdle => stats.upstream_rq_per_try_idle_timeout.inc(),
             Reached::Stream => stats.upstream_rq_max_duration_reached.inc(),
+        }
+    }
+
+    fn count_late(&self) {
+        if let Some(stats) = &self.stats {
+            stats.rq_reset_after_downstream_response_started.inc();
         }
     }
 

@@ -21,7 +21,7 @@ use super::timeouts::{Alarm, Reached, Timeouts};
 use crate::clock;
 use crate::cluster::{Cluster, Event, Host, NoHost, Source, Want};
 use crate::http::filter::Stop;
-use crate::http::pool::{Attached, Demand, Failed, Life, Refused};
+use crate::http::pool::{Attached, Caller, Demand, Failed, Life, Refused};
 use crate::http::{
     Body, Hcm, LocalReply, Observer, Progress, Reset, ResetReason, Response, Routed, Stream, route,
 };
@@ -115,6 +115,7 @@ impl<'a> Forward<'a> {
         loop {
             let Some(body) = source.next() else { return Err(self.exhausted()) };
             self.begin(&host);
+            self.trace();
             match self.attempt(&host, body).await {
                 Ok((response, attached)) if self.judge(&response, &host, &source) => {
                     self.retried(response, attached);
@@ -224,15 +225,30 @@ impl<'a> Forward<'a> {
         self.refuse(reply::no_host())
     }
 
+    /// Tells the upstream which trace its request is of.
+    fn trace(&mut self) {
+        if let Some(span) = self.stream.upstream_span.take() {
+            span.finish_child(&self.stream.entry);
+        }
+        let Some(span) = &self.stream.span else { return };
+        let child = span.child(&self.stream.entry, &self.cluster.model.name);
+        let span = self.stream.span.take();
+        if let Some(telling) = child.as_ref().or(span.as_ref()) {
+            telling.inject(self.stream.request_mut());
+        }
+        (self.stream.span, self.stream.upstream_span) = (span, child);
+    }
+
     /// Sends it, until there is the head of a response.
     async fn attempt(&mut self, host: &Arc<Host>, body: Body) -> Result<(Response, Attached), End> {
         let Self { stream, alarm, cluster, action, .. } = self;
         let stream: &mut Stream = stream;
+        let caller = Caller::of(&stream.conn);
         let demand = Demand {
             cluster,
             host,
-            cx: &stream.conn,
-            facts: &stream.entry.facts,
+            caller: &caller,
+            facts: Some(&stream.entry.facts),
             version: stream.request().version,
             priority: action.priority,
             source: Source::Cluster,
@@ -465,7 +481,7 @@ impl<'a> Forward<'a> {
         let ledger = Ledger {
             cluster: self.cluster.clone(),
             host,
-            stats: self.hcm.stats.clone(),
+            stats: Some(self.hcm.stats.clone()),
             origin,
             dynamic: self.is_dynamic(),
             grpc,
@@ -501,7 +517,7 @@ impl Payload {
 }
 
 /// Until it is done, or a limit is reached.
-async fn guarded<T>(alarm: &mut Alarm, future: impl Future<Output = T>) -> Result<T, Reached> {
+pub(super) async fn guarded<T>(alarm: &mut Alarm, future: impl Future<Output = T>) -> Result<T, Reached> {
     let mut future = pin!(future);
     poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(done) => Poll::Ready(Ok(done)),
@@ -520,7 +536,7 @@ fn tell_connection(stream: &mut Stream, life: &Life) {
 }
 
 /// Without a connection.
-fn unconnected(refused: Refused) -> Broken {
+pub(super) fn unconnected(refused: Refused) -> Broken {
     let reset = |reason, details: String| Reset::new(Side::Upstream, reason, details);
     match refused {
         Refused::Overflow(overflow) => {

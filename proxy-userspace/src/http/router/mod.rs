@@ -5,6 +5,7 @@
 //! counts; `body` watches what is left of the exchange once the response's head is on its way.
 
 mod body;
+mod call;
 mod charge;
 mod forward;
 mod replay;
@@ -23,6 +24,7 @@ use self::forward::Forward;
 use super::filter::Stop;
 use super::{Hcm, Stream, route};
 
+pub use self::call::call;
 pub use self::charge::CodeStats;
 
 /// Makes the response: its head in the stream's entry, its body in [`Stream::response_body`].
@@ -41,13 +43,13 @@ pub async fn run(stream: &mut Stream) -> Result<(), Stop> {
         return Err(reply.into());
     }
     let Some(action) = routed.action() else {
-        hcm.stats.no_route.inc();
-        return Err(reply::no_route().into());
+        hcm.stats.no_cluster.inc();
+        return Err(reply::no_cluster(None).into());
     };
     let cluster = routed.cluster(stream.request()).and_then(|name| stream.conn.cluster(&name));
     let Some(cluster) = cluster else {
         hcm.stats.no_cluster.inc();
-        return Err(reply::no_cluster(action).into());
+        return Err(reply::no_cluster(Some(action)).into());
     };
     Forward::new(stream, &hcm, router, &routed, action, &cluster).run().await
 }

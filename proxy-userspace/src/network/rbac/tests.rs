@@ -113,8 +113,11 @@ fn metadata_by_path() {
         (&["outer"], ValueMatcher::Present(true), false, true),
         (&[], ValueMatcher::Present(true), false, false),
     ] {
-        let principal = Principal::Metadata(matcher(path, value, invert));
-        assert_eq!(is(&principal, Subject::connection(&facts())), expected, "{path:?}");
+        assert_eq!(
+            Subject::connection(&facts()).has_metadata(&matcher(path, value, invert)),
+            expected,
+            "{path:?}"
+        );
     }
 }
 

@@ -162,6 +162,7 @@ stats_block! {
         counter init_fetch_timeout;
         counter update_rejected;
         gauge update_time;
+        text version_text;
     }
 }
 
@@ -208,6 +209,7 @@ stats_block! {
         counter update_success;
         gauge update_time;
         gauge version;
+        text version_text;
         histogram update_duration;
     }
 }
@@ -250,6 +252,7 @@ stats_block! {
         counter update_success;
         gauge update_time;
         gauge version;
+        text version_text;
         histogram update_duration;
     }
 }

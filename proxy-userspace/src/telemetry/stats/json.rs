@@ -5,15 +5,19 @@ use serde_json::{Value, json};
 
 use super::snapshot::{QUANTILES, Row};
 use super::text::{CHUNK, Mode, counts};
-use super::{Bins, Buckets, Kind, Snapshot};
+use super::{Bins, Buckets, Kind, Snapshot, Walk};
 
 /// The answer, in chunks.
 pub struct Json {
+    walk: Walk,
+    /// Those of the walk that are at hand.
     snapshot: Snapshot,
     mode: Mode,
     buckets: Buckets,
     at: usize,
     part: Part,
+    /// Of the last that was written.
+    last: Option<Kind>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -24,23 +28,31 @@ enum Part {
 }
 
 impl Json {
-    pub fn new(snapshot: Snapshot, mode: Mode, buckets: Buckets) -> Self {
-        Self { snapshot, mode, buckets, at: 0, part: Part::Head }
+    pub fn new(walk: Walk, mode: Mode, buckets: Buckets) -> Self {
+        Self { walk, snapshot: Snapshot::default(), mode, buckets, at: 0, part: Part::Head, last: None }
+    }
+
+    fn next_row(&mut self) -> Option<Row> {
+        if self.at >= self.snapshot.rows.len() {
+            (self.snapshot, self.at) = (self.walk.next()?, 0);
+        }
+        self.at += 1;
+        self.snapshot.rows.get(self.at - 1).copied()
     }
 
     /// Scalars one by one; histograms are one element, opened by the first.
     fn row(&self, row: &Row, out: &mut String) {
         let mut name = String::new();
         self.snapshot.name(row, &mut name);
-        let first_histogram = row.kind == Kind::Histogram
-            && self.at.checked_sub(1).is_none_or(|before| self.snapshot.rows[before].kind != Kind::Histogram);
-        if self.at > 0 {
+        let first_histogram = row.kind == Kind::Histogram && self.last != Some(Kind::Histogram);
+        if self.last.is_some() {
             out.push(',');
         }
         if first_histogram {
             out.push_str(self.open());
         }
         let value = match row.kind {
+            Kind::Text => json!({"name": name, "value": self.snapshot.text(row)}),
             Kind::Counter | Kind::Gauge => json!({"name": name, "value": row.value}),
             Kind::Histogram => self.histogram(&name, self.snapshot.bins(row)),
         };
@@ -60,8 +72,7 @@ impl Json {
     }
 
     fn close(&self) -> &'static str {
-        let histograms = self.snapshot.rows.last().is_some_and(|row| row.kind == Kind::Histogram);
-        match (histograms, self.mode) {
+        match (self.last == Some(Kind::Histogram), self.mode) {
             (false, _) => "]}",
             (true, Mode::Summary | Mode::Detailed) => "]}}]}",
             (true, Mode::Cumulative | Mode::Disjoint) => "]}]}",
@@ -98,10 +109,10 @@ impl Iterator for Json {
             self.part = Part::Rows;
         }
         while self.part == Part::Rows && out.len() < CHUNK {
-            match self.snapshot.rows.get(self.at).copied() {
+            match self.next_row() {
                 Some(row) => {
                     self.row(&row, &mut out);
-                    self.at += 1;
+                    self.last = Some(row.kind);
                 }
                 None => {
                     out.push_str(self.close());

@@ -43,6 +43,8 @@ impl Prometheus {
             Kind::Counter | Kind::Gauge => {
                 let _ = writeln!(out, "{metric}{{{tags}}} {}", row.value);
             }
+            // Not in the order.
+            Kind::Text => {}
             Kind::Histogram => self.histogram(&name, &metric, &tags, self.snapshot.bins(row), out),
         }
     }
@@ -50,7 +52,7 @@ impl Prometheus {
     fn kind(&self, kind: Kind) -> &'static str {
         match kind {
             Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
+            Kind::Gauge | Kind::Text => "gauge",
             Kind::Histogram if self.summary => "summary",
             Kind::Histogram => "histogram",
         }
@@ -91,12 +93,13 @@ impl Iterator for Prometheus {
     }
 }
 
-/// By kind, then by the name without tags, then by the full name, in which the rows come.
+/// By kind, then by the name without tags, then by the full name, in which the rows come. Without texts, as in Envoy
+/// that is not asked for them.
 fn order(snapshot: &Snapshot, extractor: &Extractor) -> Vec<(u32, u32)> {
     let mut groups: HashMap<(Kind, String), u32> = HashMap::new();
     let mut order = Vec::with_capacity(snapshot.rows.len());
     let mut name = String::new();
-    for (at, row) in snapshot.rows.iter().enumerate() {
+    for (at, row) in snapshot.rows.iter().enumerate().filter(|(_, row)| row.kind != Kind::Text) {
         name.clear();
         snapshot.name(row, &mut name);
         let next = groups.len() as u32;

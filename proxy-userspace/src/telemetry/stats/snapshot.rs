@@ -10,6 +10,7 @@ use super::{Bins, Metric};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
+    Text,
     Counter,
     Gauge,
     Histogram,
@@ -49,6 +50,7 @@ pub struct Snapshot {
     sources: Vec<Arc<str>>,
     pub(super) rows: Vec<Row>,
     bins: Vec<Bins>,
+    texts: Vec<Box<str>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +58,7 @@ pub(super) struct Row {
     source: u32,
     name: &'static str,
     pub(super) kind: Kind,
-    /// Of a histogram: where its bins are, from 1.
+    /// Of a histogram: where its bins are, from 1; of a text where that is.
     pub(super) value: u64,
 }
 
@@ -66,13 +68,19 @@ impl Snapshot {
         self.parts(row).into_iter().for_each(|part| out.push_str(part));
     }
 
-    fn parts(&self, row: &Row) -> [&str; 3] {
+    fn parts(&self, row: &Row) -> [&str; 2] {
         let source = self.sources.get(row.source as usize).map_or("", |source| source);
-        [source, if row.name.is_empty() { "" } else { "." }, row.name]
+        [source, row.name]
     }
 
     pub(super) fn bins(&self, row: &Row) -> Option<&Bins> {
         self.bins.get(usize::try_from(row.value).ok()?.checked_sub(1)?)
+    }
+
+    /// Empty where nothing was said.
+    pub(super) fn text(&self, row: &Row) -> &str {
+        let at = usize::try_from(row.value).ok().and_then(|value| value.checked_sub(1));
+        at.and_then(|at| self.texts.get(at)).map_or("", |text| text)
     }
 
     pub(super) fn compare(&self, a: &Row, b: &Row) -> Ordering {
@@ -99,6 +107,11 @@ impl<'a> Taking<'a> {
         Self { query, snapshot: Snapshot::default(), name: String::new() }
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.snapshot.rows.len()
+    }
+
+    /// `prefix`: with its dot, where there are names behind it.
     pub(super) fn source(&mut self, prefix: &str, visit: &mut dyn FnMut(&mut Take<'_>)) {
         let source = u32::try_from(self.snapshot.sources.len()).unwrap_or(u32::MAX);
         self.snapshot.sources.push(prefix.into());
@@ -119,6 +132,12 @@ impl<'a> Taking<'a> {
                 self.snapshot.bins.extend(bins);
                 (Kind::Histogram, used, if used { self.snapshot.bins.len() as u64 } else { 0 })
             }
+            Metric::Text(readout) => {
+                let text = readout.text();
+                let used = text.is_some();
+                self.snapshot.texts.extend(text);
+                (Kind::Text, used, if used { self.snapshot.texts.len() as u64 } else { 0 })
+            }
         };
         let row = Row { source, name, kind, value };
         let wrong_kind = self.query.kind.is_some_and(|wanted| wanted != kind);
@@ -135,13 +154,14 @@ impl<'a> Taking<'a> {
         self.snapshot.rows.push(row);
     }
 
-    /// Counters and gauges by name, then histograms by name.
-    pub(super) fn done(mut self) -> Snapshot {
-        let mut rows = std::mem::take(&mut self.snapshot.rows);
-        let snapshot = &self.snapshot;
-        let last = |row: &Row| row.kind == Kind::Histogram;
-        rows.sort_by(|a, b| last(a).cmp(&last(b)).then_with(|| snapshot.compare(a, b)));
-        self.snapshot.rows = rows;
+    /// The rows from there on by name.
+    pub(super) fn sort_from(&mut self, start: usize) {
+        let mut rows = self.snapshot.rows.split_off(start.min(self.snapshot.rows.len()));
+        rows.sort_by(|a, b| self.snapshot.compare(a, b));
+        self.snapshot.rows.append(&mut rows);
+    }
+
+    pub(super) fn done(self) -> Snapshot {
         self.snapshot
     }
 }

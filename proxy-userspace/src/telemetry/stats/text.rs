@@ -5,7 +5,7 @@ use std::fmt::Write;
 use bytes::Bytes;
 
 use super::snapshot::{QUANTILES, Row, general};
-use super::{Bins, Buckets, Kind, Snapshot};
+use super::{Bins, Buckets, Kind, Snapshot, Walk};
 
 /// What is shown of histograms: `histogram_buckets=`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub(super) const CHUNK: usize = 64 * 1024;
 
 /// The answer, in chunks.
 pub struct Text {
+    walk: Walk,
+    /// Those of the walk that are at hand.
     snapshot: Snapshot,
     mode: Mode,
     buckets: Buckets,
@@ -29,16 +31,31 @@ pub struct Text {
 }
 
 impl Text {
-    pub fn new(snapshot: Snapshot, mode: Mode, buckets: Buckets) -> Self {
-        Self { snapshot, mode, buckets, at: 0 }
+    pub fn new(walk: Walk, mode: Mode, buckets: Buckets) -> Self {
+        Self { walk, snapshot: Snapshot::default(), mode, buckets, at: 0 }
+    }
+
+    fn next_row(&mut self) -> Option<Row> {
+        if self.at >= self.snapshot.rows.len() {
+            (self.snapshot, self.at) = (self.walk.next()?, 0);
+        }
+        self.at += 1;
+        self.snapshot.rows.get(self.at - 1).copied()
     }
 
     fn line(&self, row: &Row, out: &mut String) {
         let start = out.len();
         self.snapshot.name(row, out);
-        if row.kind != Kind::Histogram {
-            let _ = writeln!(out, ": {}", row.value);
-            return;
+        match row.kind {
+            Kind::Histogram => {}
+            Kind::Text => {
+                let _ = writeln!(out, ": \"{}\"", escaped(self.snapshot.text(row)));
+                return;
+            }
+            Kind::Counter | Kind::Gauge => {
+                let _ = writeln!(out, ": {}", row.value);
+                return;
+            }
         }
         let bins = self.snapshot.bins(row);
         match (bins, self.mode) {
@@ -74,12 +91,28 @@ impl Iterator for Text {
     fn next(&mut self) -> Option<Bytes> {
         let mut out = String::new();
         while out.len() < CHUNK {
-            let Some(row) = self.snapshot.rows.get(self.at).copied() else { break };
+            let Some(row) = self.next_row() else { break };
             self.line(&row, &mut out);
-            self.at += 1;
         }
         (!out.is_empty()).then(|| out.into())
     }
+}
+
+/// As for HTML, which is what Envoy does to all texts, and on one line.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            c if c.is_control() => out.push(' '),
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 /// `P50(interval,cumulative)`: there are no intervals here, as in Envoy where nothing was recorded in the last one.

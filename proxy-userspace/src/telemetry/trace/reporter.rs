@@ -12,9 +12,12 @@ use proxy_config::model::http::tracing::{HttpService, OpenTelemetry, OtlpExporte
 use tokio::sync::Notify;
 
 use super::{Done, otlp, zipkin};
-use crate::http::{Body, Caller, ConnCx, Request, RequestHead};
+use crate::http::pool::Caller;
+use crate::http::router::call;
+use crate::http::{Body, ConnCx, Request, RequestHead};
 use crate::task::Tasks;
 use crate::telemetry::stats::{Stats, stats_block};
+use crate::world::Live;
 use crate::world::Parts;
 
 /// Envoy's `tracing.zipkin.min_flush_spans` and `flush_interval_ms`, which are OTLP's too.
@@ -58,6 +61,12 @@ pub struct Node {
     pub zone: Arc<str>,
 }
 
+/// By which spans are sent.
+struct Means {
+    live: Arc<Live>,
+    caller: Caller,
+}
+
 #[derive(Default)]
 struct Waiting {
     spans: Vec<Done>,
@@ -88,7 +97,10 @@ impl Reporter {
         if std::mem::replace(&mut self.lock().started, true) {
             return;
         }
-        self.tasks.spawn("spans", run(Arc::downgrade(self), Caller::of(cx)));
+        self.tasks.spawn(
+            "spans",
+            run(Arc::downgrade(self), Means { live: cx.live.clone(), caller: Caller::of(cx) }),
+        );
     }
 
     /// What every span of a request says of this proxy.
@@ -116,31 +128,31 @@ impl Reporter {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn flush(&self, caller: &Caller) {
+    async fn flush(&self, means: &Means) {
         let spans = std::mem::take(&mut self.lock().spans);
         if spans.is_empty() {
             return;
         }
         self.stats.spans_sent.add(spans.len() as u64);
         match &self.provider {
-            TracingProvider::Zipkin(model) => self.zipkin(model, &spans, caller).await,
-            TracingProvider::OpenTelemetry(model) => self.otlp(model, &spans, caller).await,
+            TracingProvider::Zipkin(model) => self.zipkin(model, &spans, means).await,
+            TracingProvider::OpenTelemetry(model) => self.otlp(model, &spans, means).await,
         }
     }
 
-    async fn zipkin(&self, model: &Zipkin, spans: &[Done], caller: &Caller) {
+    async fn zipkin(&self, model: &Zipkin, spans: &[Done], means: &Means) {
         let service: &str = if self.node.cluster.is_empty() { "shunt" } else { &self.node.cluster };
         let body = zipkin::body(spans, service).into();
         let timeout = model.collector.timeout.unwrap_or(ZIPKIN_TIMEOUT);
-        self.post(&model.collector, "application/json", (body, timeout), caller).await;
+        self.post(&model.collector, "application/json", (body, timeout), means).await;
     }
 
-    async fn otlp(&self, model: &OpenTelemetry, spans: &[Done], caller: &Caller) {
+    async fn otlp(&self, model: &OpenTelemetry, spans: &[Done], means: &Means) {
         match &model.exporter {
             OtlpExporter::Http(service) => {
                 let body = otlp::body(spans, &self.resource, false);
                 let timeout = service.timeout.unwrap_or(ZIPKIN_TIMEOUT);
-                self.post(service, "application/x-protobuf", (body, timeout), caller).await;
+                self.post(service, "application/x-protobuf", (body, timeout), means).await;
             }
             OtlpExporter::Grpc(service) => {
                 let GrpcTarget::Cluster { name, authority } = &service.target else {
@@ -152,7 +164,7 @@ impl Reporter {
                 head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
                 head.headers.insert(TE, HeaderValue::from_static("trailers"));
                 let request = Request { head, body: Body::full(otlp::body(spans, &self.resource, true)) };
-                self.send((name, request), service.timeout.unwrap_or(ZIPKIN_TIMEOUT), caller).await;
+                self.send((name, request), service.timeout.unwrap_or(ZIPKIN_TIMEOUT), means).await;
             }
         }
     }
@@ -162,7 +174,7 @@ impl Reporter {
         service: &HttpService,
         kind: &'static str,
         (body, timeout): (Bytes, Duration),
-        caller: &Caller,
+        means: &Means,
     ) {
         let mut head = RequestHead::new(Method::POST, &*service.host, &*service.path);
         head.headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -175,14 +187,14 @@ impl Reporter {
                 head.headers.append(name, value);
             }
         }
-        self.send((&service.cluster, Request { head, body: Body::full(body) }), timeout, caller).await;
+        self.send((&service.cluster, Request { head, body: Body::full(body) }), timeout, means).await;
     }
 
-    async fn send(&self, (cluster, request): (&Arc<str>, Request), timeout: Duration, caller: &Caller) {
-        let Some(cluster) = caller.cluster(cluster) else {
+    async fn send(&self, (cluster, request): (&Arc<str>, Request), timeout: Duration, means: &Means) {
+        let Some(cluster) = means.live.cluster(cluster) else {
             return self.stats.reports_skipped_no_cluster.inc();
         };
-        match caller.call(&cluster, request, timeout).await {
+        match call(&cluster, &means.caller, request, Some(timeout)).await {
             Ok(response) if response.head.status.is_success() => self.stats.reports_sent.inc(),
             Ok(_) => self.stats.reports_dropped.inc(),
             Err(why) => {
@@ -194,14 +206,14 @@ impl Reporter {
 }
 
 /// Until its connection manager is gone.
-async fn run(reporter: Weak<Reporter>, caller: Caller) {
+async fn run(reporter: Weak<Reporter>, means: Means) {
     loop {
         let Some(held) = reporter.upgrade() else { return };
         let full = tokio::time::timeout(INTERVAL, held.wake.notified()).await.is_ok();
         if !full && !held.lock().spans.is_empty() {
             held.stats.timer_flushed.inc();
         }
-        held.flush(&caller).await;
+        held.flush(&means).await;
         let last = Arc::strong_count(&held) == 1;
         if last {
             return;

@@ -21,8 +21,9 @@ use super::serving::Serves;
 use super::{Registry, Running};
 use crate::clock;
 use crate::net::Config;
-use crate::sidecar::{Sidecar, bootstrap};
+use crate::sidecar::{Common, Sidecar, bootstrap};
 use crate::sys::netns::Netns;
+use crate::task::{self, Whose};
 use crate::watch::{Changes, directory_of};
 use crate::workload::Error;
 use crate::xds::SessionView;
@@ -202,7 +203,10 @@ impl Registry {
             );
         }
         let _runtime = self.runtime.enter();
-        let sidecar = Sidecar::new(Some(loaded), self.dialers(netns).outbound, &self.settings.common);
+        let whose: Whose = Some(format!("workload {name}").into());
+        let common = Common { whose: whose.clone(), ..self.settings.common.clone() };
+        let dial = self.dialers(netns).outbound;
+        let sidecar = task::on_behalf(whose, || Sidecar::new(Some(loaded), dial, &common));
         sidecar.map(Arc::new).map_err(|error| format!("{error:#}"))
     }
 

@@ -8,6 +8,7 @@ mod place;
 mod update;
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use proxy_config::model;
@@ -22,11 +23,11 @@ use super::clusters::Clusters;
 use super::discovered::{Hub, Wants};
 use super::door::{Door, Doors, Gate};
 use super::resource::{self, Origin};
+use super::stages::Stages;
 use super::subscription::Subscribed;
 use super::{BuildError, Env, Listener, Live, routes};
-use crate::admin::view::{DynamicView, ErrorView, ListenerView, ResourceView};
+use crate::admin::view::{DynamicView, ErrorView, ListenerView, ResourceView, Unready, UnreadyView};
 use crate::http;
-use crate::task::Abort;
 use crate::telemetry::stats::ListenerManagerStats;
 use crate::xds::{Consumer, Names, Subscription};
 
@@ -47,6 +48,8 @@ pub(super) struct Listeners {
 struct State {
     /// In the order in which they came.
     entries: BTreeMap<u64, Entry>,
+    /// Of which another listener has the place, or none, since it was published.
+    moved: Vec<u64>,
     by_name: HashMap<Arc<str>, u64>,
     by_address: HashMap<Address, u64>,
     doors: Doors,
@@ -63,10 +66,21 @@ struct State {
 
 struct Entry {
     name: Arc<str>,
-    /// Of the bootstrap: nothing that comes changes it, as in Envoy.
-    fixed: bool,
-    active: Option<Stage>,
-    warming: Option<Warming>,
+    stages: Stages<Stage>,
+}
+
+impl Deref for Entry {
+    type Target = Stages<Stage>;
+
+    fn deref(&self) -> &Stages<Stage> {
+        &self.stages
+    }
+}
+
+impl DerefMut for Entry {
+    fn deref_mut(&mut self) -> &mut Stages<Stage> {
+        &mut self.stages
+    }
 }
 
 struct Stage {
@@ -77,27 +91,10 @@ struct Stage {
     doors: Vec<Arc<Door>>,
 }
 
-struct Warming {
-    stage: Stage,
-    generation: u64,
-    _task: Abort,
-}
-
 /// A listener whose connections have until the end of the drain time.
 struct Draining {
     generation: u64,
     view: ResourceView,
-}
-
-impl Entry {
-    /// The last that was said of it.
-    fn latest(&self) -> Option<&Stage> {
-        self.warming.as_ref().map(|warming| &warming.stage).or(self.active.as_ref())
-    }
-
-    fn stages(&self) -> impl Iterator<Item = &Stage> {
-        self.active.iter().chain(self.warming.as_ref().map(|warming| &warming.stage))
-    }
 }
 
 impl Stage {
@@ -134,7 +131,7 @@ impl Listeners {
         for resource in fixed {
             this.add_fixed(resource)?;
         }
-        this.publish(&this.lock());
+        this.publish(&mut this.lock());
         Ok(this)
     }
 
@@ -149,10 +146,9 @@ impl Listeners {
         })?;
         let wants = self.hub.wants(&origin.resource.model);
         let listener = Arc::new(Listener::new(wants.effective(&origin.resource.model), &self.env.parts())?);
-        let active = Some(Stage { origin, listener, wants, doors: Vec::new() });
-        let name = resource.model.name.clone();
+        let stages = Stages::fixed(Stage { origin, listener, wants, doors: Vec::new() });
         let mut state = self.lock();
-        state.insert(Entry { name, fixed: true, active, warming: None });
+        state.insert(Entry { name: resource.model.name.clone(), stages });
         self.stats.listener_added.inc();
         Ok(())
     }
@@ -188,14 +184,15 @@ impl Listeners {
         state.gate = Some(gate);
         let stages = state.entries.values().filter_map(|entry| entry.active.as_ref());
         stages.for_each(|stage| self.lead(stage, state.gate.as_ref()));
-        self.publish(&state);
+        self.publish(&mut state);
     }
 
     /// Closes every socket and lets the source go. Connections are not touched.
     pub(super) fn stop(&self) {
         let mut state = self.lock();
         let ended = std::mem::take(&mut *state);
-        self.publish(&state);
+        self.live.end_listeners(&self.env.cluster.tasks);
+        self.published(&state);
         drop(state);
         drop(ended);
     }
@@ -223,7 +220,7 @@ impl Listeners {
 
     fn missing(&self) -> Vec<(Arc<Listener>, Wants)> {
         let state = self.lock();
-        let cold = state.entries.values().filter_map(Entry::latest).filter(|stage| !stage.is_warm());
+        let cold = state.entries.values().filter_map(|entry| entry.latest()).filter(|stage| !stage.is_warm());
         cold.map(|stage| (stage.listener.clone(), stage.wants.clone())).collect()
     }
 
@@ -235,13 +232,15 @@ impl Listeners {
         cold.map(|(name, stage)| (name.clone(), stage.waits_for())).collect()
     }
 
-    /// The names of what is still to come, for each that waits.
-    pub(super) fn unready(&self) -> Vec<(Arc<str>, Vec<Arc<str>>)> {
-        let names = |(listener, wants): &(Arc<Listener>, Wants)| {
-            let secrets = listener.waits_for().into_iter().map(|slot| slot.name.clone());
-            (listener.name.clone(), secrets.chain(wants.unsettled()).collect())
+    /// What is still to come, for each that waits.
+    pub(super) fn unready(&self) -> Vec<UnreadyView> {
+        let unready = |(listener, wants): &(Arc<Listener>, Wants)| {
+            let secrets = listener.waits_for().into_iter();
+            let secrets = secrets.map(|slot| format!("shared target SdsApi {}", slot.name));
+            let targets = wants.targets().chain(secrets).collect();
+            UnreadyView { whose: Unready::Listener(listener.name.clone()), targets }
         };
-        self.missing().iter().map(names).collect()
+        self.missing().iter().map(unready).collect()
     }
 
     /// Where they listen, or would.
@@ -257,10 +256,8 @@ impl Listeners {
         let state = self.lock();
         let mut views: BTreeMap<Arc<str>, DynamicView> = BTreeMap::new();
         for entry in state.entries.values().filter(|entry| !entry.fixed) {
-            let view = |stage: Option<&Stage>| Some(stage?.origin.view(&entry.name));
             let it = views.entry(entry.name.clone()).or_insert_with(|| resource::nothing(&entry.name));
-            it.active = view(entry.active.as_ref());
-            it.warming = view(entry.warming.as_ref().map(|warming| &warming.stage));
+            (it.active, it.warming) = entry.views(|stage| Some(stage.origin.view(&entry.name)));
         }
         for draining in &state.draining {
             let name = &draining.view.name;
@@ -287,18 +284,23 @@ impl Listeners {
     }
 
     /// One swap: every listener that has its place.
-    fn publish(&self, state: &State) {
-        let stages = state.entries.values().filter_map(|entry| entry.active.as_ref());
-        let mut active = Vec::with_capacity(state.entries.len());
-        active.extend(stages.map(|stage| stage.listener.clone()));
+    fn publish(&self, state: &mut State) {
+        let moved = std::mem::take(&mut state.moved);
+        let of = |id: &u64| Some(state.entries.get(id)?.active.as_ref()?.listener.clone());
+        let changes = moved.into_iter().map(|id| (id, of(&id)));
+        self.live.publish_listeners(changes, &self.env.cluster.tasks);
+        self.published(state);
+    }
+
+    fn published(&self, state: &State) {
+        let (active, _) = self.live.now().size();
         let warming = state.entries.values().filter(|entry| entry.warming.is_some()).count();
-        self.stats.total_listeners_active.set(active.len() as u64);
+        self.stats.total_listeners_active.set(active as u64);
         self.stats.total_listeners_warming.set(warming as u64);
         // Envoy has no such gauge before the first that drains.
         if !state.draining.is_empty() || self.stats.total_listeners_draining.value() > 0 {
             self.stats.total_listeners_draining.set(state.draining.len() as u64);
         }
-        self.live.publish_listeners(active, &self.env.cluster.tasks);
         self.moved.send_modify(|times| *times += 1);
     }
 }
@@ -350,12 +352,14 @@ impl State {
         let id = self.next();
         self.by_name.insert(entry.name.clone(), id);
         self.entries.insert(id, entry);
+        self.moved.push(id);
         self.claim(id);
     }
 
     fn remove(&mut self, name: &str) -> Option<Entry> {
         let id = self.by_name.remove(name)?;
         let entry = self.entries.remove(&id)?;
+        self.moved.push(id);
         self.release(&entry, id);
         Some(entry)
     }
@@ -363,13 +367,13 @@ impl State {
     /// Notes the addresses of an entry as taken.
     fn claim(&mut self, id: u64) {
         let Some(entry) = self.entries.get(&id) else { return };
-        for at in entry.stages().flat_map(|stage| &stage.listener.model.addresses) {
+        for at in entry.all().flat_map(|stage| &stage.listener.model.addresses) {
             self.by_address.entry(at.address.clone()).or_insert(id);
         }
     }
 
     fn release(&mut self, entry: &Entry, id: u64) {
-        for at in entry.stages().flat_map(|stage| &stage.listener.model.addresses) {
+        for at in entry.all().flat_map(|stage| &stage.listener.model.addresses) {
             if self.by_address.get(&at.address) == Some(&id) {
                 self.by_address.remove(&at.address);
             }

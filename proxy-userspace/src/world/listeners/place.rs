@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Draining, Entry, Listeners, Stage, State, Warming, settled};
+use super::{Draining, Entry, Listeners, Stage, State, settled};
 use crate::drain::{self, Roster};
 use crate::task::Abort;
 use crate::telemetry::stats::{Held, ListenerManagerStats};
 use crate::world::Listener;
 use crate::world::door::{Door, Gate};
 use crate::world::listener::differ_in_chains_alone;
+use crate::world::stages::{Stages, Warming};
 
 /// How long to leave others their turn with the state.
 const TURN: Duration = Duration::from_millis(1);
@@ -21,7 +22,7 @@ impl Listeners {
         if known { &self.stats.listener_modified } else { &self.stats.listener_added }.inc();
         if !known {
             let name = name.clone();
-            state.insert(Entry { name, fixed: false, active: None, warming: None });
+            state.insert(Entry { name, stages: Stages::default() });
         }
         // Until connections are accepted, the start waits for all of them.
         if state.gate.is_none() || stage.is_warm() {
@@ -45,7 +46,7 @@ impl Listeners {
         let _task = Abort::of(self.env.cluster.tasks.spawn("listener warming", task));
         let id = state.by_name.get(name).copied();
         if let Some(entry) = state.entry_mut(name) {
-            entry.warming = Some(Warming { stage, generation, _task });
+            entry.warming = Some(Box::new(Warming { stage, generation, _task }));
         }
         id.into_iter().for_each(|id| state.claim(id));
     }
@@ -53,12 +54,11 @@ impl Listeners {
     /// Its time has come. False where somebody is at work: no worker waits for an update of thousands.
     fn warm(&self, name: &str, generation: u64) -> bool {
         let Ok(mut state) = self.state.try_lock() else { return self.state.is_poisoned() };
-        let warming = state.entry_mut(name).map(|entry| &mut entry.warming);
-        let Some(warming) = warming.and_then(|w| w.take_if(|w| w.generation == generation)) else {
+        let Some(stage) = state.entry_mut(name).and_then(|entry| entry.take_warm(generation)) else {
             return true;
         };
-        self.replace(&mut state, name, self.current(warming.stage));
-        self.publish(&state);
+        self.replace(&mut state, name, self.current(stage));
+        self.publish(&mut state);
         true
     }
 
@@ -74,21 +74,22 @@ impl Listeners {
     }
 
     fn fill_in(&self, state: &mut State, extension: &str) {
-        let mut changed = false;
+        let mut changed = Vec::new();
         let gate = state.gate.clone();
-        let active = state.entries.values_mut().filter_map(|entry| entry.active.as_mut());
-        for stage in active.filter(|stage| stage.wants.names(extension)) {
+        let active = state.entries.iter_mut().filter_map(|(id, entry)| Some((*id, entry.active.as_mut()?)));
+        for (id, stage) in active.filter(|(_, stage)| stage.wants.names(extension)) {
             let model = stage.wants.effective(&stage.origin.resource.model);
             match Listener::refilled(model, &stage.listener, &self.env.parts()) {
                 Ok(listener) => {
                     stage.listener = Arc::new(listener);
                     self.turn(stage, gate.as_ref());
-                    changed = true;
+                    changed.push(id);
                 }
                 Err(error) => log::warn!("{error}; what was known stays"),
             }
         }
-        if changed {
+        if !changed.is_empty() {
+            state.moved.append(&mut changed);
             self.publish(state);
         }
     }
@@ -125,8 +126,9 @@ impl Listeners {
                 self.drain(state, &entry.name, &before, rosters);
             }
         }
-        entry.active = Some(stage);
+        entry.active = Some(Box::new(stage));
         state.entries.insert(id, entry);
+        state.moved.push(id);
         state.claim(id);
     }
 
@@ -155,7 +157,7 @@ impl Listeners {
     pub(super) fn remove(&self, state: &mut State, name: &str) -> Vec<Arc<Door>> {
         let Some(entry) = state.remove(name) else { return Vec::new() };
         self.stats.listener_removed.inc();
-        let Some(active) = entry.active else { return Vec::new() };
+        let Some(active) = entry.stages.active else { return Vec::new() };
         let rosters = active.listener.leaves(None);
         self.drain(state, &entry.name, &active, rosters);
         active.doors

@@ -8,7 +8,7 @@ use proxy_config::model;
 use proxy_config::model::address::Address;
 use proxy_config::xds::RawResource;
 
-use super::{Entry, Listeners, Stage};
+use super::{Listeners, Stage};
 use crate::clock;
 use crate::cluster::address_text;
 use crate::task;
@@ -57,7 +57,7 @@ impl Listeners {
         let errors = refused.iter().map(|(raw, why)| (raw.name.clone(), refusal(raw, why)));
         state.errors.extend(errors);
         if dirty {
-            self.publish(&state);
+            self.publish(&mut state);
         }
         drop(state);
         drop(doors);
@@ -112,7 +112,7 @@ impl Listeners {
                 log::debug!("lds: {}: it is the bootstrap's, and stays", raw.name);
                 return Ok((raw.name.clone(), None));
             }
-            entry.and_then(Entry::latest).map(|stage| stage.origin.clone())
+            entry.and_then(|entry| entry.latest()).map(|stage| stage.origin.clone())
         };
         if known.as_ref().is_some_and(|known| known.is(raw)) {
             return Ok((raw.name.clone(), None));
@@ -136,7 +136,7 @@ impl Listeners {
         change: &mut Change,
     ) -> Result<(), String> {
         let name = origin.resource.model.name.clone();
-        let before = state.entry(&name).and_then(Entry::latest);
+        let before = state.entry(&name).and_then(|entry| entry.latest());
         let before = before.map(|stage| stage.origin.resource.raw.bytes());
         // What is new can be seen where it is.
         let after = before.as_ref().map_or_else(Bytes::new, |_| origin.resource.raw.bytes());

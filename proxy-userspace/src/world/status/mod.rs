@@ -4,8 +4,8 @@ mod stats;
 mod view;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use proxy_config::load::Loaded;
@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use self::stats::Blocks;
 use super::{Gate, World};
 use crate::admin::view::ResourceView;
-use crate::clock::Start;
+use crate::clock::{Instant, Start};
 use crate::drain::Drain;
 use crate::net::Place;
 use crate::task::Tasks;
@@ -33,6 +33,8 @@ pub struct Status {
     command_line: serde_json::Value,
     drain_time: Duration,
     blocks: Blocks,
+    /// When certificates were looked at, and in how many days the first of them expires.
+    expiring: Mutex<Option<(Instant, u64)>>,
     /// Listeners of inbound traffic, and the others: `/drain_listeners?inboundonly` ends the first.
     inbound: Arc<Drain>,
     others: Arc<Drain>,
@@ -53,6 +55,7 @@ impl Status {
     ) -> Self {
         Self {
             blocks: Blocks::new(stats, loaded.as_ref(), workers),
+            expiring: Mutex::default(),
             start: Start::new(),
             warm: AtomicBool::new(false),
             world,

@@ -1,7 +1,7 @@
 //! The statistics of the server as a whole.
 
-use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, UNIX_EPOCH};
 
 use proxy_config::load::Loaded;
 use proxy_config::model;
@@ -36,6 +36,9 @@ impl Blocks {
     }
 }
 
+/// How long what was found of certificates holds.
+const EXPIRY_HOLDS: Duration = Duration::from_secs(2);
+
 impl Status {
     pub(super) fn refresh(&self) {
         let Blocks { server, listeners, .. } = &self.blocks;
@@ -52,14 +55,15 @@ impl Status {
         for cluster in snapshot.clusters() {
             cluster.stats.warming_state.set(u64::from(!cluster.is_warm()));
         }
-        let drained = snapshot.listeners().iter().filter(|listener| self.is_drained(&listener.model)).count();
+        let drained =
+            snapshot.listeners().into_iter().filter(|listener| self.is_drained(&listener.model)).count();
         let replaced = self.world.as_ref().map_or(0, |world| world.draining());
         let draining = (drained + replaced) as u64;
         // Envoy has no such gauge before the first that drains.
         if draining != listeners.total_listeners_draining.value() {
             listeners.total_listeners_draining.set(draining);
         }
-        server.days_until_first_cert_expiring.set(self.days_until_first_expiration());
+        server.days_until_first_cert_expiring.set(self.first_expiration());
     }
 
     /// By `/drain_listeners`.
@@ -68,6 +72,17 @@ impl Status {
             TrafficDirection::Inbound => self.inbound.is_draining(),
             TrafficDirection::Outbound | TrafficDirection::Unspecified => self.others.is_draining(),
         }
+    }
+
+    /// It is about days, and there may be thousands of certificates: they are not looked at for every scrape.
+    fn first_expiration(&self) -> u64 {
+        let now = clock::now();
+        let mut known = self.expiring.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = match &mut *known {
+            Some(known) if now.saturating_duration_since(known.0) < EXPIRY_HOLDS => known,
+            other => other.insert((now, self.days_until_first_expiration())),
+        };
+        known.1
     }
 
     /// Of all that `/certs` shows; Envoy's word for never is the greatest number of 32 bits.

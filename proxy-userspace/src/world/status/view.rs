@@ -85,8 +85,7 @@ impl View for Status {
     }
 
     fn unready(&self) -> Vec<UnreadyView> {
-        let unready = self.world.as_ref().map(|world| world.unready()).unwrap_or_default();
-        unready.into_iter().map(|(listener, secrets)| UnreadyView { listener, secrets }).collect()
+        self.world.as_ref().map(|world| world.unready()).unwrap_or_default()
     }
 
     fn is_dynamic(&self) -> bool {
@@ -111,7 +110,7 @@ impl View for Status {
 
     fn certificates(&self) -> Vec<CertificateSet> {
         let Some(snapshot) = self.world.as_ref().map(|world| world.snapshot()) else { return Vec::new() };
-        let downstream = snapshot.listeners().iter().flat_map(|listener| listener.transports());
+        let downstream = snapshot.listeners().into_iter().flat_map(|listener| listener.transports());
         let mut clusters: Vec<_> = snapshot.clusters().collect();
         clusters.sort_by_key(|cluster| &cluster.model.name);
         let upstream = clusters.into_iter().flat_map(|cluster| cluster.transports());

@@ -11,9 +11,13 @@ const RBAC: &str = "envoy.extensions.filters.network.rbac.v3.RBAC";
 
 /// A chain whose first filter comes by ECDS.
 fn discovering(more: &str) -> String {
+    discovering_from("/the/script", more)
+}
+
+fn discovering_from(file: &str, more: &str) -> String {
     format!(
         r#"{{"name": "x", "filters": [{{"name": "gate", "config_discovery": {{
-        "config_source": {{"path_config_source": {{"path": "/the/script"}}}},
+        "config_source": {{"path_config_source": {{"path": "{file}"}}}},
         "type_urls": ["type.googleapis.com/{RBAC}"] {more}}}}}, {}]}}"#,
         tcp_proxy("a")
     )
@@ -32,7 +36,11 @@ fn gate(action: &str) -> String {
 
 /// Whether a client gets through: rbac judges by the first byte.
 async fn passes(rig: &Rig) -> bool {
-    let (mut stream, said) = greeted(rig.address("l")).await;
+    passes_by(rig, "l").await
+}
+
+async fn passes_by(rig: &Rig, listener: &str) -> bool {
+    let (mut stream, said) = greeted(rig.address(listener)).await;
     !said.is_empty() && lives(&mut stream).await
 }
 
@@ -48,7 +56,7 @@ async fn a_listener_waits_for_its_filter_and_follows_it() {
     let rig = rig(&discovering("")).await;
     assert_eq!(rig.script.asked(Kind::Extension), ["gate"]);
     assert_eq!(rig.stat("listener_manager.total_listeners_warming"), 1);
-    assert_eq!(rig.world.unready()[0].1, ["gate".into()]);
+    assert_eq!(rig.world.unready()[0].targets, ["shared target FilterConfigSubscription init gate"]);
     rig.script.say(Kind::Extension, "1", &[gate("ALLOW")]).unwrap();
     rig.until("the listener", || rig.stat("listener_manager.total_listeners_active") == 1).await;
     let (mut kept, _) = greeted(rig.address("l")).await;
@@ -77,6 +85,27 @@ async fn a_listener_waits_for_its_filter_and_follows_it() {
     rig.script.say(Kind::Listener, "3", &[]).unwrap();
     drop(kept);
     rig.until("nobody asks", || rig.script.asked(Kind::Extension).is_empty()).await;
+}
+
+#[tokio::test]
+async fn two_sources_may_say_something_else_of_one_name() {
+    let one = server("one").await;
+    let rig = Rig::with(&[cluster("a", one, "")], &[], LONG).await;
+    let by = |name: &str, file: &str| listener(name, "127.0.0.1:0", &[discovering_from(file, "")], "");
+    rig.script.say(Kind::Listener, "2", &[by("l", "/one"), by("m", "/other"), by("n", "/one")]).unwrap();
+    assert_eq!(rig.script.asked(Kind::Extension), ["gate", "gate"], "each source once");
+    rig.script.say_in("/one", Kind::Extension, &[gate("ALLOW")]).unwrap();
+    rig.until("two listeners", || rig.stat("listener_manager.total_listeners_active") == 2).await;
+    assert_eq!(rig.stat("listener_manager.total_listeners_warming"), 1, "the other source has said nothing");
+    rig.script.say_in("/other", Kind::Extension, &[gate("DENY")]).unwrap();
+    rig.until("all listeners", || rig.stat("listener_manager.total_listeners_active") == 3).await;
+    assert!(passes(&rig).await && passes_by(&rig, "n").await);
+    assert!(!passes_by(&rig, "m").await);
+    // A change of the one is none of the other's.
+    rig.script.say_in("/other", Kind::Extension, &[gate("ALLOW")]).unwrap();
+    rig.script.say_in("/one", Kind::Extension, &[gate("DENY")]).unwrap();
+    while passes(&rig).await || !passes_by(&rig, "m").await {}
+    assert!(!passes_by(&rig, "n").await);
 }
 
 fn tcp_proxy_config() -> String {

@@ -1,6 +1,7 @@
 //! A world whose sources say what the test says, when it says so; real sockets on loopback.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -34,6 +35,7 @@ pub(super) struct Script {
 }
 
 struct Asked {
+    source: ConfigSource,
     kind: Kind,
     names: Names,
     consumer: Weak<dyn Consumer>,
@@ -43,23 +45,31 @@ struct Asked {
 impl Subscribe for Script {
     fn subscribe(
         &self,
-        _: &ConfigSource,
+        source: &ConfigSource,
         kind: Kind,
         names: Names,
         consumer: &Arc<dyn Consumer>,
     ) -> Subscription {
         let held = Arc::new(());
         let (consumer, open) = (Arc::downgrade(consumer), Arc::downgrade(&held));
-        self.asked.lock().unwrap().push(Asked { kind, names, consumer, open });
+        self.asked.lock().unwrap().push(Asked { source: source.clone(), kind, names, consumer, open });
         Subscription::new(held)
     }
 }
 
 impl Script {
     fn consumers(&self, kind: Kind) -> Vec<(Names, Arc<dyn Consumer>)> {
+        self.consumers_of(kind, |_| true)
+    }
+
+    fn consumers_of(
+        &self,
+        kind: Kind,
+        of: impl Fn(&ConfigSource) -> bool,
+    ) -> Vec<(Names, Arc<dyn Consumer>)> {
         let mut asked = self.asked.lock().unwrap();
         asked.retain(|asked| asked.open.strong_count() > 0);
-        let of_kind = asked.iter().filter(|asked| asked.kind == kind);
+        let of_kind = asked.iter().filter(|asked| asked.kind == kind && of(&asked.source));
         of_kind.filter_map(|asked| Some((asked.names.clone(), asked.consumer.upgrade()?))).collect()
     }
 
@@ -74,7 +84,16 @@ impl Script {
 
     /// The state of the world: everybody's answers, joined.
     pub(super) fn say(&self, kind: Kind, version: &str, resources: &[String]) -> Result<(), String> {
-        self.tell(kind, version, resources, &[], true)
+        tell(&self.consumers(kind), kind, version, resources, &[], true)
+    }
+
+    /// What the file at that path says.
+    pub(super) fn say_in(&self, file: &str, kind: Kind, resources: &[String]) -> Result<(), String> {
+        let of = |source: &ConfigSource| match &source.kind {
+            ConfigSourceKind::File { path, .. } => path == Path::new(file),
+            ConfigSourceKind::Ads | ConfigSourceKind::Same | ConfigSourceKind::Api(_) => false,
+        };
+        tell(&self.consumers_of(kind, of), kind, "1", resources, &[], true)
     }
 
     pub(super) fn delta(
@@ -84,34 +103,34 @@ impl Script {
         resources: &[String],
         removed: &[&str],
     ) -> Result<(), String> {
-        self.tell(kind, version, resources, removed, false)
-    }
-
-    fn tell(
-        &self,
-        kind: Kind,
-        version: &str,
-        resources: &[String],
-        removed: &[&str],
-        whole: bool,
-    ) -> Result<(), String> {
-        let all = raw(kind, version, resources);
-        let removed: Vec<Arc<str>> = removed.iter().map(|name| Arc::from(*name)).collect();
-        let mut answer = Ok(());
-        for (names, consumer) in self.consumers(kind) {
-            let own: Vec<_> = match &names {
-                Names::All => all.clone(),
-                Names::One(name) => all.iter().filter(|raw| raw.name == *name).cloned().collect(),
-            };
-            let update = Update { version, resources: &own, removed: &removed, whole, response: &all };
-            answer = answer.and(consumer.update(&update));
-        }
-        answer
+        tell(&self.consumers(kind), kind, version, resources, removed, false)
     }
 
     pub(super) fn fail(&self, kind: Kind, failure: &Failure) {
         self.consumers(kind).iter().for_each(|(_, consumer)| consumer.failed(failure));
     }
+}
+
+fn tell(
+    consumers: &[(Names, Arc<dyn Consumer>)],
+    kind: Kind,
+    version: &str,
+    resources: &[String],
+    removed: &[&str],
+    whole: bool,
+) -> Result<(), String> {
+    let all = raw(kind, version, resources);
+    let removed: Vec<Arc<str>> = removed.iter().map(|name| Arc::from(*name)).collect();
+    let mut answer = Ok(());
+    for (names, consumer) in consumers {
+        let own: Vec<_> = match names {
+            Names::All => all.clone(),
+            Names::One(name) => all.iter().filter(|raw| raw.name == *name).cloned().collect(),
+        };
+        let update = Update { version, resources: &own, removed: &removed, whole, response: &all };
+        answer = answer.and(consumer.update(&update));
+    }
+    answer
 }
 
 /// Resources as they come off a wire, of their JSON.

@@ -21,7 +21,7 @@ use proxy_config::model::tls::DataSource;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
 use tonic::metadata::{Ascii, MetadataKey, MetadataMap, MetadataValue};
 use tonic::{Code, Status, Streaming};
@@ -235,13 +235,13 @@ impl Connection {
     pub(super) async fn call(
         &self,
         path: &'static str,
-        requests: mpsc::UnboundedReceiver<Bytes>,
+        requests: mpsc::Receiver<Bytes>,
     ) -> Result<Streaming<Bytes>, Status> {
         let client = tonic::client::Grpc::with_origin(self.sender.clone(), self.origin.clone());
         let mut client = client.max_decoding_message_size(self.longest_message);
         let ready = client.ready().await;
         ready.map_err(|why| Status::unavailable(chain(&why)))?;
-        let mut request = tonic::Request::new(UnboundedReceiverStream::new(requests));
+        let mut request = tonic::Request::new(ReceiverStream::new(requests));
         *request.metadata_mut() = self.metadata.clone();
         let response = client.streaming(request, PathAndQuery::from_static(path), Raw).await?;
         Ok(response.into_inner())

@@ -312,6 +312,11 @@ impl<W: Clone> Mux<W> {
         found
     }
 
+    /// How many responses are answered, and the answers not sent.
+    pub(super) fn answers(&self) -> usize {
+        self.kinds.values().map(State::answers).sum()
+    }
+
     /// How many watches there are.
     pub(super) fn len(&self) -> usize {
         self.kinds.values().map(State::len).sum()

@@ -90,6 +90,10 @@ impl<W: Clone> State<W> {
         self.interest.len()
     }
 
+    pub(super) fn answers(&self) -> usize {
+        self.answers.len()
+    }
+
     pub(super) fn answered(&mut self, id: WatchId) -> Option<Instant> {
         self.interest.answered(id).map(|(at, _)| at)
     }

@@ -3,7 +3,7 @@
 #[derive(Debug, Default)]
 pub(super) struct Frames {
     /// It is none of gRPC.
-    pub(super) off: bool,
+    off: bool,
     /// How much of a head is there.
     head: u8,
     /// The length as far as it has come; what is left of a message after that.
@@ -11,9 +11,9 @@ pub(super) struct Frames {
 }
 
 impl Frames {
-    /// `off`: none of gRPC.
-    pub(super) fn new(off: bool) -> Self {
-        Self { off, ..Self::default() }
+    /// Of a body that is not gRPC's nothing is counted.
+    pub(super) fn new(is_grpc: bool) -> Self {
+        Self { off: !is_grpc, ..Self::default() }
     }
 
     /// How many messages begin in `data`.

@@ -13,7 +13,6 @@ use proxy_config::model::http::filters::GrpcStats as Config;
 use self::frames::Frames;
 pub(super) use self::methods::{Method, Methods};
 use super::FilterCx;
-use super::common::cluster_of;
 use super::watch::{Watcher, watched};
 use crate::clock::{self, Instant};
 use crate::http::filter::{Filter, Step, StreamFilter};
@@ -68,7 +67,8 @@ impl Filter for GrpcStats {
 impl StreamFilter for One {
     fn request<'a>(&'a mut self, stream: &'a mut Stream) -> Step<'a> {
         let route = stream.route();
-        let cluster = route.as_deref().and_then(cluster_of).and_then(|name| stream.conn.cluster(name));
+        let cluster = route.as_deref().and_then(|route| route.cluster(stream.request()));
+        let cluster = cluster.and_then(|name| stream.conn.cluster(&name));
         self.begun = clock::now();
         if let Some(cluster) = cluster {
             let name = cluster.model.alt_stat_name.as_deref().unwrap_or(&cluster.model.name);
@@ -77,7 +77,7 @@ impl StreamFilter for One {
         if !stream.request_body.is_end() {
             let total = self.method.as_ref().map(|method| method.request_messages.clone());
             let counting =
-                Counting { frames: Frames::default(), total, counts: self.counts.clone(), request: true };
+                Counting { frames: Frames::new(true), total, counts: self.counts.clone(), request: true };
             stream.request_body = watched(stream.request_body.take(), counting);
         }
         Step::Next
@@ -97,7 +97,7 @@ impl StreamFilter for One {
         if !ends {
             let total =
                 self.method.as_ref().map(|method| method.response_messages.clone()).filter(|_| answers);
-            let frames = Frames::new(!answers);
+            let frames = Frames::new(answers);
             let counting = Counting { frames, total, counts: self.counts.clone(), request: false };
             let ending = Ending { counting, method: self.method.clone() };
             stream.response_body = watched(stream.response_body.take(), ending);

@@ -8,7 +8,7 @@ use proxy_config::model::http::action::{MetadataSource, RateLimit, RateLimitActi
 use proxy_config::model::http::route_match::{QueryParameterMatch, QueryParameterMatcher};
 use proxy_config::model::metadata::Value;
 
-use crate::http::filters::common::{cluster_of, matches};
+use crate::http::filters::common::matches;
 use crate::http::{RequestHead, Routed, Stream};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,8 +54,8 @@ fn find(action: &RateLimitAction, stream: &Stream, route: Option<&Routed>, local
     let entry = |key: &str, value: &str| Found::Entry(key.to_owned(), value.to_owned());
     match action {
         RateLimitAction::SourceCluster => entry("source_cluster", local_cluster),
-        RateLimitAction::DestinationCluster => match route.and_then(cluster_of) {
-            Some(cluster) => entry("destination_cluster", cluster),
+        RateLimitAction::DestinationCluster => match route.and_then(|route| route.cluster(head)) {
+            Some(cluster) => entry("destination_cluster", &cluster),
             None => Found::Fails,
         },
         RateLimitAction::RequestHeader { name, key, skip_if_absent } => {

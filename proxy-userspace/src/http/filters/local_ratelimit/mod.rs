@@ -15,7 +15,7 @@ use super::common::hits;
 use super::edits::Edits;
 use super::{FilterCx, RouteConfig};
 use crate::http::filter::{Filter, LocalReply, Step, StreamFilter};
-use crate::http::{BuildError, ConnCx, Health, Routed, Stream};
+use crate::http::{BuildError, ConnCx, Routed, Stream};
 use crate::listener::TokenBucket;
 use crate::telemetry::Flags;
 use crate::telemetry::stats::{Stats, stats_block};
@@ -48,7 +48,8 @@ struct Shared {
     name: Arc<str>,
     own: Arc<Limit>,
     all: Arc<Stats>,
-    health: Health,
+    /// The node's cluster.
+    cluster: Arc<str>,
 }
 
 struct One {
@@ -94,12 +95,11 @@ impl Limit {
     }
 
     /// What a request counts as.
-    fn descriptors(&self, stream: &Stream, route: Option<&Routed>, health: &Health) -> Vec<Descriptor> {
+    fn descriptors(&self, stream: &Stream, route: Option<&Routed>, cluster: &str) -> Vec<Descriptor> {
         let model = &self.model;
         if model.descriptors.is_empty() {
             return Vec::new();
         }
-        let cluster = health.cluster.get().map_or("", |cluster| cluster);
         let of = |limits: &[_]| descriptors::of(limits, model.stage, stream, route, cluster);
         if !model.rate_limits.is_empty() {
             return of(&model.rate_limits);
@@ -131,8 +131,8 @@ impl LocalRateLimit {
         let own = Arc::new(Limit::new(model)?);
         let all = cx.parts.cluster.stats.clone();
         own.stats(&all);
-        let health = cx.parts.http.health.clone();
-        Ok(Self(Arc::new(Shared { name: cx.name.clone(), own, all, health })))
+        let cluster = cx.parts.http.node.cluster.clone();
+        Ok(Self(Arc::new(Shared { name: cx.name.clone(), own, all, cluster })))
     }
 }
 
@@ -155,7 +155,7 @@ impl StreamFilter for One {
         }
         let stats = limit.stats(&shared.all);
         stats.enabled.inc();
-        let descriptors = limit.descriptors(stream, route.as_deref(), &shared.health);
+        let descriptors = limit.descriptors(stream, route.as_deref(), &shared.cluster);
         let answer = limit.ask(&descriptors, stream);
         stats.shadow_mode.add(answer.shadowed);
         let bucket = answer.bucket.clone();

@@ -49,6 +49,27 @@ pub(super) fn reason(head: Head, payload: &[u8], place: Place) -> Option<Reason>
     }
 }
 
+/// The end of a header block on a stream that was opened before.
+pub(super) fn is_trailers(head: Head, place: Place) -> bool {
+    let is_block = matches!(head.kind, Kind::Headers | Kind::Continuation);
+    is_block && is_of_a_stream(head) && place.in_order && head.stream <= place.last
+}
+
+/// A block names a pseudo-header, by the static table or itself.
+pub(super) fn has_pseudo(head: Head, payload: &[u8]) -> bool {
+    let Some(left) = fragment(head, payload) else { return false };
+    let mut block = Block { left, first: true, table: usize::MAX };
+    while let Some(byte) = block.left.first().copied() {
+        let before = block.left;
+        match block.field(byte) {
+            Ok(_) if (Block { left: before, ..block }).is_pseudo(byte) => return true,
+            Ok(_) => {}
+            Err(Undecodable) => return false,
+        }
+    }
+    false
+}
+
 /// RFC 9113, 6.5.2.
 fn window_too_large(payload: &[u8]) -> Option<Reason> {
     let large = |setting: &[u8]| matches!(setting, [0, 4, value, ..] if *value >= 0x80);
@@ -68,6 +89,8 @@ fn fragment(head: Head, payload: &[u8]) -> Option<&[u8]> {
     if head.has_priority() { block.get(5..) } else { Some(block) }
 }
 
+/// Of the static table, :authority to :status.
+const LAST_PSEUDO: usize = 14;
 /// Of the static table.
 const METHOD: [usize; 2] = [2, 3];
 
@@ -129,6 +152,21 @@ impl Block<'_> {
             }
             0x20..0x40 => Err(Undecodable),
             0..0x20 => self.literal(4),
+        }
+    }
+
+    /// Of the field that is first.
+    fn is_pseudo(mut self, byte: u8) -> bool {
+        let prefix = match byte {
+            0x80.. => 7,
+            0x40..0x80 => 6,
+            0x20..0x40 => return false,
+            0..0x20 => 4,
+        };
+        match self.integer(prefix) {
+            Ok(0) => self.string().is_ok_and(|name| name.first() == Some(&b':')),
+            Ok(index) => index <= LAST_PSEUDO,
+            Err(Undecodable) => false,
         }
     }
 
@@ -289,12 +327,33 @@ mod tests {
         assert_eq!(reason(head(Kind::Headers, 4, 2, 1), b"\x80", at(0)), None);
     }
 
+    #[test]
+    fn pseudo_headers_are_found() {
+        for (block, expected) in [
+            (&b"\x84"[..], true),
+            (b"\x0f\x01\x01x\x82", true),
+            (b"\x44\x01/", true),
+            (b"\x40\x05:path\x01/", true),
+            (b"\x20\x00\x02:x\x011", true),
+            (b"\x00\x03x-a\x011", false),
+            (b"\x0f\x01\x01x\xbe", false),
+            (b"\x80\x84", false),
+            (b"", false),
+        ] {
+            let head = head(Kind::Headers, 5, 1, block.len());
+            assert_eq!(has_pseudo(head, block), expected, "{block:x?}");
+        }
+        assert!(is_trailers(head(Kind::Headers, 5, 1, 0), at(1)));
+        assert!(!is_trailers(head(Kind::Headers, 5, 3, 0), at(1)));
+        assert!(!is_trailers(head(Kind::Headers, 1, 1, 0), at(1)));
+    }
+
     proptest::proptest! {
         #[test]
         fn no_bytes_are_too_much(block: Vec<u8>, flags: u8, payload: Option<u16>) {
             let payload = payload.map(usize::from);
             let head = Head { payload, ..head(Kind::Headers, flags, 1, block.len()) };
-            let _ = reason(head, &block, at(0));
+            let _ = (reason(head, &block, at(0)), has_pseudo(head, &block));
         }
     }
 }
