@@ -52,7 +52,9 @@ impl Routed {
 }
 
 pub(super) fn request(entry: &mut Entry, routed: &Routed, keep_original: bool) {
-    // A weighted cluster's edits are the first, and its host goes before those of the other levels.
+    if let Some(edit) = &routed.cluster_edit {
+        edit.apply(Whose::Request, entry);
+    }
     if let (Some(host), Some(http)) = (&routed.cluster_host, entry.http.as_deref_mut()) {
         host.as_ref().clone_into(&mut http.request.authority);
     }

@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderName};
+use http::header::GetAll;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use proxy_config::model::http::HeaderMatcher;
 
 use crate::http::{BuildError, RequestHead, ResponseHead, message};
@@ -32,19 +33,32 @@ impl HeaderTest {
     }
 
     pub fn is_match(&self, head: &RequestHead) -> bool {
-        self.test(self.name.of(head).as_deref())
+        match &self.name {
+            Name::Header(name) => self.any(head.headers.get_all(name)),
+            Name::Pseudo(name) => self.one(head.header(name).as_deref()),
+        }
     }
 
     /// Of a response.
     pub fn is_match_response(&self, head: &ResponseHead) -> bool {
-        let value = match &self.name {
-            Name::Header(name) => joined(&head.headers, name),
-            Name::Pseudo(name) => head.header(name),
-        };
-        self.test(value.as_deref())
+        match &self.name {
+            Name::Header(name) => self.any(head.headers.get_all(name)),
+            Name::Pseudo(name) => self.one(head.header(name).as_deref()),
+        }
     }
 
-    fn test(&self, value: Option<&[u8]>) -> bool {
+    /// Of several values it is enough that one matches, or for an inverted one, that none does: Envoy 1.40 no longer
+    /// joins them.
+    fn any(&self, values: GetAll<'_, HeaderValue>) -> bool {
+        let mut values = values.iter().map(|value| self.one(Some(value.as_bytes())));
+        match values.next() {
+            None => self.one(None),
+            Some(first) if self.matcher.invert => first && values.all(|matches| matches),
+            Some(first) => first || values.any(|matches| matches),
+        }
+    }
+
+    fn one(&self, value: Option<&[u8]>) -> bool {
         // What is no UTF-8 is compared as such text can be.
         self.matcher.is_match(value.map(String::from_utf8_lossy).as_deref())
     }

@@ -82,7 +82,8 @@ impl Matcher {
             return false;
         }
         let path = head.path_alone();
-        let known = if self.ignore_parameters { path.split(';').next().unwrap_or_default() } else { path };
+        let bare = self.ignore_parameters.then(|| without_parameters(path)).flatten();
+        let known = bare.as_deref().unwrap_or(path);
         match &self.path {
             PathMatch::Prefix(prefix) => self.begins(known, prefix),
             PathMatch::Path(whole) => known.len() == whole.len() && self.begins(known, whole),
@@ -101,6 +102,12 @@ impl Matcher {
         }
         path.as_bytes().get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
     }
+}
+
+/// Without what follows a `;` in each segment; none where no segment has one.
+fn without_parameters(path: &str) -> Option<String> {
+    let bare = |segment: &str| segment.split(';').next().unwrap_or_default().to_owned();
+    path.contains(';').then(|| path.split('/').map(bare).collect::<Vec<_>>().join("/"))
 }
 
 impl More {

@@ -113,7 +113,8 @@ fn reply(status: StatusCode, body: Bytes, location: &str) -> LocalReply {
 fn host_for<'a>(head: &'a RequestHead, scheme: &str, another_port: bool) -> &'a str {
     let host = head.authority.as_str();
     let Some(start) = super::hosts::port_start(host) else { return host };
-    let proto = head.headers.get("x-forwarded-proto").map(HeaderValue::as_bytes).unwrap_or_default();
+    let proto = head.headers.get("x-forwarded-proto").map(HeaderValue::as_bytes);
+    let proto = proto.unwrap_or(head.scheme.as_str().as_bytes());
     let its_own = match proto {
         b"https" => host.get(start..) == Some(":443"),
         b"http" => host.get(start..) == Some(":80"),

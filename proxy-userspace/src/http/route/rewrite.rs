@@ -80,7 +80,7 @@ impl NewPath {
             Self::Prefix(None, new) => (alone.len(), new.to_string()),
             Self::Regex(regex) => (alone.len(), regex.replace_all(alone)),
             Self::Template(template, rewrite) => (alone.len(), rewrite.apply(&template.captures(alone)?)),
-            Self::Format(text) => (head.path.len(), text.render(entry)),
+            Self::Format(text) => (alone.len(), text.render(entry)),
         };
         // A filter may have made the path shorter than what was matched.
         Some(new + head.path.get(from..).unwrap_or_default())
@@ -111,7 +111,8 @@ impl NewHost {
             Self::Literal(host) => host.to_string(),
             Self::Header(name) => String::from_utf8_lossy(&name.first(head)?).into_owned(),
             Self::PathRegex(regex) => regex.replace_all(head.path_alone()),
-            Self::Format(text) => text.render(entry),
+            // As Envoy, which has a `-` for what is missing in hosts alone.
+            Self::Format(text) => text.render_dashes(entry),
         })
     }
 }
@@ -127,13 +128,13 @@ pub fn rewrite_host(head: &mut RequestHead, host: &str, append_forwarded: bool, 
     host.clone_into(&mut head.authority);
 }
 
-/// Unless it stands there last already.
+/// Unless it stands there last already. Envoy looks for exactly that, and takes a space after a comma for another host.
 fn append_forwarded_host(head: &mut RequestHead) {
     let known =
         head.header(FORWARDED_HOST.as_str()).map(|value| String::from_utf8_lossy(&value).into_owned());
     let all = match known {
         Some(known) => {
-            if known.rsplit(',').next().is_some_and(|last| last.trim() == head.authority) {
+            if known.rsplit(',').next().is_some_and(|last| last == head.authority) {
                 return;
             }
             format!("{known},{}", head.authority)

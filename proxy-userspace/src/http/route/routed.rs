@@ -22,7 +22,8 @@ pub struct Routed {
     pub(super) route: Option<Arc<Route>>,
     cluster: Cluster,
     metadata_match: Option<Arc<Struct>>,
-    /// Of a weighted cluster; the route's may follow.
+    /// Of a weighted cluster: its edits, and its host, before anything of the other levels.
+    pub(super) cluster_edit: Option<Arc<Edit>>,
     pub(super) cluster_host: Option<Arc<str>>,
     /// In the order in which they are done.
     pub(super) request: Box<[Arc<Edit>]>,
@@ -176,6 +177,7 @@ impl Host {
             route: None,
             cluster: Cluster::None,
             metadata_match: None,
+            cluster_edit: None,
             cluster_host: None,
             request: Box::default(),
             response: Box::default(),
@@ -284,24 +286,29 @@ impl Maker<'_> {
             route: Some(self.route.clone()),
             cluster,
             metadata_match: lb.filter(|lb| !lb.is_empty()).cloned().map(Arc::new),
+            cluster_edit: first.request.clone(),
             cluster_host: None,
-            request: self.order(first, |level| level.request.as_ref()),
-            response: self.order(first, |level| level.response.as_ref()),
+            request: self.order(|level| level.request.as_ref()).cloned().collect(),
+            response: first
+                .response
+                .iter()
+                .chain(self.order(|level| level.response.as_ref()))
+                .cloned()
+                .collect(),
             filters,
         })
     }
 
-    /// A weighted cluster's go first; of the other levels those that win go last.
+    /// The levels that win go last.
     fn order<'l>(
         &'l self,
-        first: &'l Level,
         of: impl Fn(&'l Level) -> Option<&'l Arc<Edit>>,
-    ) -> Box<[Arc<Edit>]> {
+    ) -> impl Iterator<Item = &'l Arc<Edit>> {
         let mut levels = [&self.edits, &self.host.edits, self.all];
         if self.most_specific_wins {
             levels.reverse();
         }
-        std::iter::once(first).chain(levels).filter_map(of).cloned().collect()
+        levels.into_iter().filter_map(of)
     }
 }
 

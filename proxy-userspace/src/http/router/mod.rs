@@ -44,13 +44,13 @@ pub async fn run(stream: &mut Stream) -> Result<(), Stop> {
         return Err(reply.into());
     }
     let Some(action) = routed.action() else {
-        hcm.stats.no_route.inc();
-        return Err(reply::no_route().into());
+        hcm.stats.no_cluster.inc();
+        return Err(reply::no_cluster(None).into());
     };
     let cluster = routed.cluster(stream.request()).and_then(|name| stream.conn.cluster(&name));
     let Some(cluster) = cluster else {
         hcm.stats.no_cluster.inc();
-        return Err(reply::no_cluster(action).into());
+        return Err(reply::no_cluster(Some(action)).into());
     };
     Forward::new(stream, &hcm, router, &routed, action, &cluster).run().await
 }

@@ -12,9 +12,11 @@ pub(super) fn no_route() -> LocalReply {
     LocalReply::new(StatusCode::NOT_FOUND, "", Flags::NR, "route_not_found")
 }
 
-pub(super) fn no_cluster(action: &RouteAction) -> LocalReply {
-    let status = StatusCode::from_u16(action.cluster_not_found_status);
-    LocalReply::new(status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE), "", Flags::NC, "cluster_not_found")
+/// None: of a route that does not forward, and has no cluster to Envoy.
+pub(super) fn no_cluster(action: Option<&RouteAction>) -> LocalReply {
+    let status = action.and_then(|action| StatusCode::from_u16(action.cluster_not_found_status).ok());
+    let status = status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+    routed(LocalReply::new(status, "", Flags::NC, "cluster_not_found"))
 }
 
 pub(super) fn no_host() -> LocalReply {

@@ -90,6 +90,11 @@ impl Text {
     pub fn render(&self, entry: &Entry) -> String {
         self.0.render(entry, true)
     }
+
+    /// With `-` for what has no value, as in logs.
+    pub fn render_dashes(&self, entry: &Entry) -> String {
+        self.0.render(entry, false)
+    }
 }
 
 /// Text and operators.

@@ -32,7 +32,7 @@ fn paths_are_rewritten() {
         (PathMatch::PathSeparatedPrefix("/s".into()), to("/t"), "/s/u", "/t/u"),
         (prefix("/"), regex("^/(.*)/(.*)$", r"/\2/\1"), "/a/b?a/b", "/b/a?a/b"),
         (PathMatch::Template(template), PathRewrite::Template(swapped), "/a/1/2?3", "/2/1?3"),
-        (prefix("/"), PathRewrite::Format(Format::literal("/new")), "/old?q", "/new"),
+        (prefix("/"), PathRewrite::Format(Format::literal("/new")), "/old?q", "/new?q"),
     ] {
         assert_eq!(rewritten(matched, rewrite, path), (expected.to_owned(), Some(path.to_owned())));
     }
