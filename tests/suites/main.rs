@@ -20,6 +20,7 @@ mod http2_conformance;
 mod http_examples;
 mod http_filters;
 mod http_malformed;
+mod http_manager;
 mod http_routes;
 mod inbound;
 mod interception;
