@@ -47,7 +47,7 @@ impl<'a> Subject<'a> {
     }
 
     /// Of the request, else of its connection.
-    fn has_metadata(self, matcher: &MetadataMatcher) -> bool {
+    pub(super) fn has_metadata(self, matcher: &MetadataMatcher) -> bool {
         let connection = self.facts.extra.as_deref().map(|extra| &extra.dynamic_metadata);
         let request = self.http.map(|http| &http.dynamic_metadata);
         let value = value_at(matcher, request).or_else(|| value_at(matcher, connection));
