@@ -33,13 +33,17 @@ pub struct Reader {
     kind: Kind,
     hasher: RandomState,
     /// The resources of the last text, by the hash of the text of each.
-    known: HashMap<u64, Known>,
+    known: HashMap<u64, Box<Known>>,
+    /// Counts the texts.
+    turn: u64,
 }
 
 /// A resource that was read from its own text.
 #[derive(Clone, Debug)]
 struct Known {
     length: usize,
+    /// The last text that had it.
+    turn: u64,
     resource: RawResource,
     /// With places in a response that has this resource alone.
     warnings: Vec<Diagnostic>,
@@ -47,13 +51,17 @@ struct Known {
 
 impl Reader {
     pub fn new(kind: Kind) -> Self {
-        Self { kind, hasher: RandomState::new(), known: HashMap::new() }
+        Self { kind, hasher: RandomState::new(), known: HashMap::new(), turn: 0 }
     }
 
     /// A response in YAML or JSON: all of it, or everything that is wrong with it. Fields that Envoy does not know
     /// are warnings, as in all dynamic configuration.
     pub fn read(&mut self, text: &str) -> Result<FileResponse, Vec<Diagnostic>> {
         let parts = Split::of(text).and_then(|split| self.by_parts(&split));
+        if parts.is_none() {
+            // What was good last may be the next one; whatever is older is not kept.
+            self.known.retain(|_, known| known.turn + 1 >= self.turn);
+        }
         parts.map_or_else(|| whole(self.kind, text), Ok)
     }
 
@@ -63,25 +71,27 @@ impl Reader {
         if !rest.warnings.is_empty() || !rest.resources.is_empty() {
             return None;
         }
-        let mut read = HashMap::with_capacity(split.items.len());
+        self.turn += 1;
         let (mut resources, mut problems) = (Vec::with_capacity(split.items.len()), Problems::default());
         for (index, item) in split.items.iter().copied().enumerate() {
             let hash = self.hasher.hash_one(item.text);
-            let known = match self.known.get(&hash).filter(|known| known.length == item.text.len()) {
-                Some(known) => known.clone(),
-                None => self.item(split, item)?,
-            };
+            if self.known.get(&hash).is_none_or(|known| known.length != item.text.len()) {
+                let read = self.item(split, item)?;
+                self.known.insert(hash, Box::new(read));
+            }
+            let known = self.known.get_mut(&hash)?;
+            known.turn = self.turn;
             for found in &known.warnings {
                 problems.push(split.place(item, index, found.clone())?);
             }
             resources.push(RawResource { version: rest.version.clone(), ..known.resource.clone() });
-            read.insert(hash, known);
         }
         if problems.full() {
             // There may be more, of which the number is said.
             return None;
         }
-        self.known = read;
+        // In place: two tables of thousands would be the most that a reading takes.
+        self.known.retain(|_, known| known.turn == self.turn);
         let (_, warnings) = problems.finish();
         Some(FileResponse { version: rest.version, resources, warnings })
     }
@@ -93,7 +103,7 @@ impl Reader {
         let FileResponse { mut resources, warnings, .. } =
             part(self.kind, &split.response(item), split.json())?;
         let resource = resources.pop().filter(|_| resources.is_empty())?;
-        Some(Known { length: item.text.len(), resource, warnings })
+        Some(Known { length: item.text.len(), turn: self.turn, resource, warnings })
     }
 
     /// A response in protobuf's own format: a file whose name ends with `.pb`.

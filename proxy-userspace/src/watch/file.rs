@@ -127,7 +127,10 @@ impl<R: Reader> Follow<R> {
         if readers.is_empty() {
             return;
         }
-        match (self.parse)(&text) {
+        let parsed = (self.parse)(&text);
+        // It may be megabytes, and what the readers make of it too.
+        drop(text);
+        match parsed {
             Ok(content) => readers.iter().for_each(|reader| reader.read(Ok(&content))),
             Err(reason) => {
                 let why = Unusable::Malformed(self.path.clone(), reason);
