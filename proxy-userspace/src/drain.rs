@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -35,6 +35,7 @@ pub struct Starter {
 impl Starter {
     pub fn start(&self) {
         self.inner.draining.send_replace(true);
+        self.inner.roster.announce();
     }
 }
 
@@ -91,6 +92,7 @@ pub async fn finish(rosters: &[Arc<Roster>], deadline: Duration) -> usize {
 }
 
 async fn wait(rosters: &[Arc<Roster>], deadline: Duration, how: Cut) -> usize {
+    rosters.iter().for_each(|roster| roster.announce());
     let idle = || async {
         for roster in rosters {
             roster.idle().await;
@@ -138,8 +140,18 @@ impl Roster {
         Guard { id: self.add(slot.clone()), slot, roster: self.clone() }
     }
 
+    /// Its holders are told that their time is limited: who can ends in good order.
+    fn announce(&self) {
+        let mut live = lock(&self.live);
+        live.draining = true;
+        live.slots.values().for_each(|slot| slot.announce());
+    }
+
     fn add(&self, slot: Arc<Slot>) -> u64 {
         let mut live = lock(&self.live);
+        if live.draining {
+            slot.announce();
+        }
         if let Some(how) = live.cut {
             slot.cut(how);
         }
@@ -220,6 +232,11 @@ impl Guard {
         poll_fn(|cx| self.poll_cut(cx)).await;
     }
 
+    /// A drain has begun: of all, or of what its holder is served by. Who waits by [`Self::poll_cut`] is woken by it.
+    pub fn is_draining(&self) -> bool {
+        self.slot.draining.load(Ordering::SeqCst)
+    }
+
     /// Whether the holder ends by a reset, once it has to.
     pub fn resets(&self) -> bool {
         self.slot.cut.load(Ordering::SeqCst) != CLOSED
@@ -258,6 +275,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Live {
     cut: Option<Cut>,
+    draining: bool,
     next: u64,
     slots: HashMap<u64, Arc<Slot>>,
 }
@@ -266,6 +284,7 @@ struct Live {
 struct Slot {
     /// 0, or how it was cut.
     cut: AtomicU8,
+    draining: AtomicBool,
     waker: Mutex<Option<Waker>>,
 }
 
@@ -280,6 +299,15 @@ impl Slot {
             Cut::Close => CLOSED,
         };
         let _ = self.cut.compare_exchange(0, how, Ordering::SeqCst, Ordering::SeqCst);
+        self.wake();
+    }
+
+    fn announce(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    fn wake(&self) {
         if let Some(waker) = lock(&self.waker).take() {
             waker.wake();
         }
@@ -331,6 +359,22 @@ mod tests {
         assert_eq!(drain.live(), 0);
         // One that comes too late is cut at once.
         drain.watch().guard().cut().await;
+    }
+
+    #[tokio::test]
+    async fn holders_are_told_of_a_drain_and_those_that_come_later_too() {
+        let (drain, roster) = (Drain::new(), Arc::<Roster>::default());
+        let (first, second) = (drain.watch().guard(), drain.watch().guard());
+        roster.join(&second);
+        let waits = poll_fn(|cx| match (second.is_draining(), second.poll_cut(cx)) {
+            (true, _) => Poll::Ready(()),
+            (false, _) => Poll::Pending,
+        });
+        let rosters = [roster];
+        let (cut, ()) = tokio::join!(finish(&rosters, Duration::ZERO), waits);
+        assert_eq!((cut, first.is_draining(), second.is_draining()), (1, false, true));
+        drain.start();
+        assert!(first.is_draining() && drain.watch().guard().is_draining());
     }
 
     #[tokio::test]

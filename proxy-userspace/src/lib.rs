@@ -5,6 +5,8 @@
 //! [`net::copy::relay`] -> [`telemetry::ConnRecord::finish`]. [`admin`] answers the person on call, [`cli`] is
 //! the command line.
 #![deny(unsafe_code)]
+// Futures of the data path hold each other ten deep: whether they are `Send` is asked that often.
+#![recursion_limit = "256"]
 
 pub mod admin;
 pub mod app;
@@ -16,6 +18,7 @@ pub mod control;
 pub mod drain;
 pub mod ebpf;
 mod enrolment;
+pub mod http;
 mod kernel_log;
 pub mod listener;
 pub mod logging;

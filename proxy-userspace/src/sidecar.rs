@@ -17,6 +17,7 @@ use proxy_config::xds::{Decoder, Store};
 use crate::admin::View as _;
 use crate::cluster::Env;
 use crate::drain::Drain;
+use crate::http;
 use crate::net::{Dial, Place};
 use crate::network::local_ratelimit::Buckets;
 use crate::secret::Secrets;
@@ -39,6 +40,7 @@ pub struct Sidecar {
     servers: Arc<Sources>,
     sinks: Arc<Sinks>,
     buckets: Arc<Buckets>,
+    http: Arc<http::Common>,
 }
 
 /// The configurations that workloads have brought, by workload: what serves, or what is to, where nothing does yet.
@@ -114,12 +116,14 @@ impl Sidecar {
         }
         let sinks = Arc::new(Sinks::new(common.log_flush_interval, &stats));
         let buckets = Arc::<Buckets>::default();
+        let http = Arc::new(http::Common::new(bootstrap.map(|bootstrap| &bootstrap.node)));
         let world = match bootstrap.zip(decoder) {
             Some((bootstrap, decoder)) => {
                 let env = world::Env {
                     cluster: env.clone(),
                     sinks: sinks.clone(),
                     buckets: buckets.clone(),
+                    http: http.clone(),
                     sources,
                     decoder,
                     drain_time: common.drain_time,
@@ -142,12 +146,13 @@ impl Sidecar {
             common.drain_time,
             (workers, options),
         );
-        Ok(Self { world, status: Arc::new(whole), env, servers, sinks, buckets })
+        let whole = whole.telling(http.failing.clone());
+        Ok(Self { world, status: Arc::new(whole), env, servers, sinks, buckets, http })
     }
 
     /// What more of it is built with.
     pub fn parts(&self) -> Parts<'_> {
-        Parts { cluster: &self.env, sinks: &self.sinks, buckets: &self.buckets }
+        Parts { cluster: &self.env, sinks: &self.sinks, buckets: &self.buckets, http: &self.http }
     }
 
     pub fn stats(&self) -> &Arc<Stats> {

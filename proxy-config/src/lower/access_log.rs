@@ -23,12 +23,13 @@ use crate::format;
 use crate::model::access_log::{
     AccessLog, AccessLogFilter, Comparison, ComparisonOp, JsonFormat, LogFormat, LogSink,
 };
+use crate::model::http::action::BodyFormat;
 use crate::model::metadata::Value;
 
 registry! {
     pb::AccessLog, pb::AccessLogFilter, pb::StatusCodeFilter, pb::DurationFilter, pb::ComparisonFilter,
     pb::NotHealthCheckFilter, pb::TraceableFilter, pb::RuntimeFilter, pb::AndFilter, pb::OrFilter,
-    pb::ResponseFlagFilter, pb::MetadataFilter, pb::LogTypeFilter, core::RuntimeUInt32,
+    pb::ResponseFlagFilter, pb::MetadataFilter, pb::LogTypeFilter, pb::HeaderFilter, pb::GrpcStatusFilter, core::RuntimeUInt32,
     ext::file::v3::FileAccessLog, ext::stream::v3::StdoutAccessLog, ext::stream::v3::StderrAccessLog,
     core::SubstitutionFormatString, core::JsonFormatOptions,
 }
@@ -66,8 +67,8 @@ lower! { "envoy.config.accesslog.v3.AccessLogFilter" pb::AccessLogFilter => Acce
             Some(Kind::ResponseFlagFilter(f)) => cx.lower("response_flag_filter", f),
             Some(Kind::MetadataFilter(f)) => cx.lower("metadata_filter", f),
             Some(Kind::LogTypeFilter(f)) => cx.lower("log_type_filter", f),
-            Some(Kind::HeaderFilter(_)) => refuse(cx, "header_filter", "HTTP is not implemented yet"),
-            Some(Kind::GrpcStatusFilter(_)) => refuse(cx, "grpc_status_filter", "HTTP is not implemented yet"),
+            Some(Kind::HeaderFilter(f)) => cx.lower("header_filter", f),
+            Some(Kind::GrpcStatusFilter(f)) => cx.lower("grpc_status_filter", f),
             Some(Kind::ExtensionFilter(f)) => {
                 let why = format!("\"{}\": access log filters by extension are not implemented", f.name);
                 refuse(cx, "extension_filter", &why)
@@ -199,6 +200,24 @@ lower! { "envoy.config.accesslog.v3.LogTypeFilter" pb::LogTypeFilter => AccessLo
     }
 }
 
+lower! { "envoy.config.accesslog.v3.HeaderFilter" pb::HeaderFilter => AccessLogFilter, cx;
+    read { header }
+    {
+        cx.required("header", header).map(AccessLogFilter::Header)
+    }
+}
+
+lower! { "envoy.config.accesslog.v3.GrpcStatusFilter" pb::GrpcStatusFilter => AccessLogFilter, cx;
+    read { statuses, exclude }
+    {
+        let mut numbers = Vec::new();
+        for status in statuses {
+            numbers.extend(cx.ranged("statuses", status, 0..=16).and_then(|status| u32::try_from(status).ok()));
+        }
+        Some(AccessLogFilter::GrpcStatus { statuses: numbers, exclude })
+    }
+}
+
 /// Where lines go and how they look.
 pub(super) type Logger = (LogSink, LogFormat);
 
@@ -213,7 +232,7 @@ lower! { "envoy.extensions.access_loggers.file.v3.FileAccessLog" ext::file::v3::
             Some(FileFormat::TypedJsonFormat(fields)) => {
                 json_format(cx, "typed_json_format", fields, &[], false)?
             }
-            Some(FileFormat::LogFormat(format)) => cx.lower("log_format", format)?,
+            Some(FileFormat::LogFormat(format)) => line_format(cx, "log_format", format)?,
         };
         Some((sink, format))
     }
@@ -233,7 +252,7 @@ lower! { "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog"
     read { access_log_format }
     {
         let format = match access_log_format {
-            Some(stdout_access_log::AccessLogFormat::LogFormat(format)) => cx.lower("log_format", format)?,
+            Some(stdout_access_log::AccessLogFormat::LogFormat(format)) => line_format(cx, "log_format", format)?,
             None => LogFormat::Default,
         };
         Some((LogSink::Stdout, format))
@@ -245,16 +264,55 @@ lower! { "envoy.extensions.access_loggers.stream.v3.StderrAccessLog"
     read { access_log_format }
     {
         let format = match access_log_format {
-            Some(stderr_access_log::AccessLogFormat::LogFormat(format)) => cx.lower("log_format", format)?,
+            Some(stderr_access_log::AccessLogFormat::LogFormat(format)) => line_format(cx, "log_format", format)?,
             None => LogFormat::Default,
         };
         Some((LogSink::Stderr, format))
     }
 }
 
-lower! { "envoy.config.core.v3.SubstitutionFormatString" core::SubstitutionFormatString => LogFormat, cx;
-    read { omit_empty_values, formatters, json_format_options, format }
-    warn { content_type: "has an effect on the bodies of local replies only" }
+/// A format, and the type of what it makes.
+#[derive(Debug)]
+pub struct Formatted {
+    pub(super) format: LogFormat,
+    pub(super) content_type: String,
+}
+
+/// The format of a line.
+pub(super) fn line_format(
+    cx: &mut Cx,
+    field: &'static str,
+    format: core::SubstitutionFormatString,
+) -> Option<LogFormat> {
+    let Formatted { format, content_type } = cx.lower(field, format)?;
+    if !content_type.is_empty() {
+        cx.field(field, |cx| cx.warn("content_type", "has an effect on bodies only"));
+    }
+    Some(format)
+}
+
+/// The format of a body.
+pub(super) fn body_format(
+    cx: &mut Cx,
+    field: &'static str,
+    format: core::SubstitutionFormatString,
+) -> Option<BodyFormat> {
+    let Formatted { format, content_type } = cx.lower(field, format)?;
+    let default = match &format {
+        LogFormat::Json { .. } => "application/json",
+        LogFormat::Default | LogFormat::Text { .. } => "text/plain",
+    };
+    let content_type = if content_type.is_empty() { default.into() } else { content_type.into() };
+    // No text is the default line of a log, and no text of a body.
+    let format = match format {
+        LogFormat::Default => LogFormat::Text { format: "".into(), omit_empty_values: false },
+        format @ (LogFormat::Text { .. } | LogFormat::Json { .. }) => format,
+    };
+    Some(BodyFormat { format, content_type })
+}
+
+lower! { "envoy.config.core.v3.SubstitutionFormatString" core::SubstitutionFormatString => Formatted, cx;
+    read { omit_empty_values, formatters, json_format_options, format, content_type }
     {
         use core::substitution_format_string::Format;
         let operators: Vec<_> = formatters
@@ -265,7 +323,7 @@ lower! { "envoy.config.core.v3.SubstitutionFormatString" core::SubstitutionForma
         if let Some(options) = json_format_options {
             cx.lower("json_format_options", options);
         }
-        match format {
+        let format = match format {
             Some(Format::TextFormat(text)) => text_format(cx, "text_format", text, &operators, omit_empty_values),
             Some(Format::JsonFormat(fields)) => json_format(cx, "json_format", fields, &operators, omit_empty_values),
             Some(Format::TextFormatSource(source)) => {
@@ -274,7 +332,8 @@ lower! { "envoy.config.core.v3.SubstitutionFormatString" core::SubstitutionForma
                 text_format(cx, "text_format_source", text, &operators, omit_empty_values)
             }
             None => refuse(cx, "format", "text_format, json_format or text_format_source is required"),
-        }
+        };
+        Some(Formatted { format: format?, content_type })
     }
 }
 

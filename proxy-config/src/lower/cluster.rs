@@ -121,6 +121,9 @@ lower! { "envoy.config.cluster.v3.Cluster" Cluster => model::Cluster, cx;
             lb: model::LbPolicy::RoundRobin,
             slow_start: None,
             common_lb: common,
+            http: None,
+            preconnect: None,
+            connection_pool_per_downstream_connection: false,
             subset: None,
             connect_timeout: connect_timeout.unwrap_or(Duration::from_secs(5)),
             per_connection_buffer_limit_bytes: number(per_connection_buffer_limit_bytes)

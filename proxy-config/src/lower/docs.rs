@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Status;
-use super::refused::{Dynamic, REFUSED};
+use super::refused::{Dynamic, HTTP_FILTER, REFUSED};
 use super::registry::{Message, messages};
 
 const HEAD: &str = "\
@@ -86,17 +86,19 @@ fn index(page: &mut String, all: &[Message]) {
 fn extensions(page: &mut String) {
     page.push_str(
         "## Extensions that are refused by name\n\n\
-         A bootstrap with one of them is refused, but for access loggers, which are left out with a warning. What a \
-         control plane or a file of dynamic resources sends is refused only where the last column says so: that \
-         decides who may do what, or how bytes are protected. The rest is taken with a warning, and the connections \
-         that come to such a filter are closed.\n\n",
+         A bootstrap with one of them is refused, but for access loggers and tracers, which are left out with a \
+         warning. What a control plane or a file of dynamic resources sends is refused only where the last column \
+         says so: that decides who may do what, or how bytes are protected. The rest is taken with a warning: the \
+         connections that come to a network filter are closed, the requests that come to an HTTP filter are \
+         answered with 501 or pass it by.\n\n",
     );
     page.push_str("| kind | extension | type | why | from a control plane |\n|---|---|---|---|---|\n");
     for e in REFUSED {
-        let dynamic = match e.dynamic {
-            Dynamic::Refused => "refused",
-            Dynamic::Closes => "closes connections",
-            Dynamic::LeftOut => "left out",
+        let dynamic = match (e.dynamic, e.category == HTTP_FILTER) {
+            (Dynamic::Refused, _) => "refused",
+            (Dynamic::Closes, false) => "closes connections",
+            (Dynamic::Closes, true) => "answers with 501",
+            (Dynamic::LeftOut, _) => "left out",
         };
         line(
             page,

@@ -4,8 +4,9 @@ use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::core::v3::{async_data_source, data_source};
 use envoy_types::pb::envoy::extensions::access_loggers as loggers;
 use envoy_types::pb::envoy::extensions::filters::{listener as lf, network as nf};
-use envoy_types::pb::envoy::extensions::wasm::v3::plugin_config;
+use envoy_types::pb::envoy::extensions::wasm::v3::{PluginConfig, plugin_config};
 use envoy_types::pb::google::protobuf::Any;
+use nf::http_connection_manager::v3::HttpConnectionManager;
 use prost::Message;
 
 use super::access_log::Logger;
@@ -54,7 +55,7 @@ impl Extension {
         cx.field("typed_config", |cx| cx.within(Segment::Type(short), f))
     }
 
-    fn refused(&self) -> Option<&'static Refused> {
+    pub(super) fn refused(&self) -> Option<&'static Refused> {
         REFUSED.iter().find(|refused| refused.type_name == self.type_name)
     }
 
@@ -67,7 +68,7 @@ impl Extension {
     }
 
     /// As [`Self::refuse`], where only the name says what was meant.
-    fn refuse_as<T>(&self, cx: &mut Cx, name: &str) -> Option<T> {
+    pub(super) fn refuse_as<T>(&self, cx: &mut Cx, name: &str) -> Option<T> {
         cx.reject("typed_config", format!("\"{name}\": {}", self.why_not()));
         None
     }
@@ -128,7 +129,12 @@ pub(super) fn network_filter(cx: &mut Cx, name: &str, any: Option<Any>) -> Optio
     };
     let e = Extension::unpack(cx, &any)?;
     match e.type_name.as_str() {
-        nf::tcp_proxy::v3::TcpProxy::NAME => unserved::tcp_proxy(cx, &e),
+        nf::tcp_proxy::v3::TcpProxy::NAME => {
+            e.lower::<nf::tcp_proxy::v3::TcpProxy>(cx).map(Box::new).map(NetworkFilter::TcpProxy)
+        }
+        HttpConnectionManager::NAME => {
+            e.lower::<HttpConnectionManager>(cx).map(Box::new).map(NetworkFilter::Http)
+        }
         nf::rbac::v3::Rbac::NAME => e.lower::<nf::rbac::v3::Rbac>(cx).map(Box::new).map(NetworkFilter::Rbac),
         nf::sni_cluster::v3::SniCluster::NAME => e.lower::<nf::sni_cluster::v3::SniCluster>(cx),
         nf::echo::v3::Echo::NAME => e.lower::<nf::echo::v3::Echo>(cx),
@@ -143,14 +149,16 @@ pub(super) fn network_filter(cx: &mut Cx, name: &str, any: Option<Any>) -> Optio
         SmtpStarttls::NAME => e.lower::<SmtpStarttls>(cx).map(NetworkFilter::SmtpStarttls),
         "envoy.tcp.metadataexchange.config.MetadataExchange" => Some(metadata_exchange(cx)),
         "stats.PluginConfig" => Some(istio_stats(cx)),
-        "envoy.extensions.filters.network.wasm.v3.Wasm" => match built_in_module(&e).as_deref() {
-            Some("envoy.wasm.stats") => Some(istio_stats(cx)),
-            Some("envoy.wasm.metadata_exchange") => Some(metadata_exchange(cx)),
-            Some(_) | None => e.refuse(cx),
-        },
+        "envoy.extensions.filters.network.wasm.v3.Wasm" => {
+            match wasm_config(&e).and_then(built_in_module).as_deref() {
+                Some("envoy.wasm.stats") => Some(istio_stats(cx)),
+                Some("envoy.wasm.metadata_exchange") => Some(metadata_exchange(cx)),
+                Some(_) | None => e.refuse(cx),
+            }
+        }
         _ => match e.refused() {
             Some(refused) if cx.is_dynamic() && refused.dynamic == Dynamic::Closes => {
-                unserved::filter(cx, &e, refused)
+                Some(unserved::filter(cx, refused))
             }
             Some(_) | None => e.refuse_as(cx, name),
         },
@@ -167,10 +175,13 @@ fn metadata_exchange(cx: &mut Cx) -> NetworkFilter {
     NetworkFilter::MetadataExchange
 }
 
+fn wasm_config(extension: &Extension) -> Option<PluginConfig> {
+    nf::wasm::v3::Wasm::decode(extension.value.as_slice()).ok()?.config
+}
+
 /// The module of a Wasm filter that is compiled into Istio's proxy: its null runtime names it, no code is run.
-fn built_in_module(extension: &Extension) -> Option<String> {
-    let message = nf::wasm::v3::Wasm::decode(extension.value.as_slice()).ok()?;
-    let Some(plugin_config::Vm::VmConfig(vm)) = message.config?.vm else { return None };
+pub(super) fn built_in_module(config: PluginConfig) -> Option<String> {
+    let Some(plugin_config::Vm::VmConfig(vm)) = config.vm else { return None };
     let local = match vm.code?.specifier? {
         async_data_source::Specifier::Local(local) => local,
         async_data_source::Specifier::Remote(_) => return None,

@@ -10,7 +10,7 @@ use crate::model::matcher::{
 registry! {
     pb::StringMatcher, pb::ListStringMatcher, pb::RegexMatcher, pb::regex_matcher::GoogleRe2, pb::MetadataMatcher,
     pb::metadata_matcher::PathSegment, pb::ValueMatcher, pb::value_matcher::NullMatch, pb::DoubleMatcher,
-    pb::ListMatcher, pb::OrMatcher,
+    pb::ListMatcher, pb::OrMatcher, pb::PathMatcher,
 }
 
 lower! { "envoy.type.matcher.v3.StringMatcher" pb::StringMatcher => StringMatcher, cx;
@@ -168,5 +168,18 @@ lower! { "envoy.type.matcher.v3.OrMatcher" pb::OrMatcher => ValueMatcher, cx;
             cx.reject("value_matchers", "must have at least two");
         }
         Some(ValueMatcher::Or(cx.list("value_matchers", value_matchers)))
+    }
+}
+
+lower! { "envoy.type.matcher.v3.PathMatcher" pb::PathMatcher => StringMatcher, cx;
+    read { rule }
+    {
+        match rule {
+            Some(pb::path_matcher::Rule::Path(matcher)) => cx.lower("path", matcher),
+            None => {
+                cx.reject("rule", "path is required");
+                None
+            }
+        }
     }
 }

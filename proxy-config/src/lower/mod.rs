@@ -25,6 +25,8 @@ pub struct Cx {
     /// Clusters that the configuration says to be called by gRPC: whoever knows all clusters checks them.
     pub(crate) references: Vec<Reference>,
     side: Option<Side>,
+    /// Rules of RBAC are about requests.
+    requests: bool,
     secrets: Option<Arc<StaticSecrets>>,
     dynamic: bool,
     /// A secret of the bootstrap is named, or `self`: elsewhere the same bytes may mean something else.
@@ -114,6 +116,14 @@ impl Cx {
         let before = self.side.replace(side);
         let value = f(self);
         self.side = before;
+        value
+    }
+
+    /// Runs `f` where rules of RBAC are about requests, and not about connections.
+    pub(crate) fn for_requests<T>(&mut self, f: impl FnOnce(&mut Self) -> T) -> T {
+        let before = std::mem::replace(&mut self.requests, true);
+        let value = f(self);
+        self.requests = before;
         value
     }
 
@@ -328,6 +338,7 @@ pub mod endpoint;
 pub mod extension;
 mod filter_chain;
 mod grpc;
+mod http;
 mod listener;
 mod listener_filter;
 mod matcher;
@@ -337,7 +348,6 @@ mod rbac;
 mod reflection;
 mod refused;
 pub mod registry;
-mod route;
 mod starttls;
 mod tls;
 mod transport;

@@ -10,18 +10,20 @@ use envoy_types::pb::envoy::r#type::v3 as pb_type;
 use ext::tcp_proxy::v3::tcp_proxy as tcp;
 
 use super::core::{inline_data, metadata as metadata_of};
+use super::http::header;
 use super::registry::registry;
 use super::{Cx, extension};
 use crate::model::Metadata;
 use crate::model::listener_filter::LocalRateLimit;
 use crate::model::metadata::Struct;
 use crate::model::network_filter::{
-    ConnectionLimit, HashPolicy, NetworkFilter, NetworkFilterConfig, TcpProxy, WeightedCluster,
+    ConnectionLimit, HashPolicy, NetworkFilter, NetworkFilterConfig, TcpProxy, TunnelRequestId, Tunneling,
+    WeightedCluster,
 };
 
 registry! {
     pb::Filter, ext::tcp_proxy::v3::TcpProxy, tcp::WeightedCluster, tcp::weighted_cluster::ClusterWeight,
-    tcp::TcpAccessLogOptions, pb_type::HashPolicy, pb_type::hash_policy::SourceIp,
+    tcp::TunnelingConfig, tcp::TcpAccessLogOptions, pb_type::HashPolicy, pb_type::hash_policy::SourceIp,
     ext::sni_cluster::v3::SniCluster, ext::echo::v3::Echo, ext::connection_limit::v3::ConnectionLimit,
     ext::local_ratelimit::v3::LocalRateLimit, ext::direct_response::v3::Config,
 }
@@ -53,12 +55,11 @@ lower! { "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" ext::tcp_proxy
     read {
         stat_prefix, cluster_specifier, metadata_match, idle_timeout, downstream_idle_timeout,
         upstream_idle_timeout, access_log, max_connect_attempts, backoff_options, hash_policy,
-        max_downstream_connection_duration, max_downstream_connection_duration_jitter_percentage,
+        tunneling_config, max_downstream_connection_duration, max_downstream_connection_duration_jitter_percentage,
         access_log_flush_interval, flush_access_log_on_connected, access_log_options, upstream_connect_mode
     }
     reject {
         on_demand: "clusters on demand are not implemented",
-        tunneling_config: "TCP over HTTP tunnels come with HTTP, which is not implemented yet",
         max_early_data_bytes: "needs an upstream_connect_mode that is not implemented",
     }
     warn {
@@ -106,6 +107,7 @@ lower! { "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" ext::tcp_proxy
             upstream_idle_timeout: cx.timeout("upstream_idle_timeout", upstream_idle_timeout, None),
             backoff: backoff_options.and_then(|b| cx.lower("backoff_options", b)),
             hash_policy: cx.list("hash_policy", hash_policy).into_iter().next().flatten(),
+            tunneling: tunneling_config.and_then(|config| cx.lower("tunneling_config", config)).map(Box::new),
             max_downstream_connection_duration: cx.duration_from(
                 "max_downstream_connection_duration",
                 max_downstream_connection_duration,
@@ -148,7 +150,7 @@ fn clusters(
 }
 
 /// Adds what `inner` does not have: its own fields win.
-fn merge(inner: &mut Metadata, outer: &Metadata) {
+pub(super) fn merge(inner: &mut Metadata, outer: &Metadata) {
     for (filter, fields) in &outer.0 {
         let own = inner.0.get_or_insert_with(filter, Struct::new);
         for (key, value) in fields {
@@ -177,6 +179,45 @@ lower! { "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster
         let weight = cx.ranged("weight", weight, 1..=u32::MAX);
         let metadata_match = metadata_of(cx, "metadata_match", metadata_match);
         Some(WeightedCluster { name: name?, weight: weight?, metadata_match })
+    }
+}
+
+lower! { "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.TunnelingConfig"
+    tcp::TunnelingConfig => Tunneling, cx;
+    read {
+        hostname, use_post, headers_to_add, propagate_response_headers, post_path, propagate_response_trailers,
+        request_id_extension, request_id_header, request_id_metadata_key, formatters
+    }
+    {
+        let more: Vec<_> = formatters
+            .iter()
+            .enumerate()
+            .filter_map(|(i, f)| cx.field("formatters", |cx| cx.index(i, |cx| extension::formatter(cx, f))))
+            .collect();
+        let hostname = cx.non_empty("hostname", hostname)?;
+        let hostname = header::format(cx, "hostname", &hostname, &more);
+        if !post_path.is_empty() && !use_post {
+            cx.reject("post_path", "Can't set a post path when POST method isn't used");
+        }
+        header::plain(cx, "post_path", &post_path);
+        let id = request_id_extension.and_then(|extension| cx.lower("request_id_extension", extension));
+        let id_header = header::optional_name(cx, "request_id_header", &request_id_header);
+        let key = Some(Arc::<str>::from(request_id_metadata_key)).filter(|key| !key.is_empty());
+        if id.is_none() && (id_header.is_some() || key.is_some()) {
+            cx.warn("request_id_extension", "without it no request id is made");
+        }
+        Some(Tunneling {
+            use_post,
+            post_path: if post_path.is_empty() { "/".into() } else { post_path.into() },
+            headers_to_add: header::added(cx, "headers_to_add", headers_to_add),
+            propagate_response_headers,
+            propagate_response_trailers,
+            request_id: id.map(|_| TunnelRequestId {
+                header: id_header.unwrap_or_else(|| "x-request-id".into()),
+                metadata_key: key.unwrap_or_else(|| "tunnel_request_id".into()),
+            }),
+            hostname: hostname?,
+        })
     }
 }
 

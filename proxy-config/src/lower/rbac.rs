@@ -7,6 +7,7 @@ use envoy_types::pb::envoy::extensions::filters::network::rbac::v3 as ext;
 use envoy_types::pb::envoy::extensions::rbac::principals::mtls_authenticated::v3 as mtls;
 
 use super::extension::Extension;
+use super::http::route_match::template_match;
 use super::listener_filter::all;
 use super::registry::registry;
 use super::{Cx, Lower};
@@ -109,10 +110,11 @@ lower! { "envoy.config.rbac.v3.Permission" pb::Permission => Permission, cx;
             Some(Rule::OrRules(set)) => cx.lower("or_rules", set).map(Permission::Or),
             Some(Rule::NotRule(not)) => cx.lower("not_rule", *not).map(Box::new).map(Permission::Not),
             Some(Rule::Any(any)) => must_be_true(cx, any).then_some(Permission::Any),
-            Some(Rule::Header(_)) => refuse_header(cx),
-            Some(Rule::UrlPath(_)) => {
-                cx.warn("url_path", NEVER);
-                Some(Permission::Http)
+            Some(Rule::Header(_)) if !cx.requests => refuse_header(cx),
+            Some(Rule::Header(header)) => cx.lower("header", header).map(Permission::Header),
+            Some(Rule::UrlPath(matcher)) => {
+                never_of_connections(cx, "url_path");
+                cx.lower("url_path", matcher).map(Permission::UrlPath)
             }
             Some(Rule::DestinationIp(range)) => cx.lower("destination_ip", range).map(Permission::DestinationIp),
             Some(Rule::DestinationPort(port)) => {
@@ -121,13 +123,19 @@ lower! { "envoy.config.rbac.v3.Permission" pb::Permission => Permission, cx;
             Some(Rule::DestinationPortRange(range)) => port_range(cx, &range),
             Some(Rule::Metadata(matcher)) => cx.lower("metadata", matcher).map(Permission::Metadata),
             Some(Rule::SourcedMetadata(sourced)) => {
-                cx.lower("sourced_metadata", sourced).map(Permission::Metadata)
+                cx.lower("sourced_metadata", sourced).map(|(matcher, of_route)| match of_route {
+                    true => Permission::RouteMetadata(matcher),
+                    false => Permission::Metadata(matcher),
+                })
             }
             Some(Rule::RequestedServerName(matcher)) => {
                 cx.lower("requested_server_name", matcher).map(Permission::RequestedServerName)
             }
             Some(Rule::Matcher(extension)) => refuse(cx, "matcher", &extension.name),
-            Some(Rule::UriTemplate(extension)) => refuse(cx, "uri_template", &extension.name),
+            Some(Rule::UriTemplate(extension)) if !cx.requests => refuse(cx, "uri_template", &extension.name),
+            Some(Rule::UriTemplate(extension)) => {
+                cx.field("uri_template", |cx| template_match(cx, extension)).map(Permission::UriTemplate)
+            }
             None => {
                 cx.reject("rule", "is required");
                 None
@@ -141,6 +149,12 @@ fn must_be_true(cx: &mut Cx, any: bool) -> bool {
         cx.reject("any", "must be true");
     }
     any
+}
+
+fn never_of_connections(cx: &mut Cx, field: &'static str) {
+    if !cx.requests {
+        cx.warn(field, NEVER);
+    }
 }
 
 /// There is no request: Envoy's network filter refuses such a rule.
@@ -185,15 +199,18 @@ lower! { "envoy.config.rbac.v3.Principal" pb::Principal => Principal, cx;
                 cx.lower("direct_remote_ip", range).map(Principal::DirectRemoteIp)
             }
             Some(Identifier::RemoteIp(range)) => cx.lower("remote_ip", range).map(Principal::RemoteIp),
-            Some(Identifier::Header(_)) => refuse_header(cx),
-
-            Some(Identifier::UrlPath(_)) => {
-                cx.warn("url_path", NEVER);
-                Some(Principal::Http)
+            Some(Identifier::Header(_)) if !cx.requests => refuse_header(cx),
+            Some(Identifier::Header(header)) => cx.lower("header", header).map(Principal::Header),
+            Some(Identifier::UrlPath(matcher)) => {
+                never_of_connections(cx, "url_path");
+                cx.lower("url_path", matcher).map(Principal::UrlPath)
             }
             Some(Identifier::Metadata(matcher)) => cx.lower("metadata", matcher).map(Principal::Metadata),
             Some(Identifier::SourcedMetadata(sourced)) => {
-                cx.lower("sourced_metadata", sourced).map(Principal::Metadata)
+                cx.lower("sourced_metadata", sourced).map(|(matcher, of_route)| match of_route {
+                    true => Principal::RouteMetadata(matcher),
+                    false => Principal::Metadata(matcher),
+                })
             }
             Some(Identifier::FilterState(_)) => {
                 cx.reject("filter_state", "principals of the filter state are not implemented");
@@ -250,12 +267,16 @@ lower! { "envoy.config.rbac.v3.Principal.Authenticated" pb::principal::Authentic
     }
 }
 
-lower! { "envoy.config.rbac.v3.SourcedMetadata" pb::SourcedMetadata => MetadataMatcher, cx;
+/// A matcher, and whether it is of the route's metadata.
+type Sourced = (MetadataMatcher, bool);
+
+lower! { "envoy.config.rbac.v3.SourcedMetadata" pb::SourcedMetadata => Sourced, cx;
     read { metadata_matcher, metadata_source }
     {
         let matcher = cx.required("metadata_matcher", metadata_matcher);
         match cx.variant("metadata_source", metadata_source)? {
-            pb::MetadataSource::Dynamic => matcher,
+            pb::MetadataSource::Dynamic => Some((matcher?, false)),
+            pb::MetadataSource::Route if cx.requests => Some((matcher?, true)),
             pb::MetadataSource::Route => {
                 cx.reject("metadata_source", "a connection has no route: use DYNAMIC");
                 None

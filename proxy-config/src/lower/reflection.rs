@@ -210,7 +210,11 @@ impl Samples {
         let mut samples = vec![Value::Message(base.clone())];
         if depth > 0 {
             for field in message.fields() {
-                for value in self.of(&field, depth - 1).into_iter().take(12) {
+                // Each of the extensions, and some of all else.
+                let is_any =
+                    matches!(field.kind(), Kind::Message(m) if m.full_name() == "google.protobuf.Any");
+                let most = if is_any { usize::MAX } else { 12 };
+                for value in self.of(&field, depth - 1).into_iter().take(most) {
                     let mut changed = base.clone();
                     changed.set_field(&field, value);
                     samples.push(Value::Message(changed));

@@ -27,11 +27,11 @@ pub fn messages() -> impl Iterator<Item = Message> {
         super::matcher::MESSAGES,
         super::network_filter::MESSAGES,
         super::rbac::MESSAGES,
-        super::route::MESSAGES,
         super::starttls::MESSAGES,
     ]
     .into_iter()
     .chain(super::cluster::ALL_MESSAGES.iter().copied())
+    .chain(super::http::ALL_MESSAGES.iter().copied())
     .chain(super::tls::ALL_MESSAGES.iter().copied())
     .chain(super::transport::ALL_MESSAGES.iter().copied())
     .flatten()

@@ -134,9 +134,9 @@ lower! { "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpst
 
 #[derive(Debug, Default)]
 pub struct ProxyProtocolConfig {
-    version: ProxyVersion,
-    pass_through_tlvs: PassThroughTlvs,
-    added_tlvs: Vec<(u8, Arc<[u8]>)>,
+    pub(super) version: ProxyVersion,
+    pub(super) pass_through_tlvs: PassThroughTlvs,
+    pub(super) added_tlvs: Vec<(u8, Arc<[u8]>)>,
 }
 
 lower! { "envoy.config.core.v3.ProxyProtocolConfig" core::ProxyProtocolConfig => ProxyProtocolConfig, cx;

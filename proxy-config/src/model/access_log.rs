@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::FractionalPercent;
+use super::http::HeaderMatcher;
 use super::matcher::MetadataMatcher;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -68,6 +69,13 @@ pub enum AccessLogFilter {
     },
     LogType {
         types: Vec<String>,
+        exclude: bool,
+    },
+    /// Of the request.
+    Header(HeaderMatcher),
+    /// By number.
+    GrpcStatus {
+        statuses: Vec<u32>,
         exclude: bool,
     },
 }

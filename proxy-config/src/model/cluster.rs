@@ -9,6 +9,8 @@ use std::time::Duration;
 use super::address::{BindConfig, TcpKeepalive};
 use super::config_source::ConfigSource;
 use super::endpoint::LoadAssignment;
+use super::http::{HeaderOption, HttpOptions};
+use super::matcher::{MetadataMatcher, StringMatcher};
 use super::metadata::Struct;
 use super::packed::Packed;
 use super::{DEFAULT_BUFFER_LIMIT, TransportSocket};
@@ -31,6 +33,11 @@ pub struct Cluster {
     /// 0: no limit.
     pub per_connection_buffer_limit_bytes: u32,
     pub circuit_breakers: CircuitBreakers,
+    /// How HTTP is spoken to it. `None`: HTTP/1.1, with the defaults.
+    pub http: Option<Box<HttpOptions>>,
+    pub preconnect: Option<Box<Preconnect>>,
+    /// Connections are not shared between connections of clients.
+    pub connection_pool_per_downstream_connection: bool,
     pub outlier_detection: Option<Box<OutlierDetection>>,
     pub health_checks: Vec<HealthCheck>,
     pub bind: Option<Box<BindConfig>>,
@@ -65,6 +72,9 @@ impl Cluster {
             connect_timeout: Duration::from_secs(5),
             per_connection_buffer_limit_bytes: DEFAULT_BUFFER_LIMIT,
             circuit_breakers: CircuitBreakers::default(),
+            http: None,
+            preconnect: None,
+            connection_pool_per_downstream_connection: false,
             outlier_detection: None,
             health_checks: Vec::new(),
             bind: None,
@@ -259,6 +269,30 @@ pub struct Thresholds {
     pub max_retries: u32,
     pub track_remaining: bool,
     pub max_connection_pools: u32,
+    /// Instead of `max_retries`.
+    pub retry_budget: Option<RetryBudget>,
+}
+
+/// Retries that may be at once: so many of a hundred requests that are active, and at least some.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RetryBudget {
+    /// Default 20.
+    pub budget_percent: f64,
+    /// Default 3.
+    pub min_retry_concurrency: u32,
+    /// Over which requests are counted; `None`: those that are active.
+    pub budget_interval: Option<Duration>,
+}
+
+/// `preconnect_policy`: connections that are made before they are needed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Preconnect {
+    /// 1 to 3, of an endpoint. Default 1.
+    pub per_upstream: f64,
+    /// 1 to 3, over the endpoints that are next. Default 1.
+    pub predictive: f64,
+    /// Endpoints whose metadata does not match have none.
+    pub enabled_metadata: Option<MetadataMatcher>,
 }
 
 impl Default for Thresholds {
@@ -270,6 +304,7 @@ impl Default for Thresholds {
             max_retries: 3,
             track_remaining: false,
             max_connection_pools: u32::MAX,
+            retry_budget: None,
         }
     }
 }
@@ -348,6 +383,7 @@ pub enum HealthChecker {
         receive: Vec<Vec<u8>>,
     },
     Http(HttpHealthCheck),
+    Grpc(GrpcHealthCheck),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -365,6 +401,19 @@ pub struct HttpHealthCheck {
     pub retriable_statuses: Vec<(u32, u32)>,
     /// As the TCP check's, over the body.
     pub receive: Vec<Vec<u8>>,
+    /// By HTTP/2, else HTTP/1.
+    pub http2: bool,
+    /// What `x-envoy-upstream-healthchecked-cluster` of the response must be.
+    pub service_name: Option<StringMatcher>,
+}
+
+/// `grpc.health.v1.Health`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GrpcHealthCheck {
+    pub service_name: String,
+    /// The cluster's name where empty.
+    pub authority: String,
+    pub initial_metadata: Vec<HeaderOption>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

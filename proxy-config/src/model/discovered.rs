@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::config_source::ConfigSource;
+use super::http::FilterKind;
 use super::network_filter::NetworkFilter;
 
 /// A network filter whose configuration is to come: `config_discovery`.
@@ -29,7 +30,9 @@ impl Discovered {
         }
         match content {
             ExtensionContent::NetworkFilter(filter) => self.fits(name, type_name, filter).map(|()| filter),
-            ExtensionContent::Unserved => Err(format!("{type_name} is no network filter")),
+            ExtensionContent::HttpFilter(_) | ExtensionContent::Unserved => {
+                Err(format!("{type_name} is no network filter"))
+            }
         }
     }
 
@@ -61,6 +64,7 @@ pub struct Extension {
 #[derive(Clone, Debug, PartialEq)]
 pub enum ExtensionContent {
     NetworkFilter(NetworkFilter),
+    HttpFilter(Box<FilterKind>),
     /// Known to Envoy, and of no use here yet: kept to be shown.
     Unserved,
 }

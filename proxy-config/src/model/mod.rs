@@ -12,6 +12,7 @@ pub mod config_source;
 pub mod discovered;
 pub mod endpoint;
 pub mod grpc;
+pub mod http;
 pub mod listener;
 pub mod listener_filter;
 pub mod map;
@@ -20,7 +21,6 @@ pub mod metadata;
 pub mod network_filter;
 pub mod packed;
 pub mod raw;
-pub mod route;
 pub mod tls;
 pub mod transport;
 

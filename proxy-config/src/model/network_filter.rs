@@ -8,6 +8,9 @@ use super::access_log::AccessLog;
 use super::address::Cidr;
 use super::config_source::ConfigSource;
 use super::discovered::Discovered;
+use super::http::Hcm;
+use super::http::header::{HeaderMatcher, HeaderOption};
+use super::http::route_match::PathTemplate;
 use super::listener_filter::LocalRateLimit;
 use super::matcher::{MetadataMatcher, StringMatcher};
 use super::metadata::Metadata;
@@ -23,6 +26,8 @@ pub struct NetworkFilterConfig {
 #[derive(Clone, Debug, PartialEq)]
 pub enum NetworkFilter {
     TcpProxy(Box<TcpProxy>),
+    /// `envoy.filters.network.http_connection_manager`.
+    Http(Box<Hcm>),
     Rbac(Box<Rbac>),
     SniCluster,
     ConnectionLimit(ConnectionLimit),
@@ -48,8 +53,6 @@ pub struct Unserved {
     /// Envoy's own name of the extension.
     pub extension: Arc<str>,
     pub why: Arc<str>,
-    /// Routes that it would ask for: a control plane expects the question.
-    pub routes: Option<RouteRef>,
 }
 
 /// `Rds`.
@@ -63,7 +66,9 @@ impl NetworkFilter {
     /// Whether it ends the chain: Envoy calls it terminal.
     pub fn is_terminal(&self) -> bool {
         match self {
-            Self::TcpProxy(_) | Self::DirectResponse(_) | Self::Echo | Self::Unserved(_) => true,
+            Self::TcpProxy(_) | Self::Http(_) | Self::DirectResponse(_) | Self::Echo | Self::Unserved(_) => {
+                true
+            }
             // What comes says it: see `Discovered::last`.
             Self::Rbac(_)
             | Self::Discovered(_)
@@ -83,6 +88,7 @@ impl NetworkFilter {
             Self::PostgresProxy(filter) => Some(filter.downstream_ssl),
             Self::SmtpStarttls(filter) => Some(filter.downstream_starttls),
             Self::TcpProxy(_)
+            | Self::Http(_)
             | Self::DirectResponse(_)
             | Self::Echo
             | Self::Rbac(_)
@@ -145,6 +151,8 @@ pub struct TcpProxy {
     pub max_connect_attempts: u32,
     pub backoff: Option<Backoff>,
     pub hash_policy: Option<HashPolicy>,
+    /// The bytes go through HTTP.
+    pub tunneling: Option<Box<Tunneling>>,
     pub max_downstream_connection_duration: Option<Duration>,
     /// In percent of the duration, added at random.
     pub max_downstream_connection_duration_jitter: Option<f64>,
@@ -154,6 +162,31 @@ pub struct TcpProxy {
     /// Write a line as soon as the upstream is connected.
     pub flush_access_log_on_connected: bool,
     pub flush_access_log_on_start: bool,
+}
+
+/// `tunneling_config`: an HTTP request to the upstream whose body, and that of its response, are the bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tunneling {
+    /// `:authority`: text with command operators.
+    pub hostname: super::http::Format,
+    /// By POST instead of CONNECT.
+    pub use_post: bool,
+    /// `:path`, of POST; and of CONNECT where it is an extended one.
+    pub post_path: Arc<str>,
+    pub headers_to_add: Vec<HeaderOption>,
+    /// The response's are kept in the filter state, for the access log.
+    pub propagate_response_headers: bool,
+    pub propagate_response_trailers: bool,
+    /// `None`: there is none.
+    pub request_id: Option<TunnelRequestId>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TunnelRequestId {
+    /// Default `x-request-id`.
+    pub header: Arc<str>,
+    /// It is in the dynamic metadata `envoy.filters.network.tcp_proxy` too: under `tunnel_request_id` by default.
+    pub metadata_key: Arc<str>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -219,20 +252,24 @@ pub struct RbacPolicy {
     pub principals: Vec<Principal>,
 }
 
-/// What is known of a plain connection decides; a condition on HTTP matches as Envoy has it on L4: never.
+/// A condition on HTTP never matches a plain connection, as Envoy has it on L4.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Permission {
     And(Vec<Permission>),
     Or(Vec<Permission>),
     Not(Box<Permission>),
     Any,
-    /// On HTTP's headers or path: no plain connection has them.
-    Http,
+    Header(HeaderMatcher),
+    /// Of the path without its query.
+    UrlPath(StringMatcher),
+    UriTemplate(PathTemplate),
     DestinationIp(Cidr),
     DestinationPort(u16),
     /// From, inclusive; to, exclusive.
     DestinationPortRange(u32, u32),
     Metadata(MetadataMatcher),
+    /// Of the route.
+    RouteMetadata(MetadataMatcher),
     RequestedServerName(StringMatcher),
 }
 
@@ -242,7 +279,8 @@ pub enum Principal {
     Or(Vec<Principal>),
     Not(Box<Principal>),
     Any,
-    Http,
+    Header(HeaderMatcher),
+    UrlPath(StringMatcher),
     /// A name of the peer's certificate; `None`: TLS is enough.
     Authenticated(Option<StringMatcher>),
     /// `envoy.rbac.principals.mtls_authenticated`: a client whose certificate was found good, of any such name.
@@ -251,4 +289,5 @@ pub enum Principal {
     DirectRemoteIp(Cidr),
     RemoteIp(Cidr),
     Metadata(MetadataMatcher),
+    RouteMetadata(MetadataMatcher),
 }

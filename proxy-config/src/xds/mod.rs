@@ -107,7 +107,7 @@ impl Discover for model::Listener {
     type Message = pb::listener::v3::Listener;
 }
 
-impl Discover for model::route::RouteConfiguration {
+impl Discover for model::http::RouteConfiguration {
     const KIND: Kind = Kind::Route;
     type Message = pb::route::v3::RouteConfiguration;
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use proxy_config::model::cluster::{Discovery, LbPolicy};
 use proxy_config::model::config_source::ConfigSourceKind;
+use proxy_config::model::http::RouteConfiguration;
 use proxy_config::model::network_filter::NetworkFilter;
-use proxy_config::model::route::RouteConfiguration;
 use proxy_config::model::tls::Secret;
 use proxy_config::model::{Cluster, Listener, LoadAssignment};
 use proxy_config::xds::file::Reader;

@@ -158,6 +158,7 @@ impl Question {
                     problems.push(format!("filter {} (rbac) is not asked here", config.name))
                 }
                 NetworkFilter::TcpProxy(_)
+                | NetworkFilter::Http(_)
                 | NetworkFilter::ConnectionLimit(_)
                 | NetworkFilter::LocalRateLimit(_)
                 | NetworkFilter::DirectResponse(_)

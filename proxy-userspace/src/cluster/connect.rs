@@ -57,7 +57,7 @@ pub struct Client<'a> {
     pub facts: Option<&'a Facts>,
     pub connection_id: u64,
     /// What is offered by ALPN where the transport socket itself says nothing of it.
-    pub alpn: &'a [&'static str],
+    pub alpn: &'a [&'a str],
 }
 
 /// A connection whose transport is ready.
@@ -118,6 +118,17 @@ pub enum ConnectError {
     Transport(Failure),
     #[error("{0}")]
     Overflow(#[from] Overflow),
+}
+
+impl ConnectError {
+    /// The end of it was ours.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Timeout => true,
+            Self::Transport(failure) => !failure.remote,
+            Self::Immediate { .. } | Self::Delayed { .. } | Self::Overflow(_) => false,
+        }
+    }
 }
 
 /// Connects within the cluster's `connect_timeout`, handshakes included, as in Envoy.

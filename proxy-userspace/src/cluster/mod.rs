@@ -4,7 +4,7 @@
 //! that [`Cluster::choose`] takes no lock. `discovery` says which endpoints there are, `health` and `outlier` how
 //! they do, `breaker` how many connections there may be; [`connect`] makes one.
 
-mod breaker;
+pub mod breaker;
 pub mod connect;
 mod discovery;
 mod health;
@@ -14,7 +14,7 @@ mod members;
 mod outlier;
 mod random;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -41,11 +41,12 @@ use self::discovery::{Applied, Part, Warm};
 use self::lb::LbState;
 use self::outlier::Detector;
 use crate::clock::{self, Instant};
+use crate::http::pool::Pools;
 use crate::net::Dial;
 use crate::secret::Slot;
 use crate::task::Tasks;
 use crate::telemetry::stats::{ClusterStats, EdsStats, SocketMatchStats, Stats};
-use crate::transport::{self, BuildError, Factory, Failure};
+use crate::transport::{self, BuildError, Factory};
 use crate::watch::{Group, Together};
 use crate::xds::{Subscribe, Subscription};
 
@@ -55,7 +56,9 @@ pub struct Cluster {
     lb: ArcSwap<LbState>,
     /// Held while the state is replaced: two that update it would lose one's work.
     updating: Mutex<()>,
-    breaker: Breaker,
+    breaker: Arc<Breaker>,
+    /// Connections for requests of HTTP, once there were any.
+    pools: Pools,
     /// Makes the transports of connections on the cluster's own socket; none for `raw_buffer`.
     transport: Option<Arc<dyn Factory>>,
     /// Of each of `transport_socket_matches`.
@@ -199,14 +202,16 @@ impl Cluster {
             let stats = env.stats.block(format!("{prefix}.{}", one.name.replace(':', "_")));
             Ok(SocketMatch { stats, transport: build(&one.transport_socket)? })
         });
+        let stats: Arc<ClusterStats> = env.stats.block(prefix.clone());
         let mut cluster = Self {
             transport: build(&model.transport_socket)?,
             matches: matches.collect::<Result<_, BuildError>>()?,
             secrets: Box::default(),
-            stats: env.stats.block(prefix.clone()),
             lb: ArcSwap::from_pointee(LbState::empty()),
             updating: Mutex::new(()),
-            breaker: Breaker::new(&model.circuit_breakers.default, &env.stats, &prefix),
+            breaker: Breaker::new(&model, &stats, &env.stats, &prefix),
+            pools: Pools::new(&model, env),
+            stats,
             random: env.random.clone(),
             active,
             model,
@@ -316,6 +321,14 @@ impl Cluster {
         self.lb.load().dropped(self.random.as_ref())
     }
 
+    pub fn breaker(&self) -> &Arc<Breaker> {
+        &self.breaker
+    }
+
+    pub fn pools(&self) -> &Pools {
+        &self.pools
+    }
+
     /// A place under the circuit breakers, or a counted refusal.
     pub fn admit(self: &Arc<Self>, host: &Arc<Host>) -> Result<Permit, Overflow> {
         Permit::new(self, host)
@@ -337,20 +350,36 @@ impl Cluster {
             }
             Err(error) => {
                 permit.fail();
-                let timeout = matches!(error, ConnectError::Timeout);
-                // A refusal counts as the other side's close; a peer that is not who it should be, as ours.
-                match &error {
-                    ConnectError::Timeout | ConnectError::Transport(Failure { remote: false, .. }) => {
-                        self.stats.upstream_cx_destroy_local.inc();
-                    }
-                    ConnectError::Transport(_)
-                    | ConnectError::Immediate { .. }
-                    | ConnectError::Delayed { .. }
-                    | ConnectError::Overflow(_) => self.stats.upstream_cx_destroy_remote.inc(),
-                }
+                let timeout = self.count_failed(&error);
                 self.report(host, if timeout { Event::ConnectTimeout } else { Event::ConnectFailed });
                 Err(error)
             }
+        }
+    }
+
+    /// By whom a connection was given up before it was ready. Says whether that was for its time.
+    fn count_failed(&self, error: &ConnectError) -> bool {
+        // A refusal counts as the other side's close; a peer that is not who it should be, as ours.
+        if error.is_local() {
+            self.stats.upstream_cx_destroy_local.inc();
+        } else {
+            self.stats.upstream_cx_destroy_remote.inc();
+        }
+        matches!(error, ConnectError::Timeout)
+    }
+
+    /// A connection for requests has failed. What that says of its host, the requests report that waited for it.
+    pub fn connect_failed(&self, host: &Host, error: &ConnectError) {
+        let timeout = self.count_failed(error);
+        self.count_connect_failure(host, timeout);
+    }
+
+    fn count_connect_failure(&self, host: &Host, timeout: bool) {
+        self.stats.upstream_cx_connect_fail.inc();
+        host.stats.cx_connect_fail.inc();
+        self.stats.upstream_cx_destroy.inc();
+        if timeout {
+            self.stats.upstream_cx_connect_timeout.inc();
         }
     }
 
@@ -360,14 +389,8 @@ impl Cluster {
             Event::Connected(took) | Event::ConnectedForRequests(took) => {
                 self.stats.upstream_cx_connect_ms.record(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
             }
-            Event::ConnectFailed | Event::ConnectTimeout => {
-                self.stats.upstream_cx_connect_fail.inc();
-                host.stats.cx_connect_fail.inc();
-                self.stats.upstream_cx_destroy.inc();
-                if event == Event::ConnectTimeout {
-                    self.stats.upstream_cx_connect_timeout.inc();
-                }
-            }
+            Event::ConnectFailed => self.count_connect_failure(host, false),
+            Event::ConnectTimeout => self.count_connect_failure(host, true),
             Event::Status(status) if status >= 500 => host.stats.rq_error.inc(),
             Event::Status(_) => host.stats.rq_success.inc(),
             Event::RequestFailed => host.stats.rq_error.inc(),
@@ -390,7 +413,7 @@ async fn settled(secrets: &[Arc<Slot>]) {
 }
 
 /// A colon of a cluster's name is an underscore in its stats.
-fn stat_prefix(model: &model::Cluster) -> String {
+pub(crate) fn stat_prefix(model: &model::Cluster) -> String {
     let name = model.alt_stat_name.as_ref().unwrap_or(&model.name);
     format!("cluster.{}", name.replace(':', "_"))
 }

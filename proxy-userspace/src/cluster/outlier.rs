@@ -86,7 +86,6 @@ enum Reason {
 
 /// The status that Envoy counts for what happened below HTTP, where the two are not told apart.
 const OK: u16 = 200;
-const FAILED: u16 = 500;
 const CONNECT_FAILED: u16 = 503;
 const TIMEOUT: u16 = 504;
 
@@ -98,16 +97,18 @@ pub(super) fn report(cluster: &Cluster, host: &Arc<Host>, event: Event) {
     let split = config.split_external_local_origin_errors;
     let reason = match event {
         Event::Status(status) => monitor.status(config, status),
-        Event::RequestFailed => monitor.status(config, FAILED),
         Event::Connected(_) if split => monitor.local_origin(config, true),
         Event::Connected(_) => monitor.status(config, OK),
         Event::ConnectedForRequests(_) if split => monitor.local_origin(config, true),
         // The request will say more.
         Event::ConnectedForRequests(_) => None,
-        Event::ConnectFailed | Event::ConnectTimeout | Event::RequestTimeout if split => {
+        Event::ConnectFailed | Event::ConnectTimeout | Event::RequestFailed | Event::RequestTimeout
+            if split =>
+        {
             monitor.local_origin(config, false)
         }
-        Event::ConnectFailed => monitor.status(config, CONNECT_FAILED),
+        // Envoy takes a reset for a failure to connect.
+        Event::ConnectFailed | Event::RequestFailed => monitor.status(config, CONNECT_FAILED),
         Event::ConnectTimeout | Event::RequestTimeout => monitor.status(config, TIMEOUT),
     };
     if let Some(reason) = reason {

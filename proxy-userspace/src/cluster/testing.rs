@@ -46,7 +46,7 @@ pub(super) fn eds(text: &str) -> String {
     )
 }
 
-pub(super) fn endpoint(address: &str) -> Endpoint {
+pub(crate) fn endpoint(address: &str) -> Endpoint {
     let address = match address.parse::<SocketAddr>() {
         Ok(address) => Address::Ip(address),
         Err(_) => {

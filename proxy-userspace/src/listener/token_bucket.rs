@@ -32,12 +32,44 @@ impl TokenBucket {
         self.take_at(clock::now())
     }
 
+    /// Takes so many at once, if there are as many.
+    pub fn take_many(&self, tokens: u64) -> bool {
+        self.take_many_at(tokens, clock::now())
+    }
+
+    pub fn max_tokens(&self) -> u32 {
+        self.config.max_tokens
+    }
+
+    /// Whole tokens that there are.
+    pub fn remaining(&self) -> u64 {
+        u64::try_from(self.level() / token(&self.config)).unwrap_or(u64::MAX)
+    }
+
+    /// How long until there is one.
+    pub fn until_next(&self) -> Duration {
+        let missing = token(&self.config).saturating_sub(self.level());
+        let rate = u128::from(self.config.tokens_per_fill.max(1));
+        Duration::from_nanos(u64::try_from(missing.div_ceil(rate)).unwrap_or(u64::MAX))
+    }
+
+    fn level(&self) -> u128 {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = clock::now().saturating_duration_since(state.at);
+        let gained = nanos(since) * u128::from(self.config.tokens_per_fill);
+        state.level.saturating_add(gained).min(capacity(&self.config))
+    }
+
     fn take_at(&self, now: Instant) -> bool {
+        self.take_many_at(1, now)
+    }
+
+    fn take_many_at(&self, tokens: u64, now: Instant) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let gained = nanos(now.saturating_duration_since(state.at)) * u128::from(self.config.tokens_per_fill);
         state.level = state.level.saturating_add(gained).min(capacity(&self.config));
         state.at = state.at.max(now);
-        match state.level.checked_sub(token(&self.config)) {
+        match state.level.checked_sub(token(&self.config).saturating_mul(u128::from(tokens))) {
             Some(left) => {
                 state.level = left;
                 true

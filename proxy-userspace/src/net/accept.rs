@@ -92,7 +92,8 @@ fn serve(stream: TcpStream, peer: SocketAddr, ctx: &Arc<ListenerContext>, (drain
     let stream = if seat.place() == here { Ok(stream) } else { moved(stream, tasks, seat.place()) };
     match stream {
         Ok(stream) => {
-            tasks.spawn_seated(seat, "connection", conn::serve(stream, peer, ctx.clone(), guard));
+            let connection = conn::serve(stream, peer, ctx.clone(), guard, seat.place());
+            tasks.spawn_seated(seat, "connection", connection);
         }
         Err(error) => log::error!("{}: cannot hand a connection to a worker: {error}", ctx.describe()),
     }

@@ -12,12 +12,21 @@ use crate::clock;
 use crate::drain::Guard;
 use crate::network::{self, Conn};
 use crate::sys::sock;
+use crate::task::workers;
 use crate::telemetry::stats::{Held, ListenerStats};
 use crate::telemetry::{ConnRecord, Flags, Origin, Outcome, Side};
 use crate::world::{Chain, Listener, Live};
 
 /// Carries one connection from its first fact to its log line.
-pub async fn serve(stream: TcpStream, peer: SocketAddr, ctx: Arc<ListenerContext>, guard: Guard) {
+pub async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    ctx: Arc<ListenerContext>,
+    guard: Guard,
+    worker: workers::Place,
+) {
+    // A codec of HTTP owns its connection, and shares the socket with this.
+    let stream = Arc::new(stream);
     // Nothing is carried for what no listener takes, as where nobody listens.
     let Some((live, listener)) = ctx.enter() else { return reset_on_close(&stream) };
     let (mut record, refusal) = begin(&stream, peer, &ctx, &listener);
@@ -26,7 +35,7 @@ pub async fn serve(stream: TcpStream, peer: SocketAddr, ctx: Arc<ListenerContext
             drop(Accounted::new(&listener.stats, clock::now()));
             refuse(&stream, &ctx, refusal)
         }
-        None => resolve(&stream, &ctx, (live, listener), &mut record, &guard).await,
+        None => resolve(&stream, &ctx, (live, listener), &mut record, (&guard, worker)).await,
     };
     drop(stream);
     record.finish(outcome);
@@ -55,11 +64,11 @@ fn begin(
 
 /// Finds the listener that the connection was meant for, and has it served there.
 async fn resolve(
-    stream: &TcpStream,
+    stream: &Arc<TcpStream>,
     ctx: &ListenerContext,
-    (live, entry): (&Live, Arc<Listener>),
+    (live, entry): (&Arc<Live>, Arc<Listener>),
     record: &mut ConnRecord,
-    guard: &Guard,
+    (guard, worker): (&Guard, workers::Place),
 ) -> Outcome {
     let accepted = clock::now();
     let listener = match meant(stream, ctx, (live, entry), record).await {
@@ -83,8 +92,8 @@ async fn resolve(
     record.entry.filter_chain = Some(served.chain.name.clone());
     record.entry.listener_metadata.clone_from(&listener.metadata);
     record.entry.filter_chain_metadata.clone_from(&served.chain.metadata);
-    let (place, shared) = (ctx.place.as_ref(), ctx.place.shared.as_ref());
-    let listener = listener.as_ref();
+    let (place, shared) = (&ctx.place, ctx.place.shared.as_ref());
+    let listener = &listener;
     let conn = Conn {
         stream,
         transport: None,
@@ -98,6 +107,7 @@ async fn resolve(
         accepted: &closed.since,
         cluster: None,
         gates: None,
+        worker,
     };
     network::run(conn, &served.chain).await
 }

@@ -76,7 +76,8 @@ impl Rig {
         let env =
             Env::new(stats.clone(), Tasks::new(&stats), Arc::new(HostDial), Arc::new(crate::xds::Nowhere));
         let (sinks, buckets) = (Sinks::new(Duration::from_secs(1), &stats), Buckets::default());
-        let parts = Parts { cluster: &env, sinks: &sinks, buckets: &buckets };
+        let http = crate::http::Common::default();
+        let parts = Parts { cluster: &env, sinks: &sinks, buckets: &buckets, http: &http };
         let shared = Arc::new(Shared::new(log, setup.options, true, &parts).unwrap());
         let ports = (addr.port(), addr.port());
         let view = Place::workload(

@@ -420,6 +420,6 @@ async fn the_task_of_a_connection_stays_small() {
     let (listener, ctx, drain) = Rig::context(Setup::default(), |_| None).await;
     let _client = TcpStream::connect(ctx.local).await.unwrap();
     let (stream, peer) = listener.accept().await.unwrap();
-    let future = conn::serve(stream, peer, ctx, drain.watch().guard());
+    let future = conn::serve(stream, peer, ctx, drain.watch().guard(), 0);
     assert!(size_of_val(&future) <= 2_048, "{}", size_of_val(&future));
 }

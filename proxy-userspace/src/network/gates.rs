@@ -167,6 +167,7 @@ fn gate(filter: &NetworkFilter, stats: &Stats, buckets: &Buckets) -> Option<Gate
         | NetworkFilter::PostgresProxy(_)
         | NetworkFilter::SmtpStarttls(_)
         | NetworkFilter::TcpProxy(_)
+        | NetworkFilter::Http(_)
         | NetworkFilter::DirectResponse(_)
         | NetworkFilter::Echo
         | NetworkFilter::Discovered(_)

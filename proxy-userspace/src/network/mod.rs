@@ -27,12 +27,14 @@ use self::starttls::Driver;
 use self::tcp_proxy::TcpProxy;
 use crate::clock::Instant;
 use crate::drain::Guard;
+use crate::http::{Hcm, manager};
 use crate::net::conn::reset_on_close;
 use crate::net::copy::is_reset;
 use crate::net::socket::Socket;
 use crate::net::wire::Wire;
 use crate::net::{Dial, Direction, Place, Shared};
 use crate::secret::Lease;
+use crate::task::workers;
 use crate::telemetry::stats::Counter;
 use crate::telemetry::{ConnRecord, Entry, Flags, Outcome, Side};
 use crate::transport::{CloseEvent, Transport};
@@ -41,6 +43,7 @@ use crate::world::{Base, Chain, Live};
 /// The filter that ends a chain.
 pub enum Last {
     TcpProxy(Box<TcpProxy>),
+    Http(Arc<Hcm>),
     DirectResponse(Vec<u8>),
     Echo,
     /// An empty chain: Envoy closes such a connection at once.
@@ -88,16 +91,16 @@ pub struct Filters {
 
 /// A connection on its way through its filter chain.
 pub(crate) struct Conn<'a> {
-    pub(crate) stream: &'a TcpStream,
+    pub(crate) stream: &'a Arc<TcpStream>,
     /// Of its filter chain; none for `raw_buffer`.
     pub(crate) transport: Option<Box<dyn Transport>>,
     /// With `--drain-on-cert-expiry`.
     pub(crate) lease: Option<Box<Lease>>,
-    pub(crate) place: &'a Place,
+    pub(crate) place: &'a Arc<Place>,
     pub(crate) shared: &'a Shared,
-    pub(crate) live: &'a Live,
+    pub(crate) live: &'a Arc<Live>,
     /// The one that serves it, after a hand-off.
-    pub(crate) listener: &'a Base,
+    pub(crate) listener: &'a Arc<Base>,
     /// Its facts, and what becomes of it.
     pub(crate) record: &'a mut ConnRecord,
     pub(crate) guard: &'a Guard,
@@ -106,6 +109,8 @@ pub(crate) struct Conn<'a> {
     pub(crate) cluster: Option<Arc<str>>,
     /// Asked before the client's first byte goes anywhere.
     pub(crate) gates: Option<&'a Gates>,
+    /// Which worker carries it.
+    pub(crate) worker: workers::Place,
 }
 
 impl Conn<'_> {
@@ -153,6 +158,7 @@ async fn through<'a>(conn: &mut Conn<'a>, chain: &'a Chain) -> Outcome {
     }
     match &filters.last {
         Last::TcpProxy(proxy) => tcp_proxy::run(conn, proxy, filters.driver.as_deref()).await,
+        Last::Http(hcm) => Box::pin(manager::run(conn, hcm)).await,
         Last::DirectResponse(body) => Box::pin(respond(conn, body)).await,
         Last::Echo => Box::pin(echo(conn)).await,
         Last::Nothing => Outcome::new(Side::Internal, Flags::NONE, "no_filters"),
@@ -234,7 +240,7 @@ impl Conn<'_> {
 
     /// Waits for the client's first bytes and asks the gatekeepers. What had to be read to know is returned, and is
     /// counted: bytes that a transport has decrypted are not on the socket any longer.
-    async fn first_bytes(&mut self) -> Result<Vec<u8>, Close> {
+    pub(crate) async fn first_bytes(&mut self) -> Result<Vec<u8>, Close> {
         let Some(gates) = self.gates.take() else { return Ok(Vec::new()) };
         let (mut wire, entry) = self.wire();
         let mut first = Vec::new();

@@ -12,7 +12,7 @@ use proxy_config::model::{Cluster, Metadata};
 use serde::Serialize;
 
 use super::access_log::Logger;
-use super::{AccessLog, Flags};
+use super::{AccessLog, Flags, HttpEntry};
 use crate::clock::{self, Start};
 use crate::net::Direction;
 use crate::net::facts::Facts;
@@ -106,6 +106,7 @@ impl ConnRecord {
             duration: Duration::ZERO,
             log_type: LogType::TcpConnectionEnd,
             outcome: Outcome::new(Side::Internal, Flags::NONE, "aborted"),
+            http: None,
         };
         Self { entry: Box::new(entry), start, log, loggers: Vec::new() }
     }
@@ -193,6 +194,13 @@ pub enum LogType {
     TcpPeriodic,
     TcpConnectionStart,
     TcpConnectionEnd,
+    DownstreamStart,
+    DownstreamPeriodic,
+    DownstreamEnd,
+    DownstreamTunnelSuccessfullyEstablished,
+    UpstreamPoolReady,
+    UpstreamPeriodic,
+    UpstreamEnd,
     NotSet,
 }
 
@@ -204,6 +212,13 @@ impl LogType {
             Self::TcpPeriodic => "TcpPeriodic",
             Self::TcpConnectionStart => "TcpConnectionStart",
             Self::TcpConnectionEnd => "TcpConnectionEnd",
+            Self::DownstreamStart => "DownstreamStart",
+            Self::DownstreamPeriodic => "DownstreamPeriodic",
+            Self::DownstreamEnd => "DownstreamEnd",
+            Self::DownstreamTunnelSuccessfullyEstablished => "DownstreamTunnelSuccessfullyEstablished",
+            Self::UpstreamPoolReady => "UpstreamPoolReady",
+            Self::UpstreamPeriodic => "UpstreamPeriodic",
+            Self::UpstreamEnd => "UpstreamEnd",
             Self::NotSet => "NotSet",
         }
     }
@@ -227,6 +242,8 @@ pub struct Entry {
     pub duration: Duration,
     pub log_type: LogType,
     pub outcome: Outcome,
+    /// Of a stream of HTTP; none of a connection.
+    pub http: Option<Box<HttpEntry>>,
 }
 
 impl Entry {

@@ -23,8 +23,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 pub use self::blocks::{
     ClusterManagerStats, ClusterStats, EdsStats, ExtensionStats, ListenerManagerStats, ListenerStats,
-    OwnStats, ReloadStats, RuntimeStats, SdsStats, ServerStats, SocketMatchStats, SubscriptionStats,
-    TcpStats,
+    OwnStats, RdsStats, ReloadStats, RuntimeStats, SdsStats, ServerStats, SocketMatchStats,
+    SubscriptionStats, TcpStats,
 };
 pub use self::histogram::{Bins, Histogram};
 pub use self::snapshot::{Buckets, Kind, Query, Snapshot};

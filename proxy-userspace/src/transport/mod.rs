@@ -129,7 +129,7 @@ pub enum Link<'a> {
         client: Option<&'a Facts>,
         connection_id: u64,
         /// What is offered where the transport socket itself says nothing of it.
-        alpn: &'a [&'static str],
+        alpn: &'a [&'a str],
     },
 }
 

@@ -99,6 +99,7 @@ fn virtual_listener(direction: Direction, filter_chains: Vec<model::FilterChain>
 
 fn chain(cluster: &str, filter_chain_match: ChainMatch, options: &Options) -> model::FilterChain {
     let proxy = TcpProxy {
+        tunneling: None,
         stat_prefix: cluster.into(),
         clusters: vec![WeightedCluster {
             name: cluster.into(),

@@ -99,6 +99,11 @@ impl Clusters {
         Ok(this)
     }
 
+    /// Whether there is one of that name, warm or not.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.lock().entries.contains_key(name)
+    }
+
     /// Starts those of the bootstrap.
     pub(super) fn start(&self) {
         self.live.snapshot().start(&self.env.cluster);

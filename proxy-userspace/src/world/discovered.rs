@@ -8,16 +8,18 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use proxy_config::model;
-use proxy_config::model::Raw;
 use proxy_config::model::config_source::ConfigSource;
 use proxy_config::model::discovered::{Discovered, Extension};
+use proxy_config::model::http::RouteSource;
 use proxy_config::model::network_filter::{NetworkFilter, RouteRef};
 use proxy_config::xds::{Decoder, Kind, RawResource};
 
+use super::clusters::Clusters;
 use super::listeners::Listeners;
 use super::resource::{self, Origin, refusal};
+use super::routes::Route;
 use super::subscription::{Subscribed, milliseconds};
-use crate::admin::view::{DynamicView, ErrorView, ResourceView};
+use crate::admin::view::{DynamicView, ErrorView};
 use crate::clock;
 use crate::task::Tasks;
 use crate::telemetry::stats::ExtensionStats;
@@ -27,6 +29,7 @@ use crate::xds::{Consumer, Failure, Names, Subscription, Update};
 pub(super) struct Hub {
     env: Arc<super::Env>,
     listeners: Weak<Listeners>,
+    clusters: Arc<Clusters>,
     routes: Mutex<HashMap<RouteRef, Weak<Route>>>,
     extensions: Mutex<HashMap<Key, Weak<Slot>>>,
 }
@@ -63,23 +66,14 @@ struct SlotState {
     subscription: Option<Subscription>,
 }
 
-/// A route configuration. Nothing is served by it yet; a control plane expects to be asked.
-struct Route {
-    name: Arc<str>,
-    subscribed: Subscribed,
-    state: Mutex<RouteState>,
-}
-
-#[derive(Default)]
-struct RouteState {
-    view: Option<ResourceView>,
-    subscription: Option<Subscription>,
-}
-
 impl Hub {
-    pub(super) fn new(env: &Arc<super::Env>, listeners: Weak<Listeners>) -> Arc<Self> {
+    pub(super) fn new(
+        env: &Arc<super::Env>,
+        listeners: Weak<Listeners>,
+        clusters: &Arc<Clusters>,
+    ) -> Arc<Self> {
         let (routes, extensions) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { env: env.clone(), listeners, routes, extensions })
+        Arc::new(Self { env: env.clone(), listeners, clusters: clusters.clone(), routes, extensions })
     }
 
     /// Asks for everything that a template names. No lock of the listeners may be held.
@@ -88,8 +82,10 @@ impl Hub {
         let mut wants = Wants::default();
         for config in chains.flat_map(|chain| &chain.filters) {
             match &config.filter {
-                NetworkFilter::Unserved(unserved) => {
-                    wants.routes.extend(unserved.routes.as_ref().map(|route| self.route(route)));
+                NetworkFilter::Http(hcm) => {
+                    if let RouteSource::Rds(route) = &hcm.routes {
+                        wants.routes.push(self.route(route, &hcm.stat_prefix));
+                    }
                 }
                 NetworkFilter::Discovered(discovered) => {
                     let waits =
@@ -97,6 +93,7 @@ impl Hub {
                     wants.extensions.push((self.extension(&config.name, discovered), waits));
                 }
                 NetworkFilter::TcpProxy(_)
+                | NetworkFilter::Unserved(_)
                 | NetworkFilter::DirectResponse(_)
                 | NetworkFilter::Echo
                 | NetworkFilter::Rbac(_)
@@ -112,23 +109,13 @@ impl Hub {
         wants
     }
 
-    fn route(&self, of: &RouteRef) -> Arc<Route> {
-        let (slot, new) = shared(&self.routes, of, || {
-            let (stats, prefix) = (&self.env.cluster.stats, format!("rds.{}", of.name.replace(':', "_")));
-            Route {
-                name: of.name.clone(),
-                subscribed: Subscribed::new(format!("rds {}", of.name), Kind::Route, stats, &prefix),
-                state: Mutex::default(),
-            }
-        });
+    fn route(&self, of: &RouteRef, prefix: &str) -> Arc<Route> {
+        let make = || Route::new(of, prefix, &self.env, &self.clusters);
+        let (route, new) = shared(&self.routes, of, make);
         if new {
-            slot.subscribed.begin(&of.source);
-            let consumer: Arc<dyn Consumer> = slot.clone();
-            let names = Names::One(of.name.clone());
-            let subscription = self.env.sources.subscribe(&of.source, Kind::Route, names, &consumer);
-            lock(&slot.state).subscription = Some(subscription);
+            route.follow(of, &self.env);
         }
-        slot
+        route
     }
 
     fn extension(&self, name: &Arc<str>, of: &Discovered) -> Arc<Slot> {
@@ -178,10 +165,7 @@ impl Hub {
     /// Route configurations that have come.
     pub(super) fn routes(&self) -> Vec<DynamicView> {
         let live: Vec<_> = lock(&self.routes).values().filter_map(Weak::upgrade).collect();
-        let views = live.iter().map(|route| DynamicView {
-            active: lock(&route.state).view.clone(),
-            ..resource::nothing(&route.name)
-        });
+        let views = live.iter().map(|route| route.view());
         let mut views: Vec<_> = views.collect();
         views.sort_by(|one, other| one.name.cmp(&other.name));
         views
@@ -325,30 +309,6 @@ impl Consumer for Slot {
     fn failed(&self, failure: &Failure) {
         self.subscribed.failed(failure);
         self.stats.config_fail.inc();
-    }
-}
-
-impl Consumer for Route {
-    fn update(&self, update: &Update<'_>) -> Result<(), String> {
-        let began = clock::now();
-        if let Some(raw) = update.resources.iter().find(|raw| raw.name == self.name) {
-            lock(&self.state).view = Some(view(raw));
-        }
-        self.subscribed.answered(update.version, None, began);
-        Ok(())
-    }
-
-    fn failed(&self, failure: &Failure) {
-        self.subscribed.failed(failure);
-    }
-}
-
-fn view(raw: &RawResource) -> ResourceView {
-    ResourceView {
-        name: raw.name.clone(),
-        raw: Raw::from(raw.value.as_ref()),
-        version: raw.version.clone(),
-        updated: clock::wall(),
     }
 }
 

@@ -10,6 +10,7 @@ use proxy_config::model::{self, Address, Metadata};
 
 use super::{BuildError, Parts};
 use crate::drain::Roster;
+use crate::http::{self, Hcm};
 use crate::listener::chain_match::ChainMatch;
 use crate::listener::filters::Filters;
 use crate::net::facts::Facts;
@@ -67,6 +68,7 @@ pub struct Chain {
 
 enum ChainError {
     Log(Error),
+    Http(http::BuildError),
     Transport(transport::BuildError),
 }
 
@@ -135,6 +137,7 @@ impl Listener {
             let built = Chain::new(chain, &prefix, parts).map_err(|error| match error {
                 ChainError::Log(error) => BuildError::AccessLog(error),
                 ChainError::Transport(source) => BuildError::Transport { whose: whose(), source },
+                ChainError::Http(source) => BuildError::Http { whose: whose(), source },
             });
             built.map(Arc::new)
         };
@@ -211,7 +214,7 @@ impl Chain {
             model.filters.last(),
         ) {
             (Some(closed), _) => Last::Closed(Box::new(closed)),
-            (None, Some(last)) => last_filter(last, parts).map_err(ChainError::Log)?,
+            (None, Some(last)) => last_filter(last, prefix, parts)?,
             (None, None) => Last::Nothing,
         };
         let env = &parts.cluster.transport;
@@ -243,7 +246,14 @@ fn closed(config: &NetworkFilterConfig, prefix: &str, parts: &Parts<'_>) -> Opti
             let why = format!("the configuration of filter {} has not come", config.name);
             Some(Closed::new((Flags::NONE, "network_extension_config_missing"), counter, why))
         }
+        NetworkFilter::TcpProxy(model) if model.tunneling.is_some() => {
+            let name = "envoy.filters.network.tcp_proxy";
+            let counter = stats.counter(format!("shunt.unserved.{name}"));
+            let why = format!("{name}: TCP over HTTP tunnels are to come");
+            Some(Closed::new((Flags::NR, format!("unserved_filter:{name}")), counter, why))
+        }
         NetworkFilter::TcpProxy(_)
+        | NetworkFilter::Http(_)
         | NetworkFilter::DirectResponse(_)
         | NetworkFilter::Echo
         | NetworkFilter::Rbac(_)
@@ -257,13 +267,14 @@ fn closed(config: &NetworkFilterConfig, prefix: &str, parts: &Parts<'_>) -> Opti
     }
 }
 
-fn last_filter(config: &NetworkFilterConfig, parts: &Parts<'_>) -> Result<Last, Error> {
+fn last_filter(config: &NetworkFilterConfig, prefix: &str, parts: &Parts<'_>) -> Result<Last, ChainError> {
     Ok(match &config.filter {
         NetworkFilter::TcpProxy(model) => {
-            let access_log = parts.loggers(&model.access_log)?;
+            let access_log = parts.loggers(&model.access_log).map_err(ChainError::Log)?;
             let stats = parts.cluster.stats.as_ref();
             Last::TcpProxy(Box::new(TcpProxy::new(model.as_ref().clone(), access_log, stats)))
         }
+        NetworkFilter::Http(model) => Last::Http(Hcm::new(model, prefix, parts).map_err(ChainError::Http)?),
         NetworkFilter::DirectResponse(body) => Last::DirectResponse(body.clone()),
         NetworkFilter::Echo => Last::Echo,
         // A chain must end with one of those above, or it has not been lowered.

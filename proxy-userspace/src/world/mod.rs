@@ -16,6 +16,7 @@ mod listener;
 mod listeners;
 mod live;
 mod resource;
+mod routes;
 mod stages;
 mod start;
 mod status;
@@ -42,6 +43,7 @@ pub use self::live::{Live, Snapshot};
 pub use self::status::Status;
 use crate::admin::view::{DynamicView, ListenerView, UnreadyView};
 use crate::cluster::{self, Cluster};
+use crate::http;
 use crate::network::local_ratelimit::Buckets;
 use crate::secret::Secrets;
 use crate::telemetry::access_log::{self, Logger, Sinks};
@@ -64,6 +66,7 @@ pub struct Env {
     pub cluster: cluster::Env,
     pub sinks: Arc<Sinks>,
     pub buckets: Arc<Buckets>,
+    pub http: Arc<http::Common>,
     /// Where LDS, CDS, RDS and ECDS come from; EDS and SDS too.
     pub sources: Arc<dyn Subscribe>,
     /// What resources may name of the bootstrap.
@@ -81,6 +84,8 @@ pub enum BuildError {
     AccessLog(#[from] access_log::Error),
     #[error("{whose}: transport_socket: {source}")]
     Transport { whose: String, source: transport::BuildError },
+    #[error("{whose}: {source}")]
+    Http { whose: String, source: http::BuildError },
 }
 
 /// What a configuration is built with.
@@ -88,17 +93,18 @@ pub struct Parts<'a> {
     pub cluster: &'a cluster::Env,
     pub sinks: &'a Sinks,
     pub buckets: &'a Buckets,
+    pub http: &'a http::Common,
 }
 
 impl Parts<'_> {
-    fn loggers(&self, models: &[model::AccessLog]) -> Result<Arc<[Logger]>, access_log::Error> {
+    pub(crate) fn loggers(&self, models: &[model::AccessLog]) -> Result<Arc<[Logger]>, access_log::Error> {
         models.iter().map(|model| Logger::new(model, self.sinks)).collect()
     }
 }
 
 impl Env {
     pub fn parts(&self) -> Parts<'_> {
-        Parts { cluster: &self.cluster, sinks: &self.sinks, buckets: &self.buckets }
+        Parts { cluster: &self.cluster, sinks: &self.sinks, buckets: &self.buckets, http: &self.http }
     }
 }
 
@@ -107,7 +113,7 @@ impl World {
     pub fn new(bootstrap: &Bootstrap, env: Env) -> Result<Self, BuildError> {
         let (env, live) = (Arc::new(env), Arc::<Live>::default());
         let clusters = Clusters::new(&bootstrap.clusters, &env, &live)?;
-        let listeners = Listeners::new(&bootstrap.listeners, &env, &live)?;
+        let listeners = Listeners::new(&bootstrap.listeners, &env, &live, &clusters)?;
         Ok(Self {
             secrets: env.cluster.transport.secrets.clone(),
             live,

@@ -57,6 +57,9 @@ const PACKAGES: &[Package] = &[
     Package { name: "nginx", found: || find_program("nginx").is_some() },
     // nginx speaks the PROXY protocol to plain TCP only with this.
     Package { name: "libnginx-mod-stream", found: || exists("/usr/lib/nginx/modules/ngx_stream_module.so") },
+    Package { name: "nghttp2-client", found: || find_program("h2load").is_some() },
+    Package { name: "wrk", found: || find_program("wrk").is_some() },
+    Package { name: "hey", found: || find_program("hey").is_some() },
     Package { name: "haproxy", found: || find_program("haproxy").is_some() },
     // Its client connects by v4-mapped addresses as few others do.
     Package { name: "default-jdk-headless", found: || find_program("javac").is_some() },

@@ -97,6 +97,7 @@ lower! { "envoy.config.cluster.v3.CircuitBreakers.Thresholds" Thresholds => (Rou
             max_retries: max_retries.map_or(default.max_retries, |v| v.value),
             track_remaining,
             max_connection_pools: max_connection_pools.map_or(default.max_connection_pools, |v| v.value),
+            retry_budget: None,
         };
         Some((priority, thresholds))
     }

@@ -10,13 +10,16 @@ use envoy_types::pb::envoy::r#type::v3::{CodecClientType, Int64Range};
 use super::scalars::positive;
 use crate::lower::Cx;
 use crate::lower::extension::Extension;
+use crate::lower::http::header::{added, plain, removed};
 use crate::lower::registry::registry;
 use crate::lower::value::{flag, number};
 use crate::model::cluster as model;
+use crate::model::http::HeaderOption;
+use crate::model::http::header::AppendAction;
 
 registry! {
     pb::HealthCheck, pb::health_check::TcpHealthCheck, pb::health_check::HttpHealthCheck, pb::health_check::Payload,
-    pb::HeaderValueOption, pb::HeaderValue, Int64Range, HealthCheckEventFileSink,
+    Int64Range, HealthCheckEventFileSink,
 }
 
 lower! { "envoy.config.core.v3.HealthCheck" pb::HealthCheck => model::HealthCheck, cx;
@@ -196,14 +199,9 @@ lower! { "envoy.config.core.v3.HealthCheck.HttpHealthCheck"
     }
     {
         let path = cx.non_empty("path", path);
-        header_value(cx, "host", &host);
-        header_value(cx, "path", path.as_deref().unwrap_or_default());
-        for name in &request_headers_to_remove {
-            check_header(cx, "request_headers_to_remove", name);
-        }
-        if request_headers_to_add.len() > 1000 {
-            cx.reject("request_headers_to_add", "at most 1000 headers");
-        }
+        plain(cx, "host", &host);
+        plain(cx, "path", path.as_deref().unwrap_or_default());
+        let headers_to_remove = removed(cx, "request_headers_to_remove", &request_headers_to_remove);
         if response_buffer_size.is_some() && receive.is_empty() {
             cx.warn("response_buffer_size", "has no effect: the body is looked at with receive only");
         } else if response_buffer_size.is_some() {
@@ -224,11 +222,13 @@ lower! { "envoy.config.core.v3.HealthCheck.HttpHealthCheck"
             host,
             path: path?,
             method: method_name(cx, method)?.to_owned(),
-            headers_to_add: cx.list("request_headers_to_add", request_headers_to_add),
-            headers_to_remove: request_headers_to_remove,
+            headers_to_add: headers_to_add(cx, request_headers_to_add),
+            headers_to_remove: headers_to_remove.iter().map(ToString::to_string).collect(),
             expected_statuses: or_200(cx.list("expected_statuses", expected_statuses)),
             retriable_statuses: cx.list("retriable_statuses", retriable_statuses),
             receive: cx.list("receive", receive),
+            http2: false,
+            service_name: None,
         })
     }
 }
@@ -255,64 +255,33 @@ fn method_name(cx: &mut Cx, method: i32) -> Option<&'static str> {
     }
 }
 
-fn header_value(cx: &mut Cx, name: &'static str, value: &str) {
-    if value.chars().any(|c| c.is_control() && c != '\t') {
-        cx.reject(name, "has a control character");
-    }
+/// Envoy formats them as those of any request; here nothing is known that a format could say.
+fn headers_to_add(cx: &mut Cx, headers: Vec<pb::HeaderValueOption>) -> Vec<(String, String, bool)> {
+    let headers = added(cx, "request_headers_to_add", headers);
+    let each = headers.into_iter().enumerate();
+    cx.field("request_headers_to_add", |cx| {
+        each.filter_map(|(index, header)| cx.index(index, |cx| constant(cx, header))).collect()
+    })
 }
 
-/// Envoy keeps the request's own lines out of reach.
-fn check_header(cx: &mut Cx, field: &'static str, name: &str) {
-    if name.starts_with(':') || name.eq_ignore_ascii_case("host") {
-        cx.reject(field, ":-prefixed or host headers may not be modified");
-    }
-}
-
-lower! { "envoy.config.core.v3.HeaderValueOption" pb::HeaderValueOption => (String, String, bool), cx;
-    read { header, append, append_action, keep_empty_value }
-    {
-        use pb::header_value_option::HeaderAppendAction as Action;
-        let (name, value) = cx.required("header", header)?;
-        let action = match cx.variant("append_action", append_action)? {
-            Action::AppendIfExistsOrAdd => true,
-            Action::OverwriteIfExistsOrAdd => false,
-            action @ (Action::AddIfAbsent | Action::OverwriteIfExists) => {
-                cx.reject("append_action", format!("{} is not implemented here", action.as_str_name()));
-                return None;
-            }
-        };
-        if append.is_some() && append_action != 0 {
-            cx.reject("append", "cannot be given with append_action");
-        }
-        check_header(cx, "header", &name);
-        if value.is_empty() && !keep_empty_value {
-            cx.warn("header", "an empty value adds nothing without keep_empty_value");
-        } else if keep_empty_value && !value.is_empty() {
-            cx.warn("keep_empty_value", "has no effect on a value that is not empty");
-        }
-        Some((name, value, append.map_or(action, |v| v.value)))
-    }
-}
-
-lower! { "envoy.config.core.v3.HeaderValue" pb::HeaderValue => (String, String), cx;
-    read { key, value, raw_value }
-    {
-        let key = cx.non_empty("key", key)?;
-        header_value(cx, "key", &key);
-        header_value(cx, "value", &value);
-        if raw_value.is_empty() {
-            return Some((key, value));
-        }
-        if !value.is_empty() {
-            cx.reject("raw_value", "cannot be given with value");
-        }
-        let Ok(value) = String::from_utf8(raw_value) else {
-            cx.reject("raw_value", "bytes that are not UTF-8 are not implemented");
+fn constant(cx: &mut Cx, header: HeaderOption) -> Option<(String, String, bool)> {
+    let HeaderOption { name, value, append, keep_empty_value } = header;
+    let Some(value) = value.constant() else {
+        cx.reject("header", "formats are not implemented here: write %% for a percent sign");
+        return None;
+    };
+    let append = match append {
+        AppendAction::AppendIfExistsOrAdd => true,
+        AppendAction::OverwriteIfExistsOrAdd => false,
+        AppendAction::AddIfAbsent | AppendAction::OverwriteIfExists => {
+            cx.reject("append_action", "is not implemented here");
             return None;
-        };
-        header_value(cx, "raw_value", &value);
-        Some((key, value))
+        }
+    };
+    if value.is_empty() && !keep_empty_value {
+        cx.warn("header", "an empty value adds nothing without keep_empty_value");
     }
+    Some((name.to_string(), value, append))
 }
 
 lower! { "envoy.type.v3.Int64Range" Int64Range => (u32, u32), cx;

@@ -15,7 +15,8 @@ fn snapshot(text: &str) -> Snapshot {
     let stats = Arc::new(Stats::new());
     let env = Env::new(stats.clone(), Tasks::new(&stats), Arc::new(HostDial), Arc::new(crate::xds::Nowhere));
     let (sinks, buckets) = (Sinks::new(std::time::Duration::from_secs(1), &stats), Buckets::default());
-    let parts = Parts { cluster: &env, sinks: &sinks, buckets: &buckets };
+    let http = crate::http::Common::default();
+    let parts = Parts { cluster: &env, sinks: &sinks, buckets: &buckets, http: &http };
     let listeners = loaded.bootstrap.listeners.iter().map(|listener| listener.model.clone());
     let clusters = loaded.bootstrap.clusters.iter().map(|cluster| cluster.model.clone());
     Snapshot::build(listeners, clusters, &parts).unwrap()

@@ -84,6 +84,7 @@ fn secrets(common: &CommonTls) -> Vec<String> {
 pub(super) fn filter(filter: &NetworkFilter) -> &str {
     match filter {
         NetworkFilter::TcpProxy(_) => "tcp_proxy",
+        NetworkFilter::Http(_) => "http_connection_manager",
         NetworkFilter::Rbac(_) => "rbac",
         NetworkFilter::SniCluster => "sni_cluster",
         NetworkFilter::ConnectionLimit(_) => "connection_limit",

@@ -54,6 +54,7 @@ impl Log<'_> {
         let kind = match self.check.checker {
             HealthChecker::Tcp { .. } => "TCP",
             HealthChecker::Http(_) => "HTTP",
+            HealthChecker::Grpc(_) => "GRPC",
         };
         let locality = &self.host.locality;
         let mut line = json!({

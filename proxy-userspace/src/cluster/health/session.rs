@@ -75,6 +75,8 @@ impl Session {
                     tcp::ask(cluster, &self.host, &to, self.env.dial.as_ref(), send, receive, kept).await
                 }
                 HealthChecker::Http(how) => http::ask(cluster, &self.host, &to, how, &self.env, kept).await,
+                // Its lowering refuses it, until HTTP/2 is spoken here.
+                HealthChecker::Grpc(_) => Verdict::Network,
             }
         };
         let verdict = timeout(self.check.timeout, asked).await.unwrap_or(Verdict::Timeout);

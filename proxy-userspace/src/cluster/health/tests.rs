@@ -51,6 +51,8 @@ fn http(receive: &[&str]) -> HealthChecker {
         expected_statuses: vec![(200, 201)],
         retriable_statuses: vec![(503, 504)],
         receive: receive.iter().map(|text| text.as_bytes().to_vec()).collect(),
+        http2: false,
+        service_name: None,
     })
 }
 

@@ -1,6 +1,12 @@
 use proxy_config::model::StringMatcher;
 use proxy_config::model::matcher::{StringPattern, ValueMatcher};
 
+use proxy_config::model::Cidr;
+use proxy_config::model::matcher::MetadataMatcher;
+use proxy_config::model::network_filter::{Permission, Principal, RbacPolicy, RbacRules};
+use proxy_config::model::tls::SanMatcher;
+
+use super::judge::{is, permits};
 use super::*;
 
 fn facts() -> Facts {
@@ -31,7 +37,7 @@ fn policy(permission: Permission, principal: Principal) -> RbacPolicy {
 }
 
 fn rules(action: RbacAction, policies: &[(&str, bool)]) -> RbacRules {
-    let of = |matches| if matches { Permission::Any } else { Permission::Http };
+    let of = |matches| if matches { Permission::Any } else { Permission::UrlPath(exact("/")) };
     let policies =
         policies.iter().map(|(name, m)| (Arc::from(*name), policy(of(*m), Principal::Any))).collect();
     RbacRules { action, policies }
@@ -58,10 +64,10 @@ fn permissions() {
     let not = |p| Permission::Not(Box::new(p));
     for (permission, expected) in [
         (Permission::Any, true),
-        (Permission::Http, false),
-        (not(Permission::Http), true),
-        (Permission::And(vec![Permission::Any, Permission::Http]), false),
-        (Permission::Or(vec![Permission::Http, Permission::Any]), true),
+        (Permission::UrlPath(exact("/")), false),
+        (not(Permission::UrlPath(exact("/"))), true),
+        (Permission::And(vec![Permission::Any, Permission::UrlPath(exact("/"))]), false),
+        (Permission::Or(vec![Permission::UrlPath(exact("/")), Permission::Any]), true),
         (Permission::DestinationIp(cidr("10.0.0.0", 24)), true),
         (Permission::DestinationIp(cidr("10.0.0.1", 32)), false),
         (Permission::DestinationPort(80), true),
@@ -71,18 +77,18 @@ fn permissions() {
         (Permission::RequestedServerName(exact("a.b")), true),
         (Permission::RequestedServerName(exact("")), false),
     ] {
-        assert_eq!(permits(&permission, &facts()), expected, "{permission:?}");
+        assert_eq!(permits(&permission, Subject::connection(&facts())), expected, "{permission:?}");
     }
     let mut nameless = facts();
     nameless.server_name = None;
-    assert!(permits(&Permission::RequestedServerName(exact("")), &nameless));
+    assert!(permits(&Permission::RequestedServerName(exact("")), Subject::connection(&nameless)));
 }
 
 #[test]
 fn principals() {
     for (principal, expected) in [
         (Principal::Any, true),
-        (Principal::Http, false),
+        (Principal::UrlPath(exact("/")), false),
         (Principal::Not(Box::new(Principal::Any)), false),
         (Principal::And(vec![Principal::Any, Principal::Any]), true),
         (Principal::Or(vec![]), false),
@@ -91,7 +97,7 @@ fn principals() {
         (Principal::RemoteIp(cidr("10.0.0.1", 32)), false),
         (Principal::RemoteIp(cidr("192.168.0.0", 16)), true),
     ] {
-        assert_eq!(is(&principal, &facts()), expected, "{principal:?}");
+        assert_eq!(is(&principal, Subject::connection(&facts())), expected, "{principal:?}");
     }
 }
 
@@ -107,7 +113,11 @@ fn metadata_by_path() {
         (&["outer"], ValueMatcher::Present(true), false, true),
         (&[], ValueMatcher::Present(true), false, false),
     ] {
-        assert_eq!(has(&matcher(path, value, invert), &facts()), expected, "{path:?}");
+        assert_eq!(
+            Subject::connection(&facts()).has_metadata(&matcher(path, value, invert)),
+            expected,
+            "{path:?}"
+        );
     }
 }
 
@@ -204,9 +214,9 @@ fn authenticated_is_a_name_of_the_peers_certificate() {
         (whole("a@b.c"), false, false),
         (whole("spiffe://td"), false, false),
     ] {
-        assert!(!is(&principal, &plain), "{principal:?}");
-        assert_eq!(is(&principal, &anonymous), is_anonymous, "{principal:?}");
-        assert_eq!(is(&principal, &known), is_known, "{principal:?}");
+        assert!(!is(&principal, Subject::connection(&plain)), "{principal:?}");
+        assert_eq!(is(&principal, Subject::connection(&anonymous)), is_anonymous, "{principal:?}");
+        assert_eq!(is(&principal, Subject::connection(&known)), is_known, "{principal:?}");
     }
 }
 
@@ -237,6 +247,6 @@ fn mtls_authenticated_asks_for_a_certificate_that_was_found_good() {
         (&named(SanKind::Dns), with("d.b.example.com", true), false),
         (&named(SanKind::Dns), anonymous, false),
     ] {
-        assert_eq!(is(principal, &facts), expected, "{principal:?} {:?}", facts.tls);
+        assert_eq!(is(principal, Subject::connection(&facts)), expected, "{principal:?} {:?}", facts.tls);
     }
 }

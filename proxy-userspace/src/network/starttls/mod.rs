@@ -80,6 +80,7 @@ pub fn driver(chain: &FilterChain, stats: &Stats) -> Option<Box<dyn Driver>> {
             NetworkFilter::PostgresProxy(model) => Some(Box::new(Postgres::new(model, handshake, stats))),
             NetworkFilter::SmtpStarttls(model) => Some(Box::new(Smtp::new(model, handshake, stats))),
             NetworkFilter::TcpProxy(_)
+            | NetworkFilter::Http(_)
             | NetworkFilter::DirectResponse(_)
             | NetworkFilter::Echo
             | NetworkFilter::Rbac(_)

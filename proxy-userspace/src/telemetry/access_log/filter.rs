@@ -3,15 +3,19 @@
 use std::time::Duration;
 
 use proxy_config::model::access_log::{AccessLogFilter, Comparison, ComparisonOp};
+use proxy_config::model::http::HeaderMatcher;
 use proxy_config::model::matcher::MetadataMatcher;
 use proxy_config::model::metadata::Value;
 
+use super::http::grpc_or_http;
 use crate::telemetry::{Entry, Flags};
 
 #[derive(Debug)]
 pub(super) enum Filter {
-    Always,
-    Never,
+    NotHealthCheck,
+    Traceable,
+    Header(HeaderMatcher),
+    GrpcStatus { codes: Vec<u32>, exclude: bool },
     StatusCode(Comparison),
     Duration(Comparison),
     Runtime { numerator: u32, denominator: u32 },
@@ -28,9 +32,8 @@ impl Filter {
         match model {
             AccessLogFilter::StatusCode(comparison) => Self::StatusCode(*comparison),
             AccessLogFilter::Duration(comparison) => Self::Duration(*comparison),
-            // A TCP connection is not a health check, and it has no trace.
-            AccessLogFilter::NotHealthCheck => Self::Always,
-            AccessLogFilter::Traceable => Self::Never,
+            AccessLogFilter::NotHealthCheck => Self::NotHealthCheck,
+            AccessLogFilter::Traceable => Self::Traceable,
             AccessLogFilter::Runtime { percent } => {
                 Self::Runtime { numerator: percent.numerator, denominator: percent.denominator }
             }
@@ -47,6 +50,11 @@ impl Filter {
             AccessLogFilter::Metadata { matcher, match_if_key_not_found } => {
                 Self::Metadata { matcher: matcher.clone(), if_absent: *match_if_key_not_found }
             }
+            // A TCP connection has no headers, and no gRPC status.
+            AccessLogFilter::Header(matcher) => Self::Header(matcher.clone()),
+            AccessLogFilter::GrpcStatus { statuses, exclude } => {
+                Self::GrpcStatus { codes: statuses.clone(), exclude: *exclude }
+            }
             AccessLogFilter::LogType { types, exclude } => {
                 Self::LogType { types: types.clone(), exclude: *exclude }
             }
@@ -56,10 +64,21 @@ impl Filter {
     pub(super) fn accepts(&self, entry: &Entry) -> bool {
         let flags = entry.outcome.flags;
         match self {
-            Self::Always => true,
-            Self::Never => false,
+            // A TCP connection is not a health check, and it has no trace.
+            Self::NotHealthCheck => entry.http.as_ref().is_none_or(|http| !http.health_check),
+            Self::Traceable => entry.http.as_ref().is_some_and(|http| http.traced),
             // TCP has no status: Envoy compares 0.
-            Self::StatusCode(comparison) => compare(*comparison, 0),
+            Self::StatusCode(comparison) => {
+                compare(*comparison, entry.http.as_ref().map_or(0, |http| http.response_code().into()))
+            }
+            Self::Header(matcher) => {
+                let value = entry.http.as_ref().and_then(|http| http.request.header(&matcher.name));
+                matcher.is_match(value.as_deref().map(String::from_utf8_lossy).as_deref())
+            }
+            Self::GrpcStatus { codes, exclude } => {
+                let code = entry.http.as_deref().and_then(grpc_or_http);
+                code.is_some_and(|code| codes.contains(&code)) != *exclude
+            }
             Self::Duration(comparison) => compare(*comparison, millis(entry.duration)),
             Self::Runtime { numerator, denominator } => {
                 *denominator > 0 && rand::random_range(0..*denominator) < *numerator
@@ -91,7 +110,10 @@ fn millis(duration: Duration) -> u64 {
 }
 
 fn metadata(entry: &Entry, matcher: &MetadataMatcher, if_absent: bool) -> bool {
-    let dynamic = entry.facts.extra.as_deref().map(|extra| &extra.dynamic_metadata);
+    let stream = entry.http.as_deref().map(|http| &http.dynamic_metadata);
+    let of_stream = stream.filter(|metadata| metadata.of(&matcher.filter).is_some());
+    let of_connection = entry.facts.extra.as_deref().map(|extra| &extra.dynamic_metadata);
+    let dynamic = of_stream.or(of_connection);
     let mut value: Option<&Value> = None;
     let mut fields = dynamic.and_then(|m| m.of(&matcher.filter));
     for key in &matcher.path {

@@ -44,6 +44,14 @@ impl Format {
         Ok(Self { body, omit_empty })
     }
 
+    /// As text, without an end of line of its own.
+    pub fn text(&self, entry: &Entry) -> String {
+        match &self.body {
+            Body::Text(template) => template.render(entry, self.omit_empty),
+            Body::Json(node) => node.render(entry, self.omit_empty).unwrap_or_default().to_string(),
+        }
+    }
+
     /// The bytes to write: a text format brings its own end of line, JSON gets one.
     pub fn line(&self, entry: &Entry) -> Vec<u8> {
         match &self.body {
@@ -55,6 +63,32 @@ impl Format {
                 line
             }
         }
+    }
+}
+
+/// A text with operators, of headers, paths and hosts. What has no value is empty there, as in Envoy.
+#[derive(Debug)]
+pub struct Text(Template);
+
+impl Text {
+    pub fn new(model: &proxy_config::model::http::Format) -> Result<Self, Error> {
+        Template::new(model.as_str()).map(Self)
+    }
+
+    /// The whole text where no operator is in it.
+    pub fn constant(&self) -> Option<String> {
+        let mut all = String::new();
+        for part in &self.0.0 {
+            match part {
+                Part::Text(text) => all.push_str(text),
+                Part::Operator { .. } => return None,
+            }
+        }
+        Some(all)
+    }
+
+    pub fn render(&self, entry: &Entry) -> String {
+        self.0.render(entry, true)
     }
 }
 

@@ -8,14 +8,15 @@ mod builtin;
 mod file;
 mod filter;
 mod format;
+pub(crate) mod http;
 mod operator;
 mod time;
 mod tls;
-mod value;
+pub(in crate::telemetry) mod value;
 
 pub use builtin::{AccessLog, Sink, open};
 pub use file::{File, Sinks};
-pub use format::Format;
+pub use format::{Format, Text};
 
 use std::sync::Arc;
 

@@ -9,8 +9,8 @@ use proxy_config::model::address::Cidr;
 use xxhash_rust::xxh64::xxh64;
 
 use super::time::Format as TimeFormat;
-use super::tls;
 use super::value::{Value, metadata};
+use super::{http, tls};
 use crate::clock;
 use crate::telemetry::{Entry, Flags};
 
@@ -35,6 +35,9 @@ pub(super) enum Operator {
         path: Vec<String>,
     },
     Tls(tls::Operator),
+    Http(http::Operator),
+    /// Of a stream, else of its connection.
+    Either(http::Operator, fn(&Entry) -> Value<'_>),
     Constant(String),
 }
 
@@ -45,8 +48,8 @@ pub(super) enum Owner {
     Host,
     Listener,
     FilterChain,
-    /// A route, a virtual host: not on TCP.
-    Nobody,
+    Route,
+    VirtualHost,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -68,8 +71,12 @@ pub(super) enum Unit {
 
 impl Operator {
     pub(super) fn new(name: &str, argument: Option<&str>) -> Result<Self, String> {
-        if let Some((_, read)) = FIELDS.iter().find(|(field, _)| *field == name) {
-            return Ok(Self::Field(*read));
+        let of_connection = FIELDS.iter().find(|(field, _)| *field == name).map(|(_, read)| *read);
+        match (http::Operator::new(name, argument)?, of_connection) {
+            (Some(of_stream), Some(read)) => return Ok(Self::Either(of_stream, read)),
+            (Some(of_stream), None) => return Ok(Self::Http(of_stream)),
+            (None, Some(read)) => return Ok(Self::Field(read)),
+            (None, None) => {}
         }
         if let Some((_, address)) = ADDRESSES.iter().find(|(field, _)| *field == name) {
             let prefix = argument.map(str::parse).transpose();
@@ -117,6 +124,9 @@ impl Operator {
             },
             Self::Metadata { of, path } => of.metadata(entry, path),
             Self::Tls(operator) => operator.value(entry),
+            Self::Http(operator) => operator.value(entry),
+            Self::Either(of_stream, _) if entry.http.is_some() => of_stream.value(entry),
+            Self::Either(_, read) => read(entry),
             Self::Constant(text) => Value::text(text.as_str()),
         }
     }
@@ -130,20 +140,26 @@ impl Owner {
             "UPSTREAM_HOST" => Self::Host,
             "LISTENER" => Self::Listener,
             "LISTENER_FILTER_CHAIN" => Self::FilterChain,
-            "ROUTE" | "VIRTUAL_HOST" => Self::Nobody,
+            "ROUTE" => Self::Route,
+            "VIRTUAL_HOST" => Self::VirtualHost,
             other => return Err(format!("METADATA({other}) is not a type of metadata")),
         })
     }
 
     fn metadata<'a>(self, entry: &'a Entry, path: &[String]) -> Value<'a> {
-        let upstream = &entry.upstream;
+        let (upstream, stream) = (&entry.upstream, entry.http.as_deref());
+        let namespace = path.first().map_or("", String::as_str);
         let owned = match self {
+            Self::Dynamic if stream.is_some_and(|http| http.dynamic_metadata.of(namespace).is_some()) => {
+                stream.map(|http| &http.dynamic_metadata)
+            }
             Self::Dynamic => entry.facts.extra.as_deref().map(|extra| &extra.dynamic_metadata),
             Self::Cluster => upstream.cluster_model.as_deref().map(|cluster| cluster.metadata.get()),
             Self::Host => upstream.host_metadata.as_deref(),
             Self::Listener => entry.listener_metadata.as_deref(),
             Self::FilterChain => entry.filter_chain_metadata.as_deref(),
-            Self::Nobody => None,
+            Self::Route => stream.and_then(|http| http.route_metadata.as_deref()),
+            Self::VirtualHost => stream.and_then(|http| http.virtual_host_metadata.as_deref()),
         };
         metadata(owned, path)
     }

@@ -7,7 +7,7 @@ use serde_json::{Map, Number, Value as Json};
 
 /// The value of one operator for one connection.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Value<'a> {
+pub(in crate::telemetry) enum Value<'a> {
     /// `-` in text, null in JSON.
     Missing,
     Text(Cow<'a, str>),
@@ -17,16 +17,16 @@ pub(super) enum Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    pub(super) fn text(text: impl Into<Cow<'a, str>>) -> Self {
+    pub(in crate::telemetry) fn text(text: impl Into<Cow<'a, str>>) -> Self {
         Self::Text(text.into())
     }
 
-    pub(super) fn option(text: Option<impl Into<Cow<'a, str>>>) -> Self {
+    pub(in crate::telemetry) fn option(text: Option<impl Into<Cow<'a, str>>>) -> Self {
         text.map_or(Self::Missing, |text| Self::Text(text.into()))
     }
 
     /// As text; nothing where it is missing.
-    pub(super) fn to_text(&self) -> Option<Cow<'_, str>> {
+    pub(in crate::telemetry) fn to_text(&self) -> Option<Cow<'_, str>> {
         match self {
             Self::Missing => None,
             Self::Text(text) => Some(Cow::Borrowed(text)),
@@ -36,7 +36,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    pub(super) fn into_json(self) -> Option<Json> {
+    pub(in crate::telemetry) fn into_json(self) -> Option<Json> {
         match self {
             Self::Missing => None,
             Self::Text(text) => Some(Json::String(text.into_owned())),
@@ -47,7 +47,7 @@ impl<'a> Value<'a> {
 }
 
 /// The value under `namespace` and a path of keys; null is as missing, as in Envoy.
-pub(super) fn metadata<'a>(metadata: Option<&Metadata>, path: &[String]) -> Value<'a> {
+pub(in crate::telemetry) fn metadata<'a>(metadata: Option<&Metadata>, path: &[String]) -> Value<'a> {
     let Some((namespace, keys)) = path.split_first() else { return Value::Missing };
     let Some(found) = metadata.and_then(|m| m.of(namespace)) else { return Value::Missing };
     let Some((first, rest)) = keys.split_first() else {
@@ -82,7 +82,7 @@ fn json(value: &Meta) -> Json {
 }
 
 /// A whole number without a point, as Envoy writes it.
-pub(super) fn number(n: f64) -> Json {
+pub(in crate::telemetry) fn number(n: f64) -> Json {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     if n.fract() == 0.0 && n.abs() <= EXACT {
         return Json::from(n as i64);

@@ -65,6 +65,31 @@ stats_block! {
         counter upstream_cx_tx_bytes_total;
         gauge upstream_cx_tx_bytes_buffered;
         counter upstream_cx_pool_overflow;
+        counter upstream_cx_http1_total;
+        counter upstream_cx_http2_total;
+        counter upstream_cx_http3_total;
+        counter upstream_cx_close_notify;
+        counter upstream_cx_max_duration_reached;
+        counter upstream_cx_max_requests;
+        counter upstream_cx_protocol_error;
+        counter upstream_http3_broken;
+        counter upstream_internal_redirect_failed_total;
+        counter upstream_internal_redirect_succeeded_total;
+        counter upstream_rq_0rtt;
+        counter upstream_rq_drop_overload;
+        counter upstream_rq_maintenance_mode;
+        counter upstream_rq_max_duration_reached;
+        counter upstream_rq_per_try_idle_timeout;
+        counter upstream_rq_per_try_timeout;
+        counter upstream_rq_retry;
+        counter upstream_rq_retry_backoff_exponential;
+        counter upstream_rq_retry_backoff_ratelimited;
+        counter upstream_rq_retry_limit_exceeded;
+        counter upstream_rq_retry_overflow;
+        counter upstream_rq_retry_success;
+        counter upstream_rq_rx_reset;
+        counter upstream_rq_timeout;
+        counter upstream_rq_tx_reset;
         counter upstream_rq_total;
         gauge upstream_rq_active;
         counter upstream_rq_pending_total;
@@ -203,6 +228,15 @@ stats_block! {
         counter config_conflict;
         counter config_fail;
         counter config_reload;
+        gauge config_reload_time_ms;
+    }
+}
+
+stats_block! {
+    /// `http.<stat_prefix>.rds.<name>.`, beside those of its subscription.
+    pub struct RdsStats {
+        counter config_reload;
+        counter update_empty;
         gauge config_reload_time_ms;
     }
 }

@@ -19,13 +19,15 @@ use proxy_config::xds::Kind;
 use tokio::sync::watch;
 
 use super::bind::{BindError, Sockets};
+use super::clusters::Clusters;
 use super::discovered::{Hub, Wants};
 use super::door::{Door, Doors, Gate};
 use super::resource::{self, Origin};
 use super::stages::Stages;
 use super::subscription::Subscribed;
-use super::{BuildError, Env, Listener, Live};
+use super::{BuildError, Env, Listener, Live, routes};
 use crate::admin::view::{DynamicView, ErrorView, ListenerView, ResourceView, Unready, UnreadyView};
+use crate::http;
 use crate::telemetry::stats::ListenerManagerStats;
 use crate::xds::{Consumer, Names, Subscription};
 
@@ -33,6 +35,7 @@ pub(super) struct Listeners {
     env: Arc<Env>,
     live: Arc<Live>,
     hub: Arc<Hub>,
+    clusters: Arc<Clusters>,
     pub(super) subscribed: Subscribed,
     stats: Arc<ListenerManagerStats>,
     state: Mutex<State>,
@@ -111,12 +114,14 @@ impl Listeners {
         fixed: &[Resource<model::Listener>],
         env: &Arc<Env>,
         live: &Arc<Live>,
+        clusters: &Arc<Clusters>,
     ) -> Result<Arc<Self>, BuildError> {
         let stats = &env.cluster.stats;
         let this = Arc::new_cyclic(|me: &Weak<Self>| Self {
             env: env.clone(),
             live: live.clone(),
-            hub: Hub::new(env, me.clone()),
+            hub: Hub::new(env, me.clone(), clusters),
+            clusters: clusters.clone(),
             subscribed: Subscribed::new("lds".to_owned(), Kind::Listener, stats, "listener_manager.lds"),
             stats: ListenerManagerStats::of(stats),
             state: Mutex::default(),
@@ -135,6 +140,10 @@ impl Listeners {
             Resource { model: resource.model.clone(), raw: resource.raw.clone() },
             Arc::default(),
         );
+        routes::inline(&resource.model, &self.clusters).map_err(|why| BuildError::Http {
+            whose: format!("listener {}", resource.model.name),
+            source: http::BuildError(why),
+        })?;
         let wants = self.hub.wants(&origin.resource.model);
         let listener = Arc::new(Listener::new(wants.effective(&origin.resource.model), &self.env.parts())?);
         let stages = Stages::fixed(Stage { origin, listener, wants, doors: Vec::new() });

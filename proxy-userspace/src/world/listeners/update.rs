@@ -17,7 +17,7 @@ use crate::world::discovered::Wants;
 use crate::world::history::Change;
 use crate::world::listener::differ_in_chains_alone;
 use crate::world::resource::{Origin, refusal};
-use crate::world::{Listener, listeners::State};
+use crate::world::{Listener, listeners::State, routes};
 use crate::xds::{Consumer, Failure, Update};
 
 impl Consumer for Listeners {
@@ -150,6 +150,7 @@ impl Listeners {
         let template = &origin.resource.model;
         let name = template.name.clone();
         let effective = wants.effective(template);
+        routes::inline(&effective, &self.clusters)?;
         if let Some(taken) = taken(state, &effective) {
             return Err(format!(
                 "error adding listener: '{name}' has duplicate address '{taken}' as existing listener, to check if \

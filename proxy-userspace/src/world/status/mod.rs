@@ -38,7 +38,8 @@ pub struct Status {
     /// Listeners of inbound traffic, and the others: `/drain_listeners?inboundonly` ends the first.
     inbound: Arc<Drain>,
     others: Arc<Drain>,
-    unhealthy: AtomicBool,
+    /// What HTTP's health checks are answered by, too.
+    unhealthy: Arc<AtomicBool>,
     warm: AtomicBool,
     quit: Arc<Notify>,
 }
@@ -65,9 +66,14 @@ impl Status {
             drain_time,
             inbound: Arc::default(),
             others: Arc::default(),
-            unhealthy: AtomicBool::new(false),
+            unhealthy: Arc::default(),
             quit: Arc::default(),
         }
+    }
+
+    /// Has the health that it knows of told by others, too.
+    pub fn telling(self, unhealthy: Arc<AtomicBool>) -> Self {
+        Self { unhealthy, ..self }
     }
 
     /// What accepted connections live under.

@@ -4,3 +4,4 @@ mod clusters;
 mod extensions;
 mod listeners;
 mod rig;
+mod routes;

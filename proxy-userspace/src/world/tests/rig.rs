@@ -169,6 +169,7 @@ impl Rig {
             cluster: cluster::Env::new(stats.clone(), tasks, Arc::new(HostDial), sources.clone()),
             sinks: Arc::new(Sinks::new(Duration::from_secs(1), &stats)),
             buckets: Arc::default(),
+            http: Arc::default(),
             sources,
             decoder: Decoder::default(),
             drain_time,

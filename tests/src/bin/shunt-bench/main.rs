@@ -7,6 +7,7 @@ mod config;
 mod figures;
 mod floor;
 mod handoff;
+mod http;
 mod intercept;
 mod interrupt;
 mod machine;
@@ -40,6 +41,8 @@ enum Bench {
     Match(matching::Options),
     /// TLS: handshakes for a CPU second, and bytes, beside Envoy and beside rustls alone.
     Tls(tls::Options),
+    /// HTTP: requests a second and CPU a request, beside Envoy.
+    Http(http::Options),
     /// Dynamic configuration: loads, updates and changing endpoints, by file and by delta xDS, beside Envoy.
     Xds(xds::Options),
     /// Runs one command and prints what it took.
@@ -65,6 +68,7 @@ fn main() -> Result<ExitCode> {
         Bench::Config(options) => config::run(&options)?,
         Bench::Match(options) => matching::run(&options)?,
         Bench::Tls(options) => tls::run(&options)?,
+        Bench::Http(options) => http::run(&options)?,
         Bench::Xds(options) => xds::run(&options)?,
         Bench::Relay(relay) => relay.run()?,
         Bench::Floor(floor) => floor.run()?,

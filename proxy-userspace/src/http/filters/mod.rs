@@ -1,0 +1,94 @@
+//! The filters, by their configurations.
+//!
+//! [`build`] makes a filter of its model; what routes say to filters is compiled with the routes, into
+//! [`RouteFilters`].
+
+mod buffer;
+mod common;
+pub mod cors;
+pub mod csrf;
+mod edits;
+pub mod fault;
+pub mod grpc_stats;
+mod header_mutation;
+pub mod health_check;
+pub mod local_ratelimit;
+mod per_route;
+mod rbac;
+mod set_filter_state;
+#[cfg(test)]
+mod tests;
+mod unserved;
+mod watch;
+mod whole;
+
+use std::sync::Arc;
+
+use proxy_config::model::http::{FilterKind, HttpFilter};
+
+use self::buffer::Buffer;
+use self::cors::Cors;
+use self::csrf::Csrf;
+use self::fault::Fault;
+use self::grpc_stats::GrpcStats;
+use self::header_mutation::HeaderMutation;
+use self::health_check::HealthCheck;
+use self::local_ratelimit::LocalRateLimit;
+pub use self::per_route::{RouteConfig, RouteFilters};
+use self::rbac::Rbac;
+use self::set_filter_state::SetFilterState;
+use self::unserved::Refusing;
+use super::{BuildError, Filter};
+use crate::world::Parts;
+
+/// What a filter is built with.
+pub struct FilterCx<'a> {
+    /// By which routes configure it.
+    pub name: &'a Arc<str>,
+    /// Of the connection manager's stats: `http.<stat_prefix>`.
+    pub prefix: &'a str,
+    pub parts: &'a Parts<'a>,
+}
+
+/// None: the router, or one that does nothing to any request.
+pub fn build(
+    model: &HttpFilter,
+    prefix: &str,
+    parts: &Parts<'_>,
+) -> Result<Option<Arc<dyn Filter>>, BuildError> {
+    of_kind(&model.kind, &FilterCx { name: &model.name, prefix, parts })
+}
+
+fn of_kind(kind: &FilterKind, cx: &FilterCx<'_>) -> Result<Option<Arc<dyn Filter>>, BuildError> {
+    Ok(match kind {
+        FilterKind::Router(_) | FilterKind::UpstreamCodec => None,
+        FilterKind::Cors => some(Cors::new(cx)),
+        FilterKind::Fault(config) => some(Fault::new(config, cx)),
+        FilterKind::Rbac(config) => some(Rbac::new(config, cx)),
+        FilterKind::HeaderMutation(config) => some(HeaderMutation::new(config, cx)?),
+        FilterKind::HealthCheck(config) => some(HealthCheck::new(config, cx)),
+        FilterKind::Buffer(config) => some(Buffer::new(*config, cx)),
+        FilterKind::SetFilterState(config) => some(SetFilterState::new(config, cx)?),
+        FilterKind::Csrf(config) => some(Csrf::new(config, cx)),
+        FilterKind::GrpcStats(config) => some(GrpcStats::new(config, cx)),
+        FilterKind::LocalRateLimit(config) => some(LocalRateLimit::new(config, cx)?),
+        FilterKind::Unserved(config) => Refusing::unserved(config, cx).and_then(some),
+        FilterKind::Discovered(config) => match &config.default {
+            Some(kind) => of_kind(kind, cx)?,
+            None => some(Refusing::missing(cx)),
+        },
+        FilterKind::Lua(_)
+        | FilterKind::GrpcWeb
+        | FilterKind::ExtAuthz(_)
+        | FilterKind::JwtAuthn(_)
+        | FilterKind::Compressor(_)
+        | FilterKind::IstioAlpn(_)
+        | FilterKind::MetadataExchange(_)
+        | FilterKind::IstioStats(_) => None,
+    })
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "what each arm of the table is")]
+fn some(filter: impl Filter + 'static) -> Option<Arc<dyn Filter>> {
+    Some(Arc::new(filter))
+}

@@ -1,0 +1,347 @@
+//! A connection upstream.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use http_body::{Frame, SizeHint};
+
+use super::conn::{Conn, READ};
+use super::encode::{self, Framing, Writer};
+use super::framing::Extent;
+use super::parse::{self, Parsed, Scan};
+use super::reader::{Read, Reader};
+use super::{BadRequest, Settings};
+use crate::http::{Body, Io, Observer, RequestHead, Reset, ResetReason, Response, ResponseHead};
+use crate::telemetry::Side;
+
+/// It carries one exchange after the other.
+pub struct Client {
+    conn: Conn,
+    settings: Arc<Settings>,
+}
+
+/// No response came.
+#[derive(Debug)]
+pub struct Failed {
+    pub reset: Reset,
+    /// Nothing of a response came: the upstream may not have seen the request.
+    pub untouched: bool,
+    /// What has not been sent of the request's body.
+    pub rest: Body,
+}
+
+impl Client {
+    pub fn new(io: Io, settings: Arc<Settings>) -> Self {
+        Self { conn: Conn::new(io, Bytes::new()), settings }
+    }
+
+    /// Sends a request, and waits for its final head. The response's body owns the connection: when it is polled it
+    /// also sends what is left of the request, and at its end hands the connection to `done`, where another exchange
+    /// may follow.
+    pub async fn send(
+        self,
+        head: &RequestHead,
+        body: Body,
+        observer: Observer,
+        done: impl FnOnce(Self) + Send + 'static,
+    ) -> Result<Response, Failed> {
+        let mut exchange = Exchange::new(self, head, body, observer)?;
+        match poll_fn(|cx| exchange.poll_head(cx)).await {
+            Ok(parsed) => Ok(exchange.respond(parsed, done)),
+            Err(reset) => {
+                let untouched = !exchange.touched && exchange.client.conn.input.is_empty();
+                Err(Failed { reset, untouched, rest: exchange.body })
+            }
+        }
+    }
+
+    /// Of one that is idle: ready once the peer has closed it, or has sent what nobody asked for.
+    pub fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.conn.input.is_empty() {
+            return Poll::Ready(());
+        }
+        self.conn.poll_fill(cx, 1).map(drop)
+    }
+
+    pub fn with_io<R>(&mut self, f: impl FnOnce(&mut Io) -> R) -> R {
+        f(&mut self.conn.io)
+    }
+}
+
+/// A request, and what has come of its response.
+struct Exchange {
+    client: Client,
+    observer: Observer,
+    method: Method,
+    upgrade: bool,
+    body: Body,
+    writer: Writer,
+    /// Raw bytes wait for the upstream's consent: else they might be read as another request.
+    held: bool,
+    /// All of the request has been written.
+    sent: bool,
+    /// The upstream takes no more of the request; its response may have come nevertheless.
+    deaf: bool,
+    /// Some of the request has been written.
+    sending: bool,
+    scan: Scan,
+    /// Something of a response has come.
+    touched: bool,
+}
+
+impl Exchange {
+    fn new(mut client: Client, head: &RequestHead, body: Body, observer: Observer) -> Result<Self, Failed> {
+        let framing = match encode::request(&mut client.conn.output, head, &body, &client.settings) {
+            Ok(framing) => framing,
+            Err(reset) => return Err(Failed { reset, untouched: true, rest: body }),
+        };
+        add(&observer.progress.request_head, client.conn.output.len() as u64);
+        Ok(Self {
+            writer: Writer::new(framing, &client.settings),
+            client,
+            observer,
+            method: head.method.clone(),
+            upgrade: head.upgrade.is_some(),
+            body,
+            held: framing == Framing::Raw,
+            sent: false,
+            deaf: false,
+            sending: false,
+            scan: Scan::default(),
+            touched: false,
+        })
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Parsed<ResponseHead>, Reset>> {
+        self.poll_request(cx)?;
+        loop {
+            match self.read_head()? {
+                Some(parsed) => return Poll::Ready(Ok(parsed)),
+                None if self.client.conn.eof => return Poll::Ready(Err(gone())),
+                None => {}
+            }
+            match self.client.conn.poll_fill(cx, READ) {
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(lost(&error))),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Of what has been read: the final head, after those that go before it.
+    fn read_head(&mut self) -> Result<Option<Parsed<ResponseHead>>, Reset> {
+        let conn = &mut self.client.conn;
+        if !self.touched && !conn.input.is_empty() {
+            self.touched = true;
+            self.observer.progress.receiving();
+        }
+        loop {
+            let parsed =
+                parse::response(&mut conn.input, &mut self.scan, &self.method, &self.client.settings);
+            let Some(parsed) = parsed.map_err(broken)? else { return Ok(None) };
+            add(&self.observer.progress.response_head, parsed.head.size as u64);
+            match parsed.head.status {
+                StatusCode::SWITCHING_PROTOCOLS if self.upgrade => {
+                    return Ok(Some(Parsed { extent: Extent::Raw, ..parsed }));
+                }
+                StatusCode::SWITCHING_PROTOCOLS => return Err(broken(BadRequest::codec())),
+                status if status.is_informational() => {
+                    if let Some(interim) = &mut self.observer.interim {
+                        interim(parsed.head);
+                    }
+                }
+                _ => return Ok(Some(parsed)),
+            }
+        }
+    }
+
+    /// Sends what there is of the request, as far as there is room. An error of the request's own body is one.
+    fn poll_request(&mut self, cx: &mut Context<'_>) -> Result<(), Reset> {
+        while !self.sent && !self.deaf {
+            let waits = if self.held { Poll::Pending } else { self.poll_body(cx)? };
+            let written = self.client.conn.written;
+            let result = self.poll_send(cx);
+            if !self.sending && self.client.conn.written > written {
+                self.sending = true;
+                self.observer.progress.sending();
+            }
+            match result {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => {
+                    log::debug!("an upstream takes no more of a request: {error}");
+                    self.deaf = true;
+                }
+                Poll::Pending => return Ok(()),
+            }
+            if self.writer.is_ended() {
+                self.sent = true;
+                self.observer.progress.sent();
+            } else if waits.is_pending() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// After the last of raw bytes comes a FIN: what they are for may go on in the other direction.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.writer.is_raw() && self.writer.is_ended() {
+            self.client.conn.poll_shutdown(cx)
+        } else {
+            self.client.conn.poll_send(cx)
+        }
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Reset> {
+        let conn = &mut self.client.conn;
+        while !self.writer.is_ended() && conn.has_room() {
+            match self.body.poll(cx) {
+                Poll::Ready(Some(frame)) => {
+                    let last = self.body.is_end();
+                    let wrote = self.writer.frame(conn, frame?, last)?;
+                    add(&self.observer.progress.request_body, wrote.body);
+                }
+                Poll::Ready(None) => self.writer.end(conn)?,
+                Poll::Pending => return Ok(Poll::Pending),
+            }
+        }
+        Ok(Poll::Ready(()))
+    }
+
+    /// With a body that goes on where this has stopped.
+    fn respond(
+        mut self,
+        parsed: Parsed<ResponseHead>,
+        done: impl FnOnce(Client) + Send + 'static,
+    ) -> Response {
+        let Parsed { head, extent, connection } = parsed;
+        let persists = connection.persists(head.version);
+        if self.held {
+            self.held = false;
+            if extent != Extent::Raw {
+                // Refused: it was a request without a body.
+                self.body = Body::empty();
+                self.sent = true;
+                self.observer.progress.sent();
+            }
+        }
+        let input = &mut self.client.conn.input;
+        let body = match extent {
+            Extent::None => Body::empty(),
+            Extent::Length(len) if len <= input.len() as u64 => {
+                let len = usize::try_from(len).unwrap_or(usize::MAX).min(input.len());
+                Body::full(input.split_to(len).freeze())
+            }
+            Extent::Length(_) | Extent::Chunked | Extent::Close | Extent::Raw => {
+                let reader = Reader::new(extent);
+                let persists = persists && !matches!(extent, Extent::Close | Extent::Raw);
+                let open = Open { exchange: self, reader, persists, done };
+                return Response { head, body: Body::stream(ResponseBody(Some(open))) };
+            }
+        };
+        add(&self.observer.progress.response_body, body.exact_len().unwrap_or_default());
+        self.end(persists, done);
+        Response { head, body }
+    }
+
+    /// The response is complete. The connection goes on where nothing is left of this exchange on it.
+    fn end(self, persists: bool, done: impl FnOnce(Client)) {
+        self.observer.progress.received();
+        let mut client = self.client;
+        if persists && self.sent && client.conn.input.is_empty() && !client.conn.eof {
+            client.conn.rest();
+            done(client);
+        }
+    }
+
+    fn poll_frame(
+        &mut self,
+        reader: &mut Reader,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Reset>>> {
+        // Where the request's own body breaks, so does the exchange.
+        self.poll_request(cx)?;
+        loop {
+            match reader.read(&mut self.client.conn.input, &self.client.settings).map_err(broken)? {
+                Read::Frame(frame) => {
+                    if let Some(data) = frame.data_ref() {
+                        add(&self.observer.progress.response_body, data.len() as u64);
+                    }
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+                Read::End => return Poll::Ready(None),
+                Read::More => {}
+            }
+            match self.client.conn.poll_fill(cx, reader.want()) {
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(Ok(0)) if reader.end() => return Poll::Ready(None),
+                Poll::Ready(Ok(0)) => return Poll::Ready(Some(Err(gone()))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(lost(&error)))),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+/// None: it is at its end.
+struct ResponseBody<D>(Option<Open<D>>);
+
+struct Open<D> {
+    exchange: Exchange,
+    reader: Reader,
+    persists: bool,
+    done: D,
+}
+
+/// Nothing of it is pinned.
+impl<D> Unpin for ResponseBody<D> {}
+
+impl<D: FnOnce(Client) + Send + 'static> http_body::Body for ResponseBody<D> {
+    type Data = Bytes;
+    type Error = Reset;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Reset>>> {
+        let this = self.get_mut();
+        let Some(open) = &mut this.0 else { return Poll::Ready(None) };
+        let poll = open.exchange.poll_frame(&mut open.reader, cx);
+        let failed = matches!(poll, Poll::Ready(Some(Err(_))));
+        if (failed || open.reader.is_done())
+            && let Some(open) = this.0.take()
+            && !failed
+        {
+            open.exchange.end(open.persists, open.done);
+        }
+        poll
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or(SizeHint::with_exact(0), |open| open.reader.size_hint())
+    }
+}
+
+fn add(count: &AtomicU64, n: u64) {
+    count.fetch_add(n, Ordering::Relaxed);
+}
+
+fn gone() -> Reset {
+    Reset::new(Side::Upstream, ResetReason::ConnectionTermination, "")
+}
+
+fn lost(error: &io::Error) -> Reset {
+    log::debug!("an upstream's connection is lost: {error}");
+    gone()
+}
+
+fn broken(bad: BadRequest) -> Reset {
+    Reset::new(Side::Upstream, ResetReason::Protocol, bad.details)
+}

@@ -1,0 +1,187 @@
+//! The bytes of a connection: what was read and not understood yet, what is to be written.
+
+use std::io::{self, IoSlice};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+
+use crate::http::Io;
+use crate::net::socket::is_again;
+use crate::transport::CloseEvent;
+
+/// Of a head, mostly.
+pub(super) const READ: usize = 4 * 1024;
+const READ_MAX: usize = 64 * 1024;
+/// What is left of a buffer is read into down to this.
+const ROOM: usize = 1024;
+/// Up to this much is copied behind what goes before it; more is written from where it lies.
+const COPY: usize = 8 * 1024;
+/// Written once it is this much.
+const BATCH: usize = 16 * 1024;
+
+pub(super) struct Conn {
+    pub(super) io: Io,
+    /// Read, and not taken yet.
+    pub(super) input: BytesMut,
+    /// The peer sends no more.
+    pub(super) eof: bool,
+    /// To be written: this, then `data`, then `tail`.
+    pub(super) output: BytesMut,
+    data: Bytes,
+    tail: &'static [u8],
+    /// How much was ever read.
+    pub(super) read: u64,
+    /// How much was ever written.
+    pub(super) written: u64,
+    unflushed: bool,
+    closed: bool,
+}
+
+impl Conn {
+    pub(super) fn new(io: Io, early: Bytes) -> Self {
+        Self {
+            io,
+            read: early.len() as u64,
+            input: early.into(),
+            eof: false,
+            output: BytesMut::new(),
+            data: Bytes::new(),
+            tail: b"",
+            written: 0,
+            unflushed: false,
+            closed: false,
+        }
+    }
+
+    /// Reads more, as much as is worth it where `want` is how much may follow. 0: no more will come.
+    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<io::Result<usize>> {
+        if self.eof {
+            return Poll::Ready(Ok(0));
+        }
+        let mut wire = self.io.wire();
+        if self.input.is_empty() && wire.is_raw() {
+            // Who waits has no buffer.
+            ready!(wire.socket.poll_read_ready(cx))?;
+        }
+        let filled = self.input.len();
+        if self.input.capacity() - filled < ROOM.min(want.max(1)) {
+            self.input.reserve(want.clamp(READ, READ_MAX));
+        }
+        let room = self.input.capacity() - filled;
+        self.input.resize(filled + room.min(READ_MAX), 0);
+        let result = wire.poll_read(cx, &mut self.input[filled..]);
+        let n = if let Poll::Ready(Ok(n)) = result { n } else { 0 };
+        self.input.truncate(filled + n);
+        self.read += n as u64;
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+        self.eof = matches!(result, Poll::Ready(Ok(0)));
+        result
+    }
+
+    /// There is room for another frame.
+    pub(super) fn has_room(&self) -> bool {
+        self.data.is_empty() && self.tail.is_empty() && self.output.len() < BATCH
+    }
+
+    /// Behind all else; where there is room.
+    pub(super) fn push(&mut self, data: Bytes, tail: &'static [u8]) {
+        debug_assert!(self.has_room());
+        if data.len() <= COPY {
+            self.output.extend_from_slice(&data);
+            self.output.extend_from_slice(tail);
+        } else {
+            self.data = data;
+            self.tail = tail;
+        }
+    }
+
+    fn has_output(&self) -> bool {
+        !self.output.is_empty() || !self.data.is_empty() || !self.tail.is_empty()
+    }
+
+    /// Writes all that there is to write.
+    pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.has_output() {
+            let n = ready!(self.poll_write(cx))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.written += n as u64;
+            self.unflushed = true;
+            self.advance(n);
+        }
+        if self.unflushed {
+            ready!(self.io.wire().poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut wire = self.io.wire();
+        let parts = [self.output.as_ref(), self.data.as_ref(), self.tail];
+        let apart = parts.iter().filter(|part| !part.is_empty()).count() > 1;
+        if !apart || !wire.is_raw() {
+            let first = parts.into_iter().find(|part| !part.is_empty()).unwrap_or_default();
+            return wire.poll_write(cx, first);
+        }
+        let parts = parts.map(IoSlice::new);
+        loop {
+            ready!(wire.socket.poll_write_ready(cx))?;
+            match wire.socket.send_vectored(&parts) {
+                Err(error) if is_again(&error) => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    fn advance(&mut self, mut n: usize) {
+        let of_output = n.min(self.output.len());
+        // All of it, mostly: then its room is used again.
+        if of_output == self.output.len() {
+            self.output.clear();
+        } else {
+            self.output.advance(of_output);
+        }
+        n -= of_output;
+        let of_data = n.min(self.data.len());
+        self.data.advance(of_data);
+        n -= of_data;
+        self.tail = self.tail.get(n..).unwrap_or_default();
+    }
+
+    /// Drops what has not been written, but for its first bytes.
+    pub(super) fn unsay(&mut self, keep: usize) {
+        self.output.truncate(keep);
+        self.data = Bytes::new();
+        self.tail = b"";
+    }
+
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_send(cx))?;
+        self.io.wire().poll_shutdown(cx)
+    }
+
+    /// Between messages: who waits has no buffers.
+    pub(super) fn rest(&mut self) {
+        if self.output.is_empty() {
+            self.output = BytesMut::new();
+        }
+    }
+
+    /// Tells the transport, once, before the connection is dropped.
+    pub(super) fn close(&mut self, by: CloseEvent) {
+        if !self.closed {
+            self.closed = true;
+            self.io.closed(by);
+        }
+    }
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        self.close(if self.eof { CloseEvent::Remote } else { CloseEvent::Local });
+    }
+}

@@ -1,0 +1,355 @@
+//! Heads: `httparse` reads them, and what it lets pass but others may read differently is refused here.
+
+use std::mem::MaybeUninit;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use httparse::{EMPTY_HEADER, Header, ParserConfig};
+
+use super::framing::{self, Connection, Extent};
+use super::{BadRequest, Settings, target};
+use crate::http::{Case, RequestHead, ResponseHead, Scheme};
+
+/// What was found out of a head that is not complete: so that no byte is looked at often, however they trickle in.
+#[derive(Debug, Default)]
+pub(super) struct Scan {
+    searched: usize,
+    checked: usize,
+}
+
+pub(super) struct Parsed<H> {
+    pub head: H,
+    pub extent: Extent,
+    pub connection: Connection,
+}
+
+/// A request's head off the front of `input`; none: more is needed.
+pub(super) fn request(
+    input: &mut BytesMut,
+    scan: &mut Scan,
+    settings: &Settings,
+) -> Result<Option<Parsed<RequestHead>>, BadRequest> {
+    skip_line_breaks(input);
+    let Some(bytes) = take(input, scan, settings, check_request)? else { return Ok(None) };
+    let mut room = Room::default();
+    room.with(settings.max_headers, |slots| {
+        let mut raw = httparse::Request::new(&mut []);
+        // A rest would be a head that ended before its end.
+        match ParserConfig::default().parse_request_with_uninit_headers(&mut raw, &bytes, slots) {
+            Ok(httparse::Status::Complete(len)) if len == bytes.len() => read_request(&raw, &bytes, settings),
+            Ok(_) => Err(BadRequest::codec()),
+            Err(error) => Err(refused(error)),
+        }
+    })
+    .map(Some)
+}
+
+/// As [`request`], of a response to a request with this method.
+pub(super) fn response(
+    input: &mut BytesMut,
+    scan: &mut Scan,
+    method: &Method,
+    settings: &Settings,
+) -> Result<Option<Parsed<ResponseHead>>, BadRequest> {
+    if matches!(input.first(), Some(b'\r' | b'\n')) {
+        return Err(BadRequest::codec());
+    }
+    let Some(bytes) = take(input, scan, settings, check_response)? else { return Ok(None) };
+    let mut room = Room::default();
+    room.with(settings.max_headers, |slots| {
+        let mut raw = httparse::Response::new(&mut []);
+        match ParserConfig::default().parse_response_with_uninit_headers(&mut raw, &bytes, slots) {
+            Ok(httparse::Status::Complete(len)) if len == bytes.len() => {
+                read_response(&raw, &bytes, method, settings)
+            }
+            Ok(_) => Err(BadRequest::codec()),
+            Err(error) => Err(refused(error)),
+        }
+    })
+    .map(Some)
+}
+
+/// Lines of trailers with the empty one that ends them.
+pub(super) fn trailers(bytes: &Bytes, settings: &Settings) -> Result<HeaderMap, BadRequest> {
+    let mut slots = vec![EMPTY_HEADER; settings.max_headers];
+    let lines = match httparse::parse_headers(bytes, &mut slots) {
+        Ok(httparse::Status::Complete((len, lines))) if len == bytes.len() => lines,
+        Ok(_) => return Err(BadRequest::codec()),
+        Err(error) => return Err(refused(error)),
+    };
+    let mut trailers = HeaderMap::with_capacity(lines.len());
+    for line in lines {
+        let (name, value) = field(line, bytes)?;
+        // Whoever merges trailers into headers must not be told another length or host by them.
+        if !is_of_head(&name) {
+            trailers.try_append(name, value).map_err(|_| TOO_MANY)?;
+        }
+    }
+    Ok(trailers)
+}
+
+fn is_of_head(name: &HeaderName) -> bool {
+    [
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+        header::HOST,
+        header::CONNECTION,
+        header::UPGRADE,
+        header::TE,
+        header::TRAILER,
+    ]
+    .contains(name)
+        || *name == framing::KEEP_ALIVE
+        || *name == framing::PROXY_CONNECTION
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum HeadEnd {
+    At(usize),
+    More,
+}
+
+/// Where a head ends: after an empty line. Each line ends with CR and LF: some take a LF alone for one, others not.
+pub(super) fn head_end(input: &[u8], searched: &mut usize, max: usize) -> Result<HeadEnd, BadRequest> {
+    let mut from = *searched;
+    while let Some(at) = input.get(from..).and_then(|rest| memchr::memchr(b'\n', rest)) {
+        let lf = from + at;
+        if lf == 0 || input.get(lf - 1) != Some(&b'\r') {
+            return Err(BadRequest::codec());
+        }
+        if lf >= max {
+            return Err(TOO_LARGE);
+        }
+        if lf >= 3 && input.get(lf - 3..lf - 1) == Some(b"\r\n") {
+            return Ok(HeadEnd::At(lf + 1));
+        }
+        from = lf + 1;
+    }
+    *searched = input.len();
+    if input.len() > max { Err(TOO_LARGE) } else { Ok(HeadEnd::More) }
+}
+
+const TOO_LARGE: BadRequest =
+    BadRequest::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "http1.headers_too_large");
+const TOO_MANY: BadRequest =
+    BadRequest::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "http1.too_many_headers");
+
+/// Empty lines before a request: old clients send one after a body.
+fn skip_line_breaks(input: &mut BytesMut) {
+    while input.starts_with(b"\r\n") {
+        input.advance(2);
+    }
+}
+
+/// A complete head; of one that is not, whether it can still become one.
+fn take(
+    input: &mut BytesMut,
+    scan: &mut Scan,
+    settings: &Settings,
+    check: fn(&[u8], usize) -> Result<(), httparse::Error>,
+) -> Result<Option<Bytes>, BadRequest> {
+    match head_end(input, &mut scan.searched, settings.max_head_bytes)? {
+        HeadEnd::At(len) => {
+            *scan = Scan::default();
+            Ok(Some(input.split_to(len).freeze()))
+        }
+        HeadEnd::More => {
+            // What is wrong is said soon, but not looked for anew with each byte.
+            if input.len() >= scan.checked * 2 && !input.is_empty() {
+                scan.checked = input.len();
+                check(input, settings.max_headers).map_err(refused)?;
+            }
+            Ok(None)
+        }
+    }
+}
+
+fn check_request(input: &[u8], max_headers: usize) -> Result<(), httparse::Error> {
+    let mut slots = vec![EMPTY_HEADER; max_headers];
+    httparse::Request::new(&mut slots).parse(input).map(drop)
+}
+
+fn check_response(input: &[u8], max_headers: usize) -> Result<(), httparse::Error> {
+    let mut slots = vec![EMPTY_HEADER; max_headers];
+    httparse::Response::new(&mut slots).parse(input).map(drop)
+}
+
+fn refused(error: httparse::Error) -> BadRequest {
+    if error == httparse::Error::TooManyHeaders { TOO_MANY } else { BadRequest::codec() }
+}
+
+/// Room for the fields of a head: on the stack where they are as many as usual.
+#[derive(Default)]
+struct Room;
+
+impl Room {
+    fn with<'b, R>(&mut self, max: usize, f: impl FnOnce(&mut [MaybeUninit<Header<'b>>]) -> R) -> R {
+        const USUAL: usize = 100;
+        if max <= USUAL {
+            let mut slots = [const { MaybeUninit::uninit() }; USUAL];
+            f(&mut slots[..max])
+        } else {
+            f(&mut vec![MaybeUninit::uninit(); max])
+        }
+    }
+}
+
+fn read_request(
+    raw: &httparse::Request<'_, '_>,
+    bytes: &Bytes,
+    settings: &Settings,
+) -> Result<Parsed<RequestHead>, BadRequest> {
+    let version = version(raw.version)?;
+    let method = target::method(raw.method.unwrap_or_default(), settings)?;
+    if version == Version::HTTP_10 && !settings.accept_http_10 {
+        return Err(BadRequest::new(StatusCode::UPGRADE_REQUIRED, "low_version"));
+    }
+    let target = target::target(raw.path.unwrap_or_default(), &method, settings)?;
+    let mut fields = Fields::read(raw.headers, bytes, settings)?;
+    let declared = framing::extent(&mut fields.map, version, settings)?;
+    let connection = framing::connection(&mut fields.map)?;
+    let mut upgrade = upgrade(&mut fields.map, connection);
+    let extent = framing::of_request(declared, &method, &mut upgrade)?;
+    let host = host(&mut fields, version, settings)?;
+    let scheme = target.scheme.unwrap_or(if settings.https { Scheme::Https } else { Scheme::Http });
+    let head = RequestHead {
+        authority: target.authority.map_or(host, str::to_owned),
+        path: target.path.to_owned(),
+        method,
+        scheme,
+        upgrade,
+        version,
+        headers: fields.map,
+        case: fields.case,
+        size: bytes.len(),
+    };
+    Ok(Parsed { head, extent, connection })
+}
+
+fn read_response(
+    raw: &httparse::Response<'_, '_>,
+    bytes: &Bytes,
+    method: &Method,
+    settings: &Settings,
+) -> Result<Parsed<ResponseHead>, BadRequest> {
+    let version = version(raw.version)?;
+    let status = raw.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(BadRequest::codec())?;
+    let mut fields = Fields::read(raw.headers, bytes, settings)?;
+    if let Some(host) = fields.host.take() {
+        fields.map.try_append(header::HOST, host).map_err(|_| TOO_MANY)?;
+    }
+    let declared = framing::extent(&mut fields.map, version, settings)?;
+    let connection = framing::connection(&mut fields.map)?;
+    let extent = framing::of_response(declared, status, method)?;
+    if !matches!(status, StatusCode::SWITCHING_PROTOCOLS | StatusCode::UPGRADE_REQUIRED) {
+        fields.map.remove(header::UPGRADE);
+    }
+    let head = ResponseHead { status, version, headers: fields.map, case: fields.case, size: bytes.len() };
+    Ok(Parsed { head, extent, connection })
+}
+
+fn version(minor: Option<u8>) -> Result<Version, BadRequest> {
+    match minor {
+        Some(1) => Ok(Version::HTTP_11),
+        Some(0) => Ok(Version::HTTP_10),
+        Some(_) | None => Err(BadRequest::codec()),
+    }
+}
+
+/// The fields of a head.
+struct Fields {
+    map: HeaderMap,
+    case: Option<Box<Case>>,
+    /// Not among the map's.
+    host: Option<HeaderValue>,
+}
+
+impl Fields {
+    fn read(lines: &[Header<'_>], bytes: &Bytes, settings: &Settings) -> Result<Self, BadRequest> {
+        let mut fields = Self { map: HeaderMap::with_capacity(lines.len() + 8), case: None, host: None };
+        for line in lines {
+            let (name, value) = field(line, bytes)?;
+            if settings.preserve_case && line.name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+                fields.case.get_or_insert_default().0.push((name.clone(), line.name.into()));
+            }
+            if name == header::HOST {
+                if fields.host.replace(value).is_some() {
+                    return Err(BadRequest::codec());
+                }
+            } else {
+                fields.map.try_append(name, value).map_err(|_| TOO_MANY)?;
+            }
+        }
+        Ok(fields)
+    }
+}
+
+/// The value stays where it was read.
+fn field(line: &Header<'_>, bytes: &Bytes) -> Result<(HeaderName, HeaderValue), BadRequest> {
+    let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| BadRequest::codec())?;
+    let value = if line.value.is_empty() {
+        HeaderValue::from_static("")
+    } else {
+        HeaderValue::from_maybe_shared(bytes.slice_ref(line.value)).map_err(|_| BadRequest::codec())?
+    };
+    Ok((name, value))
+}
+
+fn host(fields: &mut Fields, version: Version, settings: &Settings) -> Result<String, BadRequest> {
+    let Some(value) = fields.host.take() else {
+        return match &settings.default_host {
+            Some(host) if version == Version::HTTP_10 => Ok(host.to_string()),
+            Some(_) | None => Err(BadRequest::new(StatusCode::BAD_REQUEST, "missing_host_header")),
+        };
+    };
+    match std::str::from_utf8(value.as_bytes()) {
+        Ok(host) if target::is_host(host) => Ok(host.to_owned()),
+        Ok(_) | Err(_) => Err(BadRequest::new(StatusCode::BAD_REQUEST, "http.invalid_authority")),
+    }
+}
+
+/// What a client would turn to; HTTP/2 is not turned to so.
+fn upgrade(headers: &mut HeaderMap, connection: Connection) -> Option<String> {
+    let value = headers.remove(header::UPGRADE).filter(|_| connection.upgrade)?;
+    let to = value.to_str().ok()?.to_ascii_lowercase();
+    if to == "h2c" {
+        headers.remove("http2-settings");
+        return None;
+    }
+    (!to.is_empty()).then_some(to)
+}
+
+/// A parser of whatever a client may send, for fuzzing: it ends, without a panic.
+pub fn fuzz_request(data: &[u8]) {
+    let mut input = BytesMut::from(data);
+    let settings = Settings { accept_http_10: true, enable_trailers: true, ..Settings::default() };
+    while let Ok(Some(parsed)) = request(&mut input, &mut Scan::default(), &settings) {
+        if !fuzz_body(parsed.extent, &mut input, &settings) {
+            return;
+        }
+    }
+}
+
+/// As [`fuzz_request`], of an upstream's response.
+pub fn fuzz_response(data: &[u8]) {
+    let mut input = BytesMut::from(data);
+    let settings = Settings { enable_trailers: true, ..Settings::default() };
+    while let Ok(Some(parsed)) = response(&mut input, &mut Scan::default(), &Method::GET, &settings) {
+        if !fuzz_body(parsed.extent, &mut input, &settings) {
+            return;
+        }
+    }
+}
+
+/// Whether it is followed by another message.
+fn fuzz_body(extent: Extent, input: &mut BytesMut, settings: &Settings) -> bool {
+    use super::reader::{Read, Reader};
+    let mut reader = Reader::new(extent);
+    loop {
+        match reader.read(input, settings) {
+            Ok(Read::Frame(_)) => {}
+            Ok(Read::End) => return true,
+            Ok(Read::More) | Err(_) => return false,
+        }
+    }
+}

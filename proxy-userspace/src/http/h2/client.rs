@@ -1,0 +1,299 @@
+//! A connection to an upstream, which many streams share.
+
+use std::future::{Future as _, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::client::{Builder, Connection, ResponseFuture, SendRequest};
+use http_body::{Frame, SizeHint};
+use tokio::sync::Notify;
+
+use super::keepalive::Pinger;
+use super::receive::Incoming;
+use super::send::{Broken, Outgoing};
+use super::server::{Slot, keepalive_timeout};
+use super::watch::{End, Seen, Watched};
+use super::{RESET_MEMORY, Settings, head, reset_of};
+use crate::http::exchange::{Observer, Progress};
+use crate::http::{Body, Io, RequestHead, Reset, ResetReason, Response};
+use crate::task::Tasks;
+use crate::telemetry::Side;
+
+/// What an upstream may be sent before its SETTINGS say how much it takes.
+const STREAMS_BEFORE_SETTINGS: u32 = 100;
+
+/// Clones are handles of the same connection, which ends once the last one is dropped and no stream is left.
+#[derive(Clone)]
+pub struct Client {
+    requests: SendRequest<Bytes>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    seen: Arc<Seen>,
+    max_streams: usize,
+    streams: Arc<AtomicUsize>,
+    ended: AtomicBool,
+    close: Notify,
+}
+
+impl Client {
+    /// Its task runs until the connection ends; then `on_end` is told why, where that was not in good order.
+    pub async fn start(
+        io: Io,
+        settings: &Settings,
+        tasks: &Tasks,
+        on_end: impl FnOnce(Option<Reset>) + Send + 'static,
+    ) -> Result<Self, Reset> {
+        let io = Watched::new(io, Bytes::new(), End::Client, settings);
+        let seen = io.seen().clone();
+        let handshake = builder(settings).handshake(io);
+        let (requests, mut connection) = handshake.await.map_err(|error| reset_of(&error, Side::Upstream))?;
+        let pinger = Pinger::new(settings.keepalive, connection.ping_pong());
+        let shared = Arc::new(Shared {
+            seen,
+            max_streams: settings.max_concurrent_streams as usize,
+            streams: Arc::default(),
+            ended: AtomicBool::new(false),
+            close: Notify::new(),
+        });
+        let of_task = shared.clone();
+        tasks.spawn("upstream http2", async move {
+            let end = drive(connection, pinger, &of_task.close).await;
+            of_task.ended.store(true, Ordering::Relaxed);
+            on_end(end);
+        });
+        Ok(Self { requests, shared })
+    }
+
+    /// How many streams more it takes now.
+    pub fn capacity(&self) -> usize {
+        if self.is_closing() {
+            return 0;
+        }
+        let most = self.shared.max_streams.min(self.requests.current_max_send_streams());
+        most.saturating_sub(self.streams())
+    }
+
+    pub fn streams(&self) -> usize {
+        self.shared.streams.load(Ordering::Relaxed)
+    }
+
+    /// It takes no new stream: the upstream has said GOAWAY, or it has ended.
+    pub fn is_closing(&self) -> bool {
+        self.shared.ended.load(Ordering::Relaxed) || self.shared.seen.going_away.load(Ordering::Relaxed)
+    }
+
+    /// Ends the connection, with its streams.
+    pub fn close(&self) {
+        self.shared.close.notify_one();
+    }
+
+    pub fn seen(&self) -> &Seen {
+        &self.shared.seen
+    }
+
+    /// Sends, and awaits the final head. The response's body, when it is polled, sends what is left of the request.
+    ///
+    /// An error comes with whether the upstream has certainly not touched the request, and with what of the body it
+    /// was not sent.
+    pub async fn send(
+        &self,
+        head: &RequestHead,
+        body: Body,
+        on: Observer,
+    ) -> Result<Response, (Reset, bool, Body)> {
+        let request = match head::encode_request(head) {
+            Ok(request) => request,
+            Err(reset) => return Err((reset, false, body)),
+        };
+        let slot = Slot::new(&self.shared.streams);
+        let mut requests = self.requests.clone();
+        let ready = poll_fn(|cx| requests.poll_ready(cx)).await;
+        let end = body.is_end();
+        let size = head::size(request.headers()) + head.authority.len() + head.path.len();
+        let sent = match ready {
+            Ok(()) => requests.send_request(request, end),
+            Err(error) => Err(error),
+        };
+        let (response, stream) = match sent {
+            Ok(sent) => sent,
+            // Nothing went out.
+            Err(error) => return Err((unsent(&error), true, body)),
+        };
+        on.progress.request_head.store(size as u64, Ordering::Relaxed);
+        on.progress.sending();
+        let outgoing = if end {
+            on.progress.sent();
+            None
+        } else {
+            Some(Outgoing::new(stream, body, Side::Upstream))
+        };
+        let upgrade = head.upgrade.is_some();
+        let upload = Upload { outgoing, stopped: false, progress: on.progress.clone() };
+        Exchange { response, upload, slot, upgrade }.run(on).await
+    }
+}
+
+fn builder(settings: &Settings) -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .enable_push(false)
+        .max_concurrent_streams(settings.max_concurrent_streams)
+        .initial_max_send_streams(settings.max_concurrent_streams.min(STREAMS_BEFORE_SETTINGS) as usize)
+        .initial_window_size(settings.initial_stream_window_size)
+        .initial_connection_window_size(settings.initial_connection_window_size)
+        .header_table_size(settings.hpack_table_size)
+        .max_header_list_size(settings.max_headers_bytes)
+        .max_send_buffer_size(settings.send_buffer)
+        .reset_stream_duration(RESET_MEMORY);
+    builder
+}
+
+/// Of a connection that takes no more requests.
+fn unsent(error: &h2::Error) -> Reset {
+    let reset = reset_of(error, Side::Upstream);
+    Reset { reason: ResetReason::RemoteRefused, ..reset }
+}
+
+/// Until the connection ends.
+async fn drive(
+    mut connection: Connection<Watched, Bytes>,
+    mut pinger: Option<Pinger>,
+    close: &Notify,
+) -> Option<Reset> {
+    let end = poll_fn(|cx| {
+        if let Some(pinger) = &mut pinger
+            && pinger.poll(cx).is_ready()
+        {
+            return Poll::Ready(Some(keepalive_timeout(Side::Upstream)));
+        }
+        let end = ready!(Pin::new(&mut connection).poll(cx));
+        Poll::Ready(end.err().map(|error| reset_of(&error, Side::Upstream)))
+    });
+    tokio::select! {
+        end = end => end,
+        () = close.notified() => None,
+    }
+}
+
+/// A request that went out, until the final head of its response.
+struct Exchange {
+    response: ResponseFuture,
+    upload: Upload,
+    slot: Slot,
+    upgrade: bool,
+}
+
+impl Exchange {
+    async fn run(mut self, mut on: Observer) -> Result<Response, (Reset, bool, Body)> {
+        match poll_fn(|cx| self.poll(cx, &mut on)).await {
+            Ok(response) => {
+                on.progress.receiving();
+                let (parts, stream) = response.into_parts();
+                let head = head::response(parts, self.upgrade);
+                on.progress.response_head.store(head.size as u64, Ordering::Relaxed);
+                let incoming = Incoming::new(stream, &head.headers, Side::Upstream);
+                if incoming.is_end() && self.upload.outgoing.is_none() {
+                    on.progress.received();
+                    return Ok(Response { head, body: Body::empty() });
+                }
+                let body = Receiving { incoming, upload: self.upload, _slot: self.slot };
+                Ok(Response { head, body: Body::stream(body) })
+            }
+            Err(reset) => {
+                let untouched = reset.reason == ResetReason::RemoteRefused;
+                let body = self.upload.outgoing.map_or_else(Body::empty, Outgoing::into_body);
+                Err((reset, untouched, body))
+            }
+        }
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        on: &mut Observer,
+    ) -> Poll<Result<http::Response<h2::RecvStream>, Reset>> {
+        self.upload.poll(cx)?;
+        while let Poll::Ready(Some(Ok(interim))) = self.response.poll_informational(cx) {
+            if let Some(tell) = &mut on.interim {
+                tell(head::response(interim.into_parts().0, false));
+            }
+        }
+        let response = ready!(Pin::new(&mut self.response).poll(cx));
+        Poll::Ready(response.map_err(|error| reset_of(&error, Side::Upstream)))
+    }
+}
+
+/// What is left of a request, until all of it went out.
+struct Upload {
+    outgoing: Option<Outgoing>,
+    /// By the upstream.
+    stopped: bool,
+    progress: Arc<Progress>,
+}
+
+impl Upload {
+    /// Fails where the request's own body broke.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Result<(), Reset> {
+        let Some(outgoing) = self.outgoing.as_mut().filter(|_| !self.stopped) else { return Ok(()) };
+        let poll = outgoing.poll(cx);
+        self.progress.request_body.store(outgoing.data_bytes, Ordering::Relaxed);
+        match poll {
+            Poll::Pending => Ok(()),
+            Poll::Ready(Ok(())) => {
+                self.progress.sent();
+                self.outgoing = None;
+                Ok(())
+            }
+            Poll::Ready(Err(Broken::Stream(_))) => {
+                // The upstream wants no more of it. What that means is for its response to say: RST_STREAM(NO_ERROR)
+                // after a whole response is none. The body is kept: a refused request may be sent elsewhere.
+                self.stopped = true;
+                Ok(())
+            }
+            Poll::Ready(Err(Broken::Body(reset))) => {
+                self.outgoing = None;
+                Err(reset)
+            }
+        }
+    }
+}
+
+/// The response's body.
+struct Receiving {
+    incoming: Incoming,
+    upload: Upload,
+    _slot: Slot,
+}
+
+impl http_body::Body for Receiving {
+    type Data = Bytes;
+    type Error = Reset;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Reset>>> {
+        let this = self.get_mut();
+        this.upload.poll(cx)?;
+        let frame = ready!(this.incoming.poll(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            this.upload.progress.response_body.fetch_add(data.len() as u64, Ordering::Relaxed);
+        }
+        if this.incoming.is_end() {
+            this.upload.progress.received();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.hint()
+    }
+}

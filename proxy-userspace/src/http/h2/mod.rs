@@ -1,0 +1,123 @@
+//! HTTP/2, by the `h2` crate.
+//!
+//! A connection is driven by one task: a client's by whoever polls [`Server::next`], an upstream's by a task of its
+//! own, since its streams belong to many. The streams' tasks hand their frames to it and are woken by it. Between it
+//! and the socket is [`watch`], and what the crate does not limit is counted there, by [`abuse`].
+
+pub mod abuse;
+pub mod client;
+pub mod head;
+pub mod keepalive;
+pub mod receive;
+pub mod send;
+pub mod server;
+#[cfg(test)]
+mod tests;
+pub mod watch;
+
+use std::time::Duration;
+
+use h2::Reason;
+
+pub use self::client::Client;
+pub use self::keepalive::Keepalive;
+pub use self::server::{Responder, Server};
+use super::{Reset, ResetReason};
+use crate::telemetry::Side;
+
+/// Envoy's `Http2ProtocolOptions`, and what of the connection manager or the cluster concerns the codec.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    pub max_concurrent_streams: u32,
+    pub initial_stream_window_size: u32,
+    pub initial_connection_window_size: u32,
+    pub hpack_table_size: u32,
+    /// Extended `CONNECT` (RFC 8441) is offered.
+    pub allow_connect: bool,
+    pub max_headers_bytes: u32,
+    pub max_headers: usize,
+    /// The scheme of a request that has none that is known.
+    pub https: bool,
+    pub keepalive: Option<Keepalive>,
+    pub limits: abuse::Limits,
+    /// Bytes of one stream that may wait for the socket.
+    pub send_buffer: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            // Envoy's defaults but for the windows: 16 and 24 MiB there are what a peer may make it hold.
+            max_concurrent_streams: 1024,
+            initial_stream_window_size: 256 * 1024,
+            initial_connection_window_size: 1024 * 1024,
+            hpack_table_size: 4096,
+            allow_connect: false,
+            max_headers_bytes: 60 * 1024,
+            max_headers: 100,
+            https: false,
+            keepalive: None,
+            limits: abuse::Limits::default(),
+            send_buffer: 64 * 1024,
+        }
+    }
+}
+
+/// How long a stream that was reset is remembered, for frames of it that were on their way.
+const RESET_MEMORY: Duration = Duration::from_secs(1);
+
+/// What an error of the crate's is to an exchange.
+fn reset_of(error: &h2::Error, side: Side) -> Reset {
+    let reason = error.reason();
+    if error.is_reset() && error.is_remote() {
+        return remote_reset(reason.unwrap_or(Reason::CANCEL), side);
+    }
+    if error.is_go_away() && error.is_remote() {
+        // Only streams that the peer has not touched end by its GOAWAY.
+        return Reset::new(side, ResetReason::RemoteRefused, "http2.remote_refuse");
+    }
+    if error.is_library() {
+        // Envoy's words for what its own library refuses.
+        return Reset::new(side, ResetReason::Protocol, "http2.violation.of.messaging.rule");
+    }
+    if error.is_reset() || error.is_go_away() {
+        return Reset::new(side, ResetReason::Local, "http2.local_reset");
+    }
+    if error.is_io() {
+        let details = match side {
+            Side::Downstream => "downstream_remote_disconnect".to_owned(),
+            Side::Upstream | Side::Internal => error.to_string(),
+        };
+        return Reset::new(side, ResetReason::ConnectionTermination, details);
+    }
+    Reset::new(side, ResetReason::Local, error.to_string())
+}
+
+/// As Envoy's `onStreamClose` names them.
+fn remote_reset(reason: Reason, side: Side) -> Reset {
+    match reason {
+        Reason::REFUSED_STREAM => Reset::new(side, ResetReason::RemoteRefused, "http2.remote_refuse"),
+        Reason::CONNECT_ERROR => Reset::new(side, ResetReason::Connect, "http2.remote_reset"),
+        _ => Reset::new(side, ResetReason::Remote, "http2.remote_reset"),
+    }
+}
+
+/// With what a stream is reset because of `reset`.
+pub fn reason_of(reset: &Reset) -> Reason {
+    match reset.reason {
+        ResetReason::LocalRefused => Reason::REFUSED_STREAM,
+        ResetReason::Connect => Reason::CONNECT_ERROR,
+        ResetReason::Protocol => Reason::PROTOCOL_ERROR,
+        ResetReason::Local
+        | ResetReason::Remote
+        | ResetReason::RemoteRefused
+        | ResetReason::ConnectionTimeout
+        | ResetReason::ConnectionFailure
+        | ResetReason::ConnectionTermination
+        | ResetReason::Overflow
+        | ResetReason::PayloadTooLarge => match reset.side {
+            Side::Downstream => Reason::CANCEL,
+            Side::Upstream | Side::Internal => Reason::INTERNAL_ERROR,
+        },
+    }
+}

@@ -1,0 +1,264 @@
+//! A stream while it is served, whatever the protocol: from its request's head until its last line is written.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use http::header::EXPECT;
+use http::{HeaderValue, StatusCode};
+
+use super::exchange::{self, Chain};
+use super::meter::Meter;
+use super::watch::{Broken, Limits, Standing, Watch};
+use super::{Peer, finish, local_reply, outbound};
+use crate::clock::{self, Instant};
+use crate::http::filter::Stop;
+use crate::http::hcm::HttpStats;
+use crate::http::{Body, ConnCx, Hcm, LocalReply, Request, Reset, ResponseHead, Sent, Stream};
+use crate::telemetry::Side;
+use crate::telemetry::stats::Held;
+
+pub(super) struct Active {
+    pub(super) stream: Stream,
+    pub(super) chain: Chain,
+    pub(super) sent: Sent,
+    pub(super) meter: Option<Arc<Meter>>,
+    limits: Limits,
+    /// Its connection serves no other, where streams have one of their own.
+    close: bool,
+    /// The last thing that has happened to it, but for its bodies.
+    mark: Instant,
+    /// 1xx of the upstream, to be told to the client.
+    interims: Option<Interims>,
+    _counted: Held<HttpStats>,
+    /// An upgrade that was let through.
+    pub(super) upgraded: Option<Held<HttpStats>>,
+}
+
+type Interims = Arc<Mutex<Vec<ResponseHead>>>;
+
+/// What becomes of a stream's connection, where streams have one of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    Keep,
+    Close,
+}
+
+impl Active {
+    pub(super) fn new(cx: &Arc<ConnCx>, request: Request) -> Self {
+        let Request { head, body } = request;
+        let stats = &cx.hcm.stats;
+        stats.downstream_rq_total.inc();
+        let counted = Held::new(stats, |s| &s.downstream_rq_active);
+        let mut stream = Stream::new(cx.clone(), head, Body::empty());
+        let start = stream.start.at;
+        let meter = if body.is_stream() {
+            let meter = Arc::new(Meter::new(start));
+            stream.request_body = meter.request(body);
+            Some(meter)
+        } else {
+            // It is here already.
+            let http = stream.http_mut();
+            http.request_body = body.exact_len().unwrap_or(0);
+            http.request_complete = Some(start);
+            stream.request_body = body;
+            None
+        };
+        let mut active = Self {
+            stream,
+            chain: Chain::new(),
+            sent: Sent::default(),
+            meter,
+            limits: Limits::default(),
+            close: false,
+            mark: start,
+            interims: None,
+            _counted: counted,
+            upgraded: None,
+        };
+        active.limits = active.first_limits();
+        active
+    }
+
+    /// Those of the connection manager, until the route is known.
+    fn first_limits(&self) -> Limits {
+        let model = &self.stream.conn.hcm.model;
+        let start = self.stream.start.at;
+        Limits {
+            idle: model.timeouts.stream_idle,
+            request: model.timeouts.request.and_then(|limit| start.checked_add(limit)),
+            end: model.common.max_stream_duration.and_then(|limit| start.checked_add(limit)),
+        }
+    }
+
+    /// The request is complete.
+    pub(super) fn is_complete(&self) -> bool {
+        self.meter.as_ref().is_none_or(|meter| meter.complete().is_some())
+    }
+
+    /// Serves it to its end. An error: the client has no response, or not all of it.
+    pub(super) async fn serve<P: Peer>(
+        &mut self,
+        peer: &mut P,
+        watch: &mut Watch<'_>,
+    ) -> Result<After, Broken> {
+        self.expect(peer);
+        let begun = exchange::begin(&mut self.stream, &mut self.chain);
+        match begun {
+            Ok(()) => self.request(peer, watch).await?,
+            Err(Stop::Reply(reply)) => local_reply::make(&mut self.stream, *reply),
+            Err(Stop::Reset(reset)) => return Err(Broken::Reset(reset)),
+        }
+        self.respond(peer, watch).await
+    }
+
+    /// Answers without asking anybody: a request that cannot be understood, or that has not come in time.
+    pub(super) async fn refuse<P: Peer>(
+        &mut self,
+        reply: LocalReply,
+        peer: &mut P,
+        watch: &mut Watch<'_>,
+    ) -> Result<After, Broken> {
+        self.close = true;
+        local_reply::make(&mut self.stream, reply);
+        self.respond(peer, watch).await
+    }
+
+    /// `Expect: 100-continue` is the manager's own to answer, unless upstreams are asked.
+    fn expect(&mut self, peer: &mut impl Peer) {
+        if self.stream.conn.hcm.model.proxy_100_continue {
+            let interims = Interims::default();
+            let queue = interims.clone();
+            self.interims = Some(interims);
+            self.stream.interim = Some(Box::new(move |head| {
+                queue.lock().unwrap_or_else(PoisonError::into_inner).push(head);
+            }));
+            return;
+        }
+        let expects = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+        let headers = &mut self.stream.request_mut().headers;
+        if headers.get(EXPECT).is_some_and(expects) {
+            headers.remove(EXPECT);
+            let head = ResponseHead::new(StatusCode::CONTINUE);
+            finish::charge(&self.stream.conn.hcm, head.status.as_u16());
+            peer.inform(&head);
+        }
+    }
+
+    async fn request<P: Peer>(&mut self, peer: &mut P, watch: &mut Watch<'_>) -> Result<(), Broken> {
+        let Self { stream, chain, limits, mark, interims, meter, .. } = self;
+        let standing = Standing { limits: *limits, mark: *mark, meter: meter.as_deref() };
+        let made = match interims {
+            None => watch.over(exchange::request(stream, chain), Some(peer), &standing).await,
+            Some(interims) => {
+                let hcm = stream.conn.hcm.clone();
+                let mut telling = Telling { peer, interims, hcm: &hcm };
+                watch.over(exchange::request(stream, chain), Some(&mut telling), &standing).await
+            }
+        };
+        self.tell(peer);
+        let stop = match made {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(stop)) => stop,
+            Err(Broken::Expired(expiry)) => {
+                expiry.count(&self.stream.conn.hcm.stats);
+                expiry.reply(self.is_complete()).into()
+            }
+            Err(broken @ (Broken::Gone(_) | Broken::Cut | Broken::Reset(_))) => return Err(broken),
+        };
+        match stop {
+            Stop::Reply(reply) => local_reply::make(&mut self.stream, *reply),
+            Stop::Reset(reset) => return Err(Broken::Reset(reset)),
+        }
+        Ok(())
+    }
+
+    fn tell(&self, peer: &mut impl Peer) {
+        if let Some(interims) = &self.interims {
+            tell(peer, interims, &self.stream.conn.hcm);
+        }
+    }
+
+    async fn respond<P: Peer>(&mut self, peer: &mut P, watch: &mut Watch<'_>) -> Result<After, Broken> {
+        self.mark = clock::now();
+        let Self { stream, chain, limits, mark, meter, .. } = self;
+        let standing = Standing { limits: *limits, mark: *mark, meter: meter.as_deref() };
+        let passed = watch.over(exchange::response(stream, chain), Some(peer), &standing).await?;
+        passed.map_err(Broken::Reset)?;
+        outbound::finish(&mut self.stream);
+        self.send(peer, watch).await
+    }
+
+    async fn send<P: Peer>(&mut self, peer: &mut P, watch: &mut Watch<'_>) -> Result<After, Broken> {
+        let complete = self.is_complete();
+        let Self { stream, limits, mark, meter, sent, close, .. } = self;
+        let mut body = stream.response_body.take();
+        if body.is_stream() {
+            let meter = meter.get_or_insert_with(|| {
+                let meter = Arc::new(Meter::new(stream.start.at));
+                meter.touch();
+                meter
+            });
+            body = meter.response(body);
+        }
+        let stats = &stream.conn.hcm.stats;
+        if !complete {
+            stats.downstream_rq_response_before_rq_complete.inc();
+        }
+        let Some(head) = stream.response() else { return Err(Broken::Reset(outbound::no_response())) };
+        finish::charge(&stream.conn.hcm, head.status.as_u16());
+        // As Envoy: something was wrong with the message, and who knows where the next one begins.
+        let bad = P::HTTP1 && stream.local_reply && head.status == StatusCode::BAD_REQUEST;
+        let close = watch.closing(&stream.conn.hcm) || *close || bad;
+        let standing = Standing { limits: *limits, mark: *mark, meter: meter.as_deref() };
+        let written = watch.over::<_, P>(peer.respond(head, body, close, sent), None, &standing).await;
+        match written {
+            Ok(Ok(())) => Ok(if close { After::Close } else { After::Keep }),
+            Ok(Err(reset)) if reset.side == Side::Downstream => Err(Broken::Gone(reset)),
+            Ok(Err(reset)) => Err(Broken::Reset(reset)),
+            Err(broken) => {
+                if let Broken::Expired(expiry) = &broken {
+                    expiry.count(stats);
+                }
+                Err(broken)
+            }
+        }
+    }
+}
+
+fn tell(peer: &mut impl Peer, interims: &Interims, hcm: &Hcm) {
+    let heads = std::mem::take(&mut *interims.lock().unwrap_or_else(PoisonError::into_inner));
+    for head in heads {
+        finish::charge(hcm, head.status.as_u16());
+        peer.inform(&head);
+    }
+}
+
+/// A client that is told what the upstream says before its response.
+struct Telling<'a, P> {
+    peer: &'a mut P,
+    interims: &'a Interims,
+    hcm: &'a Hcm,
+}
+
+impl<P: Peer> Peer for Telling<'_, P> {
+    const HTTP1: bool = P::HTTP1;
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Reset> {
+        tell(self.peer, self.interims, self.hcm);
+        self.peer.poll_gone(cx)
+    }
+
+    fn inform(&mut self, head: &ResponseHead) {
+        self.peer.inform(head);
+    }
+
+    async fn respond(
+        &mut self,
+        head: &ResponseHead,
+        body: Body,
+        close: bool,
+        sent: &mut Sent,
+    ) -> Result<(), Reset> {
+        self.peer.respond(head, body, close, sent).await
+    }
+}

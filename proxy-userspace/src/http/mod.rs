@@ -1,0 +1,68 @@
+//! HTTP: codecs, the connection manager, routes, filters and the way upstream.
+//!
+//! One task carries a client's connection; an exchange of HTTP/1 is all its own, from the request's first byte to the
+//! response's last: the body of a response, when it is polled, reads the upstream's socket and sends what is left of the
+//! request. HTTP/2 has a task for each stream beside the connection's.
+
+pub mod body;
+pub mod exchange;
+pub mod filter;
+pub mod filters;
+pub mod h1;
+pub mod h2;
+pub mod hcm;
+pub mod io;
+pub(crate) mod manager;
+pub mod message;
+pub mod pool;
+pub mod reset;
+pub mod route;
+pub mod router;
+pub mod stream;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use self::body::Body;
+pub use self::exchange::{Interim, Observer, Progress, Sent};
+pub use self::filter::{Filter, LocalReply, Step, Stop, StreamFilter};
+pub use self::hcm::Hcm;
+pub use self::io::Io;
+pub use self::message::{Case, Request, RequestHead, Response, ResponseHead, Scheme};
+pub use self::reset::{Reset, ResetReason};
+pub use self::route::{Routed, Routes};
+pub use self::stream::{ConnCx, Stream};
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use proxy_config::model::bootstrap;
+use proxy_config::model::network_filter::RouteRef;
+
+use crate::telemetry::trace::Node;
+
+/// What the connection managers of one configuration share.
+#[derive(Default)]
+pub struct Common {
+    /// Those of RDS.
+    pub routes: route::RouteSlots<RouteRef>,
+    /// `/healthcheck/fail`.
+    pub failing: Arc<AtomicBool>,
+    /// Who this is, for traces.
+    pub node: Node,
+}
+
+impl Common {
+    pub fn new(node: Option<&bootstrap::Node>) -> Self {
+        let node = node.map(|node| Node {
+            id: node.id.as_str().into(),
+            cluster: node.cluster.as_str().into(),
+            zone: node.zone.as_str().into(),
+        });
+        Self { node: node.unwrap_or_default(), ..Self::default() }
+    }
+}
+
+/// What only shows when a connection manager is built.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BuildError(pub String);

@@ -1,0 +1,124 @@
+//! A connection in the hands of one request.
+
+use std::sync::Arc;
+
+use super::life::Life;
+use super::state::{Pool, Taken};
+use crate::cluster::breaker;
+use crate::http::{Body, Observer, RequestHead, Reset, ResetReason, Response, h1, h2};
+
+pub(super) enum Link {
+    Http1(h1::Client),
+    Http2(h2::Client),
+}
+
+/// May send one request.
+pub struct Lease {
+    link: Link,
+    attached: Attached,
+}
+
+/// A request's hold on its connection, until both its body and its response's are done with.
+pub struct Attached {
+    pool: Arc<Pool>,
+    life: Arc<Life>,
+    /// Both are complete: the connection may go on.
+    complete: bool,
+    _request: breaker::Request,
+}
+
+/// There is no response.
+#[derive(Debug)]
+pub struct Failed {
+    pub reset: Reset,
+    /// The upstream has certainly not touched it.
+    pub untouched: bool,
+    /// What was not sent of the request's body.
+    pub rest: Body,
+}
+
+impl Lease {
+    pub(super) fn new(taken: Taken, pool: Arc<Pool>, request: breaker::Request) -> Self {
+        let Taken { link, life } = taken;
+        Self { link, attached: Attached { pool, life, complete: false, _request: request } }
+    }
+
+    pub fn life(&self) -> &Arc<Life> {
+        &self.attached.life
+    }
+
+    /// Until the response's head is there.
+    pub async fn send(
+        self,
+        head: &RequestHead,
+        body: Body,
+        observer: Observer,
+    ) -> Result<(Response, Attached), Failed> {
+        let Self { link, mut attached } = self;
+        match link {
+            Link::Http1(client) => {
+                let (pool, life) = (attached.pool.clone(), attached.life.clone());
+                let done = move |client| pool.give_back(client, life);
+                match client.send(head, body, observer, done).await {
+                    Ok(response) => Ok((response, attached)),
+                    Err(h1::Failed { reset, untouched, rest }) => {
+                        attached.broke(&reset);
+                        Err(Failed { reset, untouched, rest })
+                    }
+                }
+            }
+            Link::Http2(client) => match client.send(head, body, observer).await {
+                Ok(response) => Ok((response, attached)),
+                Err((reset, untouched, rest)) => {
+                    attached.complete = true;
+                    Err(Failed { reset, untouched, rest })
+                }
+            },
+        }
+    }
+}
+
+impl Attached {
+    pub fn life(&self) -> &Arc<Life> {
+        &self.life
+    }
+
+    /// The response is whole.
+    pub fn complete(&mut self) {
+        self.complete = true;
+    }
+
+    /// The exchange is broken, and with it a connection of HTTP/1.
+    pub fn broke(&mut self, reset: &Reset) {
+        if self.life.version == http::Version::HTTP_2 {
+            self.complete = true;
+            return;
+        }
+        match reset.reason {
+            ResetReason::ConnectionTermination => self.life.ended_remotely(),
+            ResetReason::Protocol if reset.side == crate::telemetry::Side::Upstream => {
+                self.pool.stats().upstream_cx_protocol_error.inc();
+            }
+            ResetReason::Protocol
+            | ResetReason::Local
+            | ResetReason::LocalRefused
+            | ResetReason::Remote
+            | ResetReason::RemoteRefused
+            | ResetReason::ConnectionTimeout
+            | ResetReason::ConnectionFailure
+            | ResetReason::Overflow
+            | ResetReason::Connect
+            | ResetReason::PayloadTooLarge => {}
+        }
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        if !self.complete && self.life.version != http::Version::HTTP_2 {
+            self.life.ended(false);
+        }
+        self.life.end();
+        self.pool.freed();
+    }
+}

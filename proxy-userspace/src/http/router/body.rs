@@ -1,0 +1,189 @@
+//! What is left of an exchange once its response's head is on its way: watched to its end, and counted.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+
+use super::charge::Origin;
+use super::reply::{self, Broken};
+use super::retry::grpc_to_http;
+use super::timeouts::{Alarm, Reached};
+use crate::clock;
+use crate::cluster::{Cluster, Event, Host};
+use crate::http::hcm::HttpStats;
+use crate::http::pool::Attached;
+use crate::http::{Body, Progress, Reset, ResetReason};
+use crate::telemetry::Side;
+
+/// A response's body, and what waits for its end.
+pub(super) struct Watched {
+    inner: Body,
+    alarm: Alarm,
+    ledger: Option<Ledger>,
+}
+
+/// Who is told how an exchange ends.
+pub(super) struct Ledger {
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) host: Arc<Host>,
+    /// Of the client's connection manager.
+    pub(super) stats: Option<Arc<HttpStats>>,
+    pub(super) origin: Origin,
+    /// None: nothing is counted by codes.
+    pub(super) dynamic: bool,
+    /// A gRPC status is still to come, in trailers.
+    pub(super) grpc: bool,
+    pub(super) attached: Attached,
+}
+
+impl Watched {
+    pub(super) fn new(inner: Body, alarm: Alarm, ledger: Ledger) -> Body {
+        Body::stream(Self { inner, alarm, ledger: Some(ledger) })
+    }
+
+    fn broken(&mut self, reset: Reset) -> Reset {
+        // What it holds goes before anybody is told.
+        self.inner = Body::empty();
+        match self.ledger.take() {
+            Some(ledger) => ledger.broken(reset, self.alarm.progress()),
+            None => reset,
+        }
+    }
+
+    fn late(&mut self, reached: Reached) -> Reset {
+        self.inner = Body::empty();
+        if let Some(ledger) = self.ledger.take() {
+            ledger.late(reached, self.alarm.progress());
+        }
+        Reset::new(Side::Upstream, ResetReason::ConnectionTimeout, details(reached))
+    }
+}
+
+/// `%RESPONSE_CODE_DETAILS%`.
+pub(super) fn details(reached: Reached) -> &'static str {
+    match reached {
+        Reached::Global => "response_timeout",
+        Reached::PerTry => "upstream_per_try_timeout",
+        Reached::PerTryIdle => "upstream_per_try_idle_timeout",
+        Reached::Stream => "upstream_max_stream_duration_reached",
+    }
+}
+
+impl Ledger {
+    /// All of the response is there.
+    pub(super) fn complete(mut self, alarm: &Alarm, trailers: Option<u32>) {
+        self.attached.complete();
+        if self.grpc {
+            let code = trailers.map_or(500, grpc_to_http);
+            self.cluster.report(&self.host, Event::Status(code));
+        }
+        if self.dynamic
+            && let Some(complete) = alarm.complete()
+        {
+            let took = clock::now().saturating_duration_since(complete);
+            self.cluster.pools().codes().time(took, self.origin);
+        }
+        self.bytes(alarm.progress());
+    }
+
+    fn broken(mut self, reset: Reset, progress: &Progress) -> Reset {
+        self.bytes(progress);
+        self.attached.broke(&reset);
+        if reset.side == Side::Downstream {
+            return reset;
+        }
+        self.cluster.report(&self.host, Event::RequestFailed);
+        self.count_late();
+        let broken = Broken { reset, local: false };
+        let details = reply::details("upstream_reset_after_response_started", &broken);
+        Reset { details, ..broken.reset }
+    }
+
+    fn late(self, reached: Reached, progress: &Progress) {
+        self.bytes(progress);
+        self.count_late();
+        let stats = &self.cluster.stats;
+        match reached {
+            Reached::Global => stats.upstream_rq_timeout.inc(),
+            Reached::PerTry => stats.upstream_rq_per_try_timeout.inc(),
+            Reached::PerTryIdle => stats.upstream_rq_per_try_idle_timeout.inc(),
+            Reached::Stream => stats.upstream_rq_max_duration_reached.inc(),
+        }
+    }
+
+    fn count_late(&self) {
+        if let Some(stats) = &self.stats {
+            stats.rq_reset_after_downstream_response_started.inc();
+        }
+    }
+
+    fn bytes(&self, progress: &Progress) {
+        bytes(&self.cluster, progress);
+    }
+}
+
+/// What went over the connection, but for the framing.
+pub(super) fn bytes(cluster: &Cluster, progress: &Progress) {
+    let count = |head: &std::sync::atomic::AtomicU64, body: &std::sync::atomic::AtomicU64| {
+        head.load(Ordering::Relaxed) + body.load(Ordering::Relaxed)
+    };
+    cluster.stats.upstream_cx_tx_bytes_total.add(count(&progress.request_head, &progress.request_body));
+    cluster.stats.upstream_cx_rx_bytes_total.add(count(&progress.response_head, &progress.response_body));
+}
+
+impl http_body::Body for Watched {
+    type Data = Bytes;
+    type Error = Reset;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Reset>>> {
+        let this = self.get_mut();
+        match this.inner.poll(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.alarm.moved();
+                if this.inner.is_end()
+                    && let Some(ledger) = this.ledger.take()
+                {
+                    let status = frame.trailers_ref().and_then(super::retry::grpc_status);
+                    this.inner = Body::empty();
+                    ledger.complete(&this.alarm, status);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(reset))) => Poll::Ready(Some(Err(this.broken(reset)))),
+            Poll::Ready(None) => {
+                this.inner = Body::empty();
+                if let Some(ledger) = this.ledger.take() {
+                    ledger.complete(&this.alarm, None);
+                }
+                Poll::Ready(None)
+            }
+            Poll::Pending if this.ledger.is_some() => match this.alarm.poll(cx) {
+                Poll::Ready(reached) => Poll::Ready(Some(Err(this.late(reached)))),
+                Poll::Pending => Poll::Pending,
+            },
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        http_body::Body::size_hint(&self.inner)
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        // Whoever wanted it has gone: first the connection, then what is told of it.
+        if let Some(ledger) = self.ledger.take() {
+            self.inner = Body::empty();
+            ledger.bytes(self.alarm.progress());
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Requests of the proxy's own, to a cluster: of filters, of tracers, of whatever follows a remote document.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Version;
+use proxy_config::model::http::Priority;
+
+use super::body::{self, Ledger, Watched};
+use super::charge::Origin;
+use super::forward::{guarded, unconnected};
+use super::retry::grpc_status;
+use super::timeouts::{Alarm, Timeouts};
+use crate::clock;
+use crate::cluster::{Cluster, Event, Source, Want};
+use crate::http::pool::{Caller, Demand, Failed};
+use crate::http::{Observer, Progress, Request, Reset, ResetReason, Response};
+use crate::telemetry::Side;
+
+/// Sends it once. The time is for all of it, the response's body included; `None`: without a limit. Counted as an
+/// internal request, as in Envoy.
+pub async fn call(
+    cluster: &Arc<Cluster>,
+    caller: &Caller,
+    request: Request,
+    timeout: Option<Duration>,
+) -> Result<Response, Reset> {
+    let Request { head, body } = request;
+    let origin = Origin { internal: true, canary: false };
+    let codes = cluster.pools().codes();
+    let Ok(host) = cluster.choose(&Want::default()) else {
+        codes.charge(503, origin);
+        return Err(reset(ResetReason::ConnectionFailure, "no healthy upstream"));
+    };
+    let timeouts = Timeouts { global: timeout, ..Timeouts::default() };
+    let mut alarm = Alarm::new(timeouts, Some(clock::now()));
+    let progress = Arc::<Progress>::default();
+    alarm.begin(progress.clone());
+    let exchange = async {
+        let demand = Demand {
+            cluster,
+            host: &host,
+            caller,
+            facts: None,
+            version: Version::HTTP_11,
+            priority: Priority::Default,
+            source: Source::Cluster,
+            more: None,
+        };
+        let lease = cluster.pools().acquire(demand).await.map_err(|refused| unconnected(refused).reset)?;
+        let observer = Observer { progress, interim: None };
+        lease.send(&head, body, observer).await.map_err(|Failed { reset, .. }| reset)
+    };
+    let result = match guarded(&mut alarm, exchange).await {
+        Ok(result) => result,
+        Err(reached) => {
+            cluster.stats.upstream_rq_timeout.inc();
+            cluster.report(&host, Event::RequestTimeout);
+            codes.charge(504, origin);
+            return Err(reset(ResetReason::ConnectionTimeout, body::details(reached)));
+        }
+    };
+    let (response, attached) = result.inspect_err(|reset| {
+        body::bytes(cluster, alarm.progress());
+        if reset.reason != ResetReason::Overflow {
+            cluster.report(&host, Event::RequestFailed);
+        }
+        codes.charge(if reset.reason == ResetReason::Protocol { 502 } else { 503 }, origin);
+    })?;
+    let Response { head: answer, body } = response;
+    codes.charge(answer.status.as_u16(), origin);
+    let grpc = head.is_grpc() && grpc_status(&answer.headers).is_none();
+    if !grpc {
+        cluster.report(&host, Event::Status(answer.status.as_u16()));
+    }
+    let whole = body.is_end() || alarm.progress().last_received().is_some();
+    let cluster = cluster.clone();
+    let ledger = Ledger { cluster, host, stats: None, origin, dynamic: true, grpc, attached };
+    if whole {
+        ledger.complete(&alarm, None);
+        return Ok(Response { head: answer, body });
+    }
+    Ok(Response { head: answer, body: Watched::new(body, alarm, ledger) })
+}
+
+fn reset(reason: ResetReason, details: &'static str) -> Reset {
+    Reset::new(Side::Upstream, reason, details)
+}

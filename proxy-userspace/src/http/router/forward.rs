@@ -1,0 +1,567 @@
+//! A request on its way: to a host, by a connection, again if need be, until there is a response.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, StatusCode, Version};
+use proxy_config::model::http::RouteAction;
+use proxy_config::model::http::filters::Router;
+use proxy_config::model::http::retry::RetryHostPredicate;
+
+use super::body::{self, Ledger, Watched};
+use super::charge::{self, Origin};
+use super::replay::Replay;
+use super::reply::{self, Broken};
+use super::retry::{Retry, Verdict, grpc_status, grpc_to_http};
+use super::timeouts::{Alarm, Reached, Timeouts};
+use crate::clock;
+use crate::cluster::{Cluster, Event, Host, NoHost, Source, Want};
+use crate::http::filter::Stop;
+use crate::http::pool::{Attached, Caller, Demand, Failed, Life, Refused};
+use crate::http::{
+    Body, Hcm, LocalReply, Observer, Progress, Reset, ResetReason, Response, Routed, Stream, route,
+};
+use crate::telemetry::{Flags, Side};
+
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
+
+pub(super) struct Forward<'a> {
+    stream: &'a mut Stream,
+    hcm: &'a Arc<Hcm>,
+    router: Option<&'a Router>,
+    routed: &'a Arc<Routed>,
+    action: &'a RouteAction,
+    cluster: &'a Arc<Cluster>,
+    retry: Option<Box<Retry>>,
+    alarm: Alarm,
+    hash: Option<u64>,
+    attempts: u32,
+    /// Hosts of former attempts, where some are to be avoided.
+    tried: Vec<SocketAddr>,
+    started: clock::Instant,
+}
+
+/// An attempt without a response.
+enum End {
+    Broken {
+        broken: Broken,
+        sent: bool,
+    },
+    Late(Reached),
+    /// The client's own doing.
+    Client(Reset),
+}
+
+/// The request's body.
+enum Payload {
+    Empty,
+    Once(Body),
+    Again(Replay),
+}
+
+impl Payload {
+    /// For an attempt. None: it was sent, and is gone.
+    fn next(&mut self) -> Option<Body> {
+        match self {
+            Self::Empty => Some(Body::empty()),
+            Self::Once(body) if body.is_end() => None,
+            Self::Once(body) => Some(body.take()),
+            Self::Again(replay) => replay.pass(),
+        }
+    }
+}
+
+impl<'a> Forward<'a> {
+    pub(super) fn new(
+        stream: &'a mut Stream,
+        hcm: &'a Arc<Hcm>,
+        router: Option<&'a Router>,
+        routed: &'a Arc<Routed>,
+        action: &'a RouteAction,
+        cluster: &'a Arc<Cluster>,
+    ) -> Self {
+        Self {
+            alarm: Alarm::new(Timeouts::default(), None),
+            started: clock::now(),
+            hash: None,
+            retry: None,
+            attempts: 0,
+            tried: Vec::new(),
+            stream,
+            hcm,
+            router,
+            routed,
+            action,
+            cluster,
+        }
+    }
+
+    pub(super) async fn run(mut self) -> Result<(), Stop> {
+        let upstream = &mut self.stream.entry.upstream;
+        upstream.cluster = Some(self.cluster.model.name.clone());
+        upstream.cluster_model = Some(self.cluster.model.clone());
+        if self.cluster.drop_overload().is_some() {
+            self.cluster.stats.upstream_rq_drop_overload.inc();
+            return Err(self.refuse(reply::drop_overload()));
+        }
+        self.hash = self.routed.hash(self.stream);
+        let mut host = self.host()?;
+        let mut source = self.prepare();
+        loop {
+            let Some(body) = source.next() else { return Err(self.exhausted()) };
+            self.begin(&host);
+            self.trace();
+            match self.attempt(&host, body).await {
+                Ok((response, attached)) if self.judge(&response, &host, &source) => {
+                    self.retried(response, attached);
+                }
+                Ok((response, attached)) => return self.respond(response, attached, host),
+                Err(End::Client(reset)) => return Err(reset.into()),
+                Err(End::Late(reached)) => self.late(reached, &host, &source)?,
+                Err(End::Broken { broken, sent }) => self.broke(broken, sent, &host, &source)?,
+            }
+            self.pause().await?;
+            host = self.host()?;
+        }
+    }
+
+    /// What is done once, before the first attempt.
+    fn prepare(&mut self) -> Payload {
+        let (routed, action, router) = (self.routed, self.action, self.router);
+        let host = routed.host();
+        let settings = self.cluster.pools().settings();
+        let of_cluster = self.cluster.model.http.as_ref().and_then(|http| http.retry_policy.as_ref());
+        let of_host = host.and_then(|host| host.retry_policy.as_ref());
+        let policy = action.retry_policy.as_ref().or(of_host).or(of_cluster);
+        let stream_limit = settings.common.max_stream_duration;
+        let http = self.stream.http_mut();
+        let head = &mut http.request;
+        let mut timeouts = Timeouts::of(action, policy, head, router);
+        timeouts.stream = stream_limit;
+        timeouts.tell(action, head, router, Duration::ZERO);
+        self.retry = Retry::of(policy, &mut head.headers, action.priority);
+        let complete = self.stream.request_body.is_end().then_some(self.started);
+        self.alarm = Alarm::new(timeouts, complete);
+        if host.is_some_and(|host| host.include_request_attempt_count) {
+            self.stream.request_mut().headers.insert(ATTEMPTS, HeaderValue::from_static("1"));
+        }
+        route::finalize_request(self.stream, routed, !self.suppresses());
+        let body = self.stream.request_body.take();
+        match body.is_end() {
+            true => Payload::Empty,
+            false if self.retry.is_some() => Payload::Again(Replay::new(body, self.buffer())),
+            false => Payload::Once(body),
+        }
+    }
+
+    fn suppresses(&self) -> bool {
+        self.router.is_some_and(|router| router.suppress_envoy_headers)
+    }
+
+    /// How much of a request is kept for retries.
+    fn buffer(&self) -> usize {
+        let of_route = self.routed.model().and_then(|route| route.request_body_buffer_limit);
+        let of_host = || self.routed.host().and_then(|host| host.request_body_buffer_limit);
+        match of_route.or_else(of_host) {
+            Some(limit) => usize::try_from(limit).unwrap_or(usize::MAX),
+            None => match self.stream.conn.listener.buffer_limit {
+                0 => usize::MAX,
+                limit => limit as usize,
+            },
+        }
+    }
+
+    /// The next host; none of those that the retry policy rejects, if that can be helped.
+    fn host(&mut self) -> Result<Arc<Host>, Stop> {
+        let most = match &self.retry {
+            Some(retry) if self.attempts > 0 => retry.policy.host_selection_max_attempts,
+            Some(_) | None => 0,
+        };
+        for _ in 0..most {
+            match self.choose() {
+                Ok(host) if self.rejects(&host) => {}
+                Ok(host) => return Ok(host),
+                Err(_) => return Err(self.no_host()),
+            }
+        }
+        self.choose().map_err(|_| self.no_host())
+    }
+
+    fn choose(&self) -> Result<Arc<Host>, NoHost> {
+        let facts = &self.stream.entry.facts;
+        self.cluster.choose(&Want {
+            hash: self.hash,
+            metadata_match: self.routed.metadata_match(),
+            original_dst: facts.local_restored.then_some(facts.local),
+            ..Want::default()
+        })
+    }
+
+    fn rejects(&self, host: &Host) -> bool {
+        let Some(retry) = &self.retry else { return false };
+        retry.policy.host_predicates.iter().any(|predicate| match predicate {
+            RetryHostPredicate::PreviousHosts => {
+                host.socket_address().is_some_and(|address| self.tried.contains(&address))
+            }
+            RetryHostPredicate::OmitCanaryHosts => host.canary(),
+            RetryHostPredicate::OmitHostMetadata(omitted) => {
+                let (has, empty) = (host.metadata(), Default::default());
+                let (Some(omitted), has) = (omitted.of("envoy.lb"), has.of("envoy.lb").unwrap_or(&empty))
+                else {
+                    return false;
+                };
+                omitted.iter().all(|(key, value)| has.get(key) == Some(value))
+            }
+        })
+    }
+
+    fn no_host(&mut self) -> Stop {
+        self.charge(503, None);
+        self.refuse(reply::no_host())
+    }
+
+    /// Tells the upstream which trace its request is of.
+    fn trace(&mut self) {
+        if let Some(span) = self.stream.upstream_span.take() {
+            span.finish_child(&self.stream.entry);
+        }
+        let Some(span) = &self.stream.span else { return };
+        let child = span.child(&self.stream.entry, &self.cluster.model.name);
+        let span = self.stream.span.take();
+        if let Some(telling) = child.as_ref().or(span.as_ref()) {
+            telling.inject(self.stream.request_mut());
+        }
+        (self.stream.span, self.stream.upstream_span) = (span, child);
+    }
+
+    /// Sends it, until there is the head of a response.
+    async fn attempt(&mut self, host: &Arc<Host>, body: Body) -> Result<(Response, Attached), End> {
+        let Self { stream, alarm, cluster, action, .. } = self;
+        let stream: &mut Stream = stream;
+        let caller = Caller::of(&stream.conn);
+        let demand = Demand {
+            cluster,
+            host,
+            caller: &caller,
+            facts: Some(&stream.entry.facts),
+            version: stream.request().version,
+            priority: action.priority,
+            source: Source::Cluster,
+            more: None,
+        };
+        let lease = match guarded(alarm, cluster.pools().acquire(demand)).await {
+            Ok(Ok(lease)) => lease,
+            Ok(Err(refused)) => return Err(End::Broken { broken: unconnected(refused), sent: false }),
+            Err(reached) => return Err(End::Late(reached)),
+        };
+        alarm.connected();
+        tell_connection(stream, lease.life());
+        let observer = Observer { progress: alarm.progress().clone(), interim: stream.interim.take() };
+        let http2 = lease.life().version == Version::HTTP_2;
+        match guarded(alarm, lease.send(stream.request(), body, observer)).await {
+            Ok(Ok(sent)) => Ok(sent),
+            Ok(Err(Failed { reset, .. })) if reset.side == Side::Downstream => Err(End::Client(reset)),
+            Ok(Err(Failed { reset, .. })) => {
+                body::bytes(cluster, alarm.progress());
+                if http2 {
+                    count_reset(cluster, &reset);
+                }
+                let sent = alarm.progress().first_sent().is_some();
+                Err(End::Broken { broken: Broken { reset, local: false }, sent })
+            }
+            Err(reached) => {
+                body::bytes(cluster, alarm.progress());
+                if http2 {
+                    cluster.stats.upstream_rq_tx_reset.inc();
+                }
+                Err(End::Late(reached))
+            }
+        }
+    }
+
+    /// Before an attempt.
+    fn begin(&mut self, host: &Arc<Host>) {
+        self.attempts += 1;
+        let again = self.attempts > 1;
+        let progress = Arc::<Progress>::default();
+        self.alarm.begin(progress.clone());
+        let counted = again && self.routed.host().is_some_and(|host| host.include_request_attempt_count);
+        let http = self.stream.http_mut();
+        http.progress = Some(progress);
+        if counted {
+            http.request.headers.insert(ATTEMPTS, HeaderValue::from(self.attempts));
+        }
+        if again {
+            let elapsed = clock::now() - self.started;
+            self.alarm.timeouts.tell(self.action, &mut http.request, self.router, elapsed);
+        }
+        if route::is_auto(self.action) && !host.hostname.is_empty() {
+            let (append, keep) = (self.action.append_x_forwarded_host, !self.suppresses());
+            route::rewrite_host(&mut self.stream.http_mut().request, &host.hostname, append, keep);
+        }
+        let upstream = &mut self.stream.entry.upstream;
+        upstream.host = host.socket_address();
+        upstream.hostname = Some(host.hostname.clone()).filter(|name| !name.is_empty());
+        upstream.attempts = self.attempts;
+        upstream.host_metadata = Some(host.metadata()).filter(|metadata| !metadata.is_empty());
+        if let Some(retry) = &self.retry {
+            upstream.attempted.extend(host.socket_address());
+            if !retry.policy.host_predicates.is_empty() {
+                self.tried.extend(host.socket_address());
+            }
+        }
+    }
+
+    /// Whether a response's request is sent again instead.
+    fn judge(&mut self, response: &Response, host: &Arc<Host>, source: &Payload) -> bool {
+        let head = &response.head;
+        let status = match grpc_status(&head.headers).filter(|_| self.stream.request().is_grpc()) {
+            Some(status) => Some(grpc_to_http(status)),
+            // It is in the trailers.
+            None if self.stream.request().is_grpc() && head.status == StatusCode::OK => None,
+            None => Some(head.status.as_u16()),
+        };
+        if let Some(status) = status {
+            self.cluster.report(host, Event::Status(status));
+        }
+        let Some(retry) = &mut self.retry else { return false };
+        if source.is_lost() {
+            return false;
+        }
+        let verdict = retry.after_response(head, self.cluster);
+        self.heed(verdict)
+    }
+
+    /// Says whether to go on.
+    fn heed(&mut self, verdict: Verdict) -> bool {
+        match verdict {
+            Verdict::Again => return true,
+            Verdict::No => {}
+            Verdict::Exhausted => self.stream.flag(Flags::URX),
+            Verdict::Overflow => self.stream.flag(Flags::UO),
+        }
+        false
+    }
+
+    /// A response that nobody will see.
+    fn retried(&mut self, response: Response, mut attached: Attached) {
+        self.cluster.pools().codes().charge_retry(response.head.status.as_u16());
+        body::bytes(self.cluster, self.alarm.progress());
+        if self.alarm.progress().last_received().is_some() || response.body.is_end() {
+            attached.complete();
+        } else if attached.life().version == Version::HTTP_2 {
+            self.cluster.stats.upstream_rq_tx_reset.inc();
+        }
+        drop(response);
+    }
+
+    /// A limit was reached. Only that of one try leaves room for another.
+    fn late(&mut self, reached: Reached, host: &Arc<Host>, source: &Payload) -> Result<(), Stop> {
+        let stats = &self.cluster.stats;
+        match reached {
+            Reached::Global => stats.upstream_rq_timeout.inc(),
+            Reached::PerTry => stats.upstream_rq_per_try_timeout.inc(),
+            Reached::PerTryIdle => stats.upstream_rq_per_try_idle_timeout.inc(),
+            Reached::Stream => stats.upstream_rq_max_duration_reached.inc(),
+        }
+        self.cluster.report(host, Event::RequestTimeout);
+        let details = body::details(reached);
+        let flag = match reached {
+            Reached::Global => Flags::UT,
+            Reached::Stream => Flags::UMSDR,
+            Reached::PerTry | Reached::PerTryIdle => {
+                let reset = Reset::new(Side::Upstream, ResetReason::Local, details);
+                if self.goes_on(&reset, true, source) {
+                    host.stats.rq_error.inc();
+                    return Ok(());
+                }
+                Flags::UT
+            }
+        };
+        self.charge(504, Some(host));
+        host.stats.rq_error.inc();
+        Err(self.refuse(reply::timeout(flag, details)))
+    }
+
+    fn broke(&mut self, broken: Broken, sent: bool, host: &Arc<Host>, source: &Payload) -> Result<(), Stop> {
+        let overflow = broken.reset.reason == ResetReason::Overflow;
+        if overflow {
+            host.stats.rq_error.inc();
+        } else {
+            self.cluster.report(host, Event::RequestFailed);
+        }
+        let failure = broken.failure();
+        self.stream.entry.outcome.upstream_failure = Some(failure.to_owned()).filter(|why| !why.is_empty());
+        if self.goes_on(&broken.reset, sent, source) {
+            return Ok(());
+        }
+        let reply = reply::reset(&broken, self.attempts, self.suppresses());
+        self.charge(reply.status.as_u16(), Some(host));
+        Err(self.refuse(reply))
+    }
+
+    fn goes_on(&mut self, reset: &Reset, sent: bool, source: &Payload) -> bool {
+        let Some(retry) = &mut self.retry else { return false };
+        if source.is_lost() {
+            return false;
+        }
+        let verdict = retry.after_reset(reset, sent, self.cluster);
+        self.heed(verdict)
+    }
+
+    /// A retry would have followed, but its body is gone.
+    fn exhausted(&mut self) -> Stop {
+        self.charge(503, None);
+        let reset = Reset::new(Side::Upstream, ResetReason::Local, "");
+        let reply = reply::reset(&Broken { reset, local: true }, self.attempts, self.suppresses());
+        self.refuse(reply)
+    }
+
+    async fn pause(&mut self) -> Result<(), Stop> {
+        let Some(retry) = &mut self.retry else { return Ok(()) };
+        let pause = retry.pause(&self.cluster.stats);
+        if pause.is_zero() {
+            return Ok(());
+        }
+        self.alarm.rest();
+        match guarded(&mut self.alarm, tokio::time::sleep(pause)).await {
+            Ok(()) => Ok(()),
+            Err(reached) => {
+                self.cluster.stats.upstream_rq_timeout.inc();
+                self.charge(504, None);
+                Err(self.refuse(reply::timeout(Flags::UT, body::details(reached))))
+            }
+        }
+    }
+
+    fn charge(&self, code: u16, host: Option<&Host>) {
+        let response = self.stream.response().map(|head| &head.headers);
+        let origin = charge::origin(&self.stream.request().headers, response, host);
+        self.charge_of(code, origin);
+    }
+
+    fn charge_of(&self, code: u16, origin: Origin) {
+        if self.is_dynamic() {
+            self.cluster.pools().codes().charge(code, origin);
+        }
+    }
+
+    /// Whether responses are counted by their codes.
+    fn is_dynamic(&self) -> bool {
+        self.router.is_none_or(|router| router.dynamic_stats) && !self.stream.http().health_check
+    }
+
+    fn refuse(&self, mut reply: LocalReply) -> Stop {
+        if self.routed.host().is_some_and(|host| host.include_attempt_count_in_response) && self.attempts > 0
+        {
+            reply.headers.insert(ATTEMPTS, HeaderValue::from(self.attempts));
+        }
+        reply.into()
+    }
+
+    /// The response goes to the client.
+    fn respond(mut self, response: Response, attached: Attached, host: Arc<Host>) -> Result<(), Stop> {
+        let Response { mut head, body } = response;
+        if !self.suppresses()
+            && let Some(complete) = self.alarm.complete()
+        {
+            let took = clock::now().saturating_duration_since(complete).as_millis();
+            head.headers.insert(SERVICE_TIME, HeaderValue::from(u64::try_from(took).unwrap_or(u64::MAX)));
+        }
+        let origin = charge::origin(&self.stream.request().headers, Some(&head.headers), Some(&host));
+        self.charge_of(head.status.as_u16(), origin);
+        let grpc = self.stream.request().is_grpc()
+            && head.status == StatusCode::OK
+            && grpc_status(&head.headers).is_none();
+        let ledger = Ledger {
+            cluster: self.cluster.clone(),
+            host,
+            stats: Some(self.hcm.stats.clone()),
+            origin,
+            dynamic: self.is_dynamic(),
+            grpc,
+            attached,
+        };
+        let counted = self.routed.host().is_some_and(|host| host.include_attempt_count_in_response);
+        self.stream.http_mut().response = Some(head);
+        route::finalize_response(self.stream, self.routed);
+        if counted && let Some(head) = self.stream.response_mut() {
+            head.headers.insert(ATTEMPTS, HeaderValue::from(self.attempts));
+        }
+        self.stream.details("via_upstream");
+        self.alarm.headed();
+        let whole = body.is_end() || self.alarm.progress().last_received().is_some();
+        self.stream.response_body = if whole {
+            ledger.complete(&self.alarm, None);
+            body
+        } else {
+            Watched::new(body, self.alarm, ledger)
+        };
+        Ok(())
+    }
+}
+
+impl Payload {
+    fn is_lost(&self) -> bool {
+        match self {
+            Self::Empty => false,
+            Self::Once(_) => true,
+            Self::Again(replay) => replay.is_lost(),
+        }
+    }
+}
+
+/// Until it is done, or a limit is reached.
+pub(super) async fn guarded<T>(alarm: &mut Alarm, future: impl Future<Output = T>) -> Result<T, Reached> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Ok(done)),
+        Poll::Pending => alarm.poll(cx).map(Err),
+    })
+    .await
+}
+
+fn tell_connection(stream: &mut Stream, life: &Life) {
+    let upstream = &mut stream.entry.upstream;
+    upstream.local = life.local;
+    upstream.connection_id = life.id;
+    upstream.tls.clone_from(&life.tls);
+    upstream.connected_after = Some(life.took);
+    stream.http_mut().upstream_protocol = Some(life.version);
+}
+
+/// Without a connection.
+pub(super) fn unconnected(refused: Refused) -> Broken {
+    let reset = |reason, details: String| Reset::new(Side::Upstream, reason, details);
+    match refused {
+        Refused::Overflow(overflow) => {
+            Broken { reset: reset(ResetReason::Overflow, overflow.to_string()), local: true }
+        }
+        Refused::Failed { reason, local, details } => {
+            Broken { reset: reset(reason, details.to_string()), local }
+        }
+        Refused::Gone => Broken { reset: reset(ResetReason::ConnectionFailure, String::new()), local: true },
+    }
+}
+
+/// Of HTTP/2, by whom a stream was reset.
+fn count_reset(cluster: &Cluster, reset: &Reset) {
+    match reset.reason {
+        ResetReason::Remote => cluster.stats.upstream_rq_rx_reset.inc(),
+        ResetReason::Local | ResetReason::Protocol | ResetReason::PayloadTooLarge => {
+            cluster.stats.upstream_rq_tx_reset.inc();
+        }
+        ResetReason::LocalRefused
+        | ResetReason::RemoteRefused
+        | ResetReason::ConnectionTimeout
+        | ResetReason::ConnectionFailure
+        | ResetReason::ConnectionTermination
+        | ResetReason::Overflow
+        | ResetReason::Connect => {}
+    }
+}

@@ -1,0 +1,83 @@
+//! The router: what ends each filter chain and carries a request to where its route says.
+//!
+//! [`run`] answers where the route does, or has [`Forward`] send the request: to a host of the cluster, by a connection
+//! of its pool, again where the retry policy has it so. `timeouts`, `retry` and `replay` are what it goes by; `charge`
+//! counts; `body` watches what is left of the exchange once the response's head is on its way.
+
+mod body;
+mod call;
+mod charge;
+mod forward;
+mod replay;
+mod reply;
+mod retry;
+#[cfg(test)]
+mod tests;
+mod timeouts;
+
+use std::sync::Arc;
+
+use proxy_config::model::http::FilterKind;
+use proxy_config::model::http::filters::Router;
+
+use self::forward::Forward;
+use super::filter::Stop;
+use super::{Hcm, Stream, route};
+
+pub use self::call::call;
+pub use self::charge::CodeStats;
+
+/// Makes the response: its head in the stream's entry, its body in [`Stream::response_body`].
+pub async fn run(stream: &mut Stream) -> Result<(), Stop> {
+    let hcm = stream.conn.hcm.clone();
+    hcm.stats.rq_total.inc();
+    let Some(routed) = stream.route() else {
+        hcm.stats.no_route.inc();
+        return Err(reply::no_route().into());
+    };
+    let router = settings(&hcm);
+    let keep_original = router.is_none_or(|router| !router.suppress_envoy_headers);
+    if let Some(reply) = route::reply(stream, &routed, keep_original) {
+        if reply.status.is_redirection() { &hcm.stats.rq_redirect } else { &hcm.stats.rq_direct_response }
+            .inc();
+        return Err(reply.into());
+    }
+    let Some(action) = routed.action() else {
+        hcm.stats.no_route.inc();
+        return Err(reply::no_route().into());
+    };
+    let cluster = routed.cluster(stream.request()).and_then(|name| stream.conn.cluster(&name));
+    let Some(cluster) = cluster else {
+        hcm.stats.no_cluster.inc();
+        return Err(reply::no_cluster(action).into());
+    };
+    Forward::new(stream, &hcm, router, &routed, action, &cluster).run().await
+}
+
+/// None: all defaults.
+fn settings(hcm: &Arc<Hcm>) -> Option<&Router> {
+    match &hcm.model.filters.last()?.kind {
+        FilterKind::Router(router) => Some(router),
+        FilterKind::Lua(_)
+        | FilterKind::Cors
+        | FilterKind::Fault(_)
+        | FilterKind::Rbac(_)
+        | FilterKind::GrpcStats(_)
+        | FilterKind::GrpcWeb
+        | FilterKind::ExtAuthz(_)
+        | FilterKind::JwtAuthn(_)
+        | FilterKind::LocalRateLimit(_)
+        | FilterKind::HeaderMutation(_)
+        | FilterKind::HealthCheck(_)
+        | FilterKind::Compressor(_)
+        | FilterKind::Buffer(_)
+        | FilterKind::SetFilterState(_)
+        | FilterKind::Csrf(_)
+        | FilterKind::IstioAlpn(_)
+        | FilterKind::MetadataExchange(_)
+        | FilterKind::IstioStats(_)
+        | FilterKind::UpstreamCodec
+        | FilterKind::Discovered(_)
+        | FilterKind::Unserved(_) => None,
+    }
+}

@@ -1,0 +1,172 @@
+//! A request's body that may be sent more than once: what was read of it is kept, up to a limit.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::Frame;
+
+use crate::http::{Body, Reset};
+
+/// All attempts are of one task: the lock is never waited for.
+#[derive(Clone)]
+pub(super) struct Replay(Arc<Mutex<Kept>>);
+
+struct Kept {
+    source: Body,
+    frames: Vec<Kind>,
+    size: usize,
+    limit: usize,
+    ended: bool,
+    /// More came than is kept: it cannot be sent again.
+    lost: bool,
+}
+
+#[derive(Clone)]
+enum Kind {
+    Data(Bytes),
+    Trailers(HeaderMap),
+}
+
+/// One time through it.
+struct Pass {
+    kept: Replay,
+    at: usize,
+}
+
+impl Replay {
+    pub(super) fn new(source: Body, limit: usize) -> Self {
+        let frames = Vec::new();
+        Self(Arc::new(Mutex::new(Kept { source, frames, size: 0, limit, ended: false, lost: false })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From its beginning. None: it is no longer there.
+    pub(super) fn pass(&self) -> Option<Body> {
+        let kept = self.lock();
+        if kept.lost {
+            return None;
+        }
+        if kept.frames.is_empty() && (kept.ended || kept.source.is_end()) {
+            return Some(Body::empty());
+        }
+        drop(kept);
+        Some(Body::stream(Pass { kept: self.clone(), at: 0 }))
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.lock().lost
+    }
+}
+
+impl Kept {
+    fn keep(&mut self, kind: Kind) {
+        self.size += match &kind {
+            Kind::Data(data) => data.len(),
+            Kind::Trailers(_) => 0,
+        };
+        self.lost |= self.size > self.limit;
+        if self.lost {
+            self.frames = Vec::new();
+        } else {
+            self.frames.push(kind);
+        }
+    }
+}
+
+impl http_body::Body for Pass {
+    type Data = Bytes;
+    type Error = Reset;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Reset>>> {
+        let this = self.get_mut();
+        let mut kept = this.kept.lock();
+        if !kept.lost
+            && let Some(kind) = kept.frames.get(this.at)
+        {
+            this.at += 1;
+            return Poll::Ready(Some(Ok(match kind {
+                Kind::Data(data) => Frame::data(data.clone()),
+                Kind::Trailers(trailers) => Frame::trailers(trailers.clone()),
+            })));
+        }
+        if kept.ended {
+            return Poll::Ready(None);
+        }
+        let poll = kept.source.poll(cx);
+        match &poll {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    let data = data.clone();
+                    kept.keep(Kind::Data(data));
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    let trailers = trailers.clone();
+                    kept.keep(Kind::Trailers(trailers));
+                }
+                this.at += 1;
+            }
+            Poll::Ready(None) => kept.ended = true,
+            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
+        }
+        kept.ended |= kept.source.is_end();
+        poll
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let kept = self.kept.lock();
+        kept.ended && (kept.lost || self.at >= kept.frames.len())
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        let kept = self.kept.lock();
+        let ahead = kept.frames.get(self.at..).unwrap_or_default().iter();
+        let ahead: usize = ahead
+            .map(|kind| match kind {
+                Kind::Data(data) => data.len(),
+                Kind::Trailers(_) => 0,
+            })
+            .sum();
+        let hint = http_body::Body::size_hint(&kept.source);
+        match hint.exact() {
+            Some(exact) => http_body::SizeHint::with_exact(exact + ahead as u64),
+            None => http_body::SizeHint::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn read(mut body: Body) -> Vec<u8> {
+        let mut all = Vec::new();
+        while let Some(frame) = body.frame().await {
+            all.extend_from_slice(frame.unwrap().data_ref().unwrap());
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn it_is_sent_again_while_it_is_kept() {
+        let replay = Replay::new(Body::full("hello"), 5);
+        let first = replay.pass().unwrap();
+        assert_eq!(first.exact_len(), Some(5));
+        assert_eq!(read(first).await, b"hello");
+        let second = replay.pass().unwrap();
+        assert_eq!(second.exact_len(), Some(5));
+        assert_eq!(read(second).await, b"hello");
+        assert_eq!(read(Replay::new(Body::empty(), 0).pass().unwrap()).await, b"");
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_is_sent_once() {
+        let replay = Replay::new(Body::full("hello"), 4);
+        assert_eq!(read(replay.pass().unwrap()).await, b"hello");
+        assert!(replay.pass().is_none() && replay.is_lost());
+    }
+}

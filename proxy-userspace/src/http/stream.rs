@@ -1,0 +1,168 @@
+//! One request and its response, on their way.
+
+use std::sync::Arc;
+
+use http::Extensions;
+
+use super::route::Routed;
+use super::{Body, Hcm, RequestHead, ResponseHead, Routes};
+use crate::clock::Start;
+use crate::cluster::Cluster;
+use crate::net::{Dial, Direction, Place, Shared};
+use crate::task::workers;
+use crate::telemetry::trace::Span;
+use crate::telemetry::{Bytes, Entry, Flags, HttpEntry, LogType, Outcome, Side, Upstream};
+use crate::world::{Base, Live};
+
+/// What all streams of a client's connection share.
+pub struct ConnCx {
+    pub hcm: Arc<Hcm>,
+    pub place: Arc<Place>,
+    pub live: Arc<Live>,
+    pub listener: Arc<Base>,
+    /// The connection's own entry: its facts, where it was going, its filter chain.
+    pub connection: Box<Entry>,
+    /// The worker that carries it: connections upstream are kept for reuse by each worker.
+    pub worker: workers::Place,
+}
+
+/// One request and its response. Filters, routes and the router work on it in turn.
+pub struct Stream {
+    pub conn: Arc<ConnCx>,
+    /// Its heads, and all that is told of it. `http` is always there: see [`Self::http`].
+    pub entry: Box<Entry>,
+    pub start: Start,
+    /// Its own: whatever is done at random is done alike for as long as it lasts.
+    pub random: u64,
+    pub request_body: Body,
+    pub response_body: Body,
+    /// The routes of now, for as long as the stream lasts.
+    pub routes: Option<Arc<Routes>>,
+    /// Outer `None`: not looked for yet, or cleared; inner: there is none.
+    route: Option<Option<Arc<Routed>>>,
+    /// Of its trace, where it is part of one.
+    pub span: Option<Span>,
+    /// Of the attempt that is made.
+    pub upstream_span: Option<Span>,
+    /// What filters leave for each other.
+    pub extensions: Extensions,
+    /// Each 1xx goes this way to the client.
+    pub interim: Option<super::Interim>,
+    /// The response is the proxy's own.
+    pub local_reply: bool,
+}
+
+impl ConnCx {
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.place.shared
+    }
+
+    /// Makes its upstream sockets.
+    pub fn dial(&self) -> &dyn Dial {
+        self.place.dial.of(self.connection.origin.direction.unwrap_or(Direction::Outbound))
+    }
+
+    pub fn cluster(&self, name: &str) -> Option<Arc<Cluster>> {
+        self.live.cluster(name)
+    }
+}
+
+impl Stream {
+    pub fn new(conn: Arc<ConnCx>, head: RequestHead, request_body: Body) -> Self {
+        let start = Start::new();
+        let parent = &conn.connection;
+        let entry = Entry {
+            start: start.wall,
+            origin: parent.origin.clone(),
+            facts: parent.facts.clone(),
+            original_dst: parent.original_dst,
+            filter_chain: parent.filter_chain.clone(),
+            listener_metadata: parent.listener_metadata.clone(),
+            filter_chain_metadata: parent.filter_chain_metadata.clone(),
+            upstream: Upstream::default(),
+            bytes: Bytes::default(),
+            duration: std::time::Duration::ZERO,
+            log_type: LogType::DownstreamEnd,
+            outcome: Outcome::new(Side::Internal, Flags::NONE, ""),
+            http: Some(Box::new(HttpEntry::new(head, start.at))),
+        };
+        let routes = conn.hcm.routes.now();
+        Self {
+            conn,
+            entry: Box::new(entry),
+            start,
+            random: rand::random(),
+            request_body,
+            response_body: Body::empty(),
+            routes,
+            route: None,
+            span: None,
+            upstream_span: None,
+            extensions: Extensions::new(),
+            interim: None,
+            local_reply: false,
+        }
+    }
+
+    #[expect(clippy::expect_used, reason = "it is there from the start and is never taken")]
+    pub fn http(&self) -> &HttpEntry {
+        self.entry.http.as_deref().expect("a stream of HTTP")
+    }
+
+    #[expect(clippy::expect_used, reason = "as above")]
+    pub fn http_mut(&mut self) -> &mut HttpEntry {
+        self.entry.http.as_deref_mut().expect("a stream of HTTP")
+    }
+
+    pub fn request(&self) -> &RequestHead {
+        &self.http().request
+    }
+
+    pub fn request_mut(&mut self) -> &mut RequestHead {
+        &mut self.http_mut().request
+    }
+
+    pub fn response(&self) -> Option<&ResponseHead> {
+        self.http().response.as_ref()
+    }
+
+    pub fn response_mut(&mut self) -> Option<&mut ResponseHead> {
+        self.http_mut().response.as_mut()
+    }
+
+    /// The route of the request as it is now; looked for once, until it is cleared.
+    pub fn route(&mut self) -> Option<Arc<Routed>> {
+        if self.route.is_none() {
+            let found = self.routes.as_ref().and_then(|routes| routes.find(self));
+            self.set_route(found);
+        }
+        self.route.clone().flatten()
+    }
+
+    /// As [`Self::route`], where it has been looked for.
+    pub fn known_route(&self) -> Option<&Arc<Routed>> {
+        self.route.as_ref()?.as_ref()
+    }
+
+    pub fn set_route(&mut self, route: Option<Arc<Routed>>) {
+        let http = self.http_mut();
+        http.route = route.as_ref().map(|route| route.name().clone());
+        http.virtual_host = route.as_ref().and_then(|route| route.virtual_host().cloned());
+        http.route_metadata = route.as_ref().and_then(|route| route.metadata());
+        http.virtual_host_metadata = route.as_ref().and_then(|route| route.virtual_host_metadata());
+        self.route = Some(route);
+    }
+
+    /// It is looked for again when somebody asks: a filter has changed what it depends on.
+    pub fn clear_route(&mut self) {
+        self.route = None;
+    }
+
+    pub fn flag(&mut self, flags: Flags) {
+        self.entry.outcome.flags = self.entry.outcome.flags | flags;
+    }
+
+    pub fn details(&mut self, details: impl Into<std::borrow::Cow<'static, str>>) {
+        self.entry.outcome.response_code_details = Some(details.into());
+    }
+}

@@ -1,0 +1,222 @@
+//! Sends spans to a collector, many at a time: as soon as a few have gathered, or once some time has passed.
+
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, TE};
+use http::{HeaderName, HeaderValue, Method};
+use proxy_config::model::grpc::GrpcTarget;
+use proxy_config::model::http::tracing::{HttpService, OpenTelemetry, OtlpExporter, TracingProvider, Zipkin};
+use tokio::sync::Notify;
+
+use super::{Done, otlp, zipkin};
+use crate::http::pool::Caller;
+use crate::http::router::call;
+use crate::http::{Body, ConnCx, Request, RequestHead};
+use crate::task::Tasks;
+use crate::telemetry::stats::{Stats, stats_block};
+use crate::world::Live;
+use crate::world::Parts;
+
+/// Envoy's `tracing.zipkin.min_flush_spans` and `flush_interval_ms`, which are OTLP's too.
+const ENOUGH: usize = 5;
+const INTERVAL: Duration = Duration::from_secs(5);
+const ZIPKIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Of Zipkin, where Envoy has no limit: a collector that does not answer must not fill the memory.
+const MOST: usize = 4_096;
+
+stats_block! {
+    /// `tracing.zipkin.` and `tracing.opentelemetry.`
+    pub(super) struct TracingStats {
+        counter spans_sent;
+        counter timer_flushed;
+        counter reports_skipped_no_cluster;
+        counter reports_sent;
+        counter reports_dropped;
+        counter reports_failed;
+        /// Ours: spans that found the buffer full.
+        counter spans_dropped;
+    }
+}
+
+/// Of one provider of one connection manager.
+pub(super) struct Reporter {
+    provider: TracingProvider,
+    /// Of OTLP: attributes of the process.
+    resource: Vec<(String, String)>,
+    node: Node,
+    stats: Arc<TracingStats>,
+    tasks: Tasks,
+    waiting: Mutex<Waiting>,
+    wake: Notify,
+}
+
+/// What is said of this proxy.
+#[derive(Clone, Debug, Default)]
+pub struct Node {
+    pub id: Arc<str>,
+    pub cluster: Arc<str>,
+    pub zone: Arc<str>,
+}
+
+/// By which spans are sent.
+struct Means {
+    live: Arc<Live>,
+    caller: Caller,
+}
+
+#[derive(Default)]
+struct Waiting {
+    spans: Vec<Done>,
+    /// The sending task is there.
+    started: bool,
+}
+
+impl Reporter {
+    pub(super) fn new(provider: TracingProvider, parts: &Parts<'_>) -> Arc<Self> {
+        let stats: &Stats = &parts.cluster.stats;
+        let (prefix, resource) = match &provider {
+            TracingProvider::Zipkin(_) => ("tracing.zipkin", Vec::new()),
+            TracingProvider::OpenTelemetry(model) => ("tracing.opentelemetry", otlp::resource(model)),
+        };
+        Arc::new(Self {
+            stats: stats.block(prefix),
+            resource,
+            node: parts.http.node.clone(),
+            tasks: parts.cluster.tasks.clone(),
+            provider,
+            waiting: Mutex::default(),
+            wake: Notify::new(),
+        })
+    }
+
+    /// Begins to send, once there is a connection by whose means it can.
+    pub(super) fn start(self: &Arc<Self>, cx: &ConnCx) {
+        if std::mem::replace(&mut self.lock().started, true) {
+            return;
+        }
+        self.tasks.spawn(
+            "spans",
+            run(Arc::downgrade(self), Means { live: cx.live.clone(), caller: Caller::of(cx) }),
+        );
+    }
+
+    /// What every span of a request says of this proxy.
+    pub(super) fn local_tags(&self) -> Vec<(Cow<'static, str>, String)> {
+        vec![("node_id".into(), self.node.id.to_string()), ("zone".into(), self.node.zone.to_string())]
+    }
+
+    pub(super) fn push(&self, span: Done) {
+        let most = match &self.provider {
+            TracingProvider::Zipkin(_) => MOST,
+            TracingProvider::OpenTelemetry(model) => model.max_cache_size as usize,
+        };
+        let mut waiting = self.lock();
+        if waiting.spans.len() >= most {
+            self.stats.spans_dropped.inc();
+            return;
+        }
+        waiting.spans.push(span);
+        if waiting.spans.len() == ENOUGH {
+            self.wake.notify_one();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn flush(&self, means: &Means) {
+        let spans = std::mem::take(&mut self.lock().spans);
+        if spans.is_empty() {
+            return;
+        }
+        self.stats.spans_sent.add(spans.len() as u64);
+        match &self.provider {
+            TracingProvider::Zipkin(model) => self.zipkin(model, &spans, means).await,
+            TracingProvider::OpenTelemetry(model) => self.otlp(model, &spans, means).await,
+        }
+    }
+
+    async fn zipkin(&self, model: &Zipkin, spans: &[Done], means: &Means) {
+        let service: &str = if self.node.cluster.is_empty() { "shunt" } else { &self.node.cluster };
+        let body = zipkin::body(spans, service).into();
+        let timeout = model.collector.timeout.unwrap_or(ZIPKIN_TIMEOUT);
+        self.post(&model.collector, "application/json", (body, timeout), means).await;
+    }
+
+    async fn otlp(&self, model: &OpenTelemetry, spans: &[Done], means: &Means) {
+        match &model.exporter {
+            OtlpExporter::Http(service) => {
+                let body = otlp::body(spans, &self.resource, false);
+                let timeout = service.timeout.unwrap_or(ZIPKIN_TIMEOUT);
+                self.post(service, "application/x-protobuf", (body, timeout), means).await;
+            }
+            OtlpExporter::Grpc(service) => {
+                let GrpcTarget::Cluster { name, authority } = &service.target else {
+                    return self.stats.reports_skipped_no_cluster.inc();
+                };
+                let authority = authority.clone().unwrap_or_else(|| name.to_string());
+                let path = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+                let mut head = RequestHead::new(Method::POST, authority, path);
+                head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+                head.headers.insert(TE, HeaderValue::from_static("trailers"));
+                let request = Request { head, body: Body::full(otlp::body(spans, &self.resource, true)) };
+                self.send((name, request), service.timeout.unwrap_or(ZIPKIN_TIMEOUT), means).await;
+            }
+        }
+    }
+
+    async fn post(
+        &self,
+        service: &HttpService,
+        kind: &'static str,
+        (body, timeout): (Bytes, Duration),
+        means: &Means,
+    ) {
+        let mut head = RequestHead::new(Method::POST, &*service.host, &*service.path);
+        head.headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        head.headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
+        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        for header in &service.headers {
+            let name = HeaderName::try_from(&*header.name);
+            let value = HeaderValue::try_from(header.value.constant().unwrap_or_default());
+            if let (Ok(name), Ok(value)) = (name, value) {
+                head.headers.append(name, value);
+            }
+        }
+        self.send((&service.cluster, Request { head, body: Body::full(body) }), timeout, means).await;
+    }
+
+    async fn send(&self, (cluster, request): (&Arc<str>, Request), timeout: Duration, means: &Means) {
+        let Some(cluster) = means.live.cluster(cluster) else {
+            return self.stats.reports_skipped_no_cluster.inc();
+        };
+        match call(&cluster, &means.caller, request, Some(timeout)).await {
+            Ok(response) if response.head.status.is_success() => self.stats.reports_sent.inc(),
+            Ok(_) => self.stats.reports_dropped.inc(),
+            Err(why) => {
+                log::debug!("spans to {}: {why}", cluster.model.name);
+                self.stats.reports_failed.inc();
+            }
+        }
+    }
+}
+
+/// Until its connection manager is gone.
+async fn run(reporter: Weak<Reporter>, means: Means) {
+    loop {
+        let Some(held) = reporter.upgrade() else { return };
+        let full = tokio::time::timeout(INTERVAL, held.wake.notified()).await.is_ok();
+        if !full && !held.lock().spans.is_empty() {
+            held.stats.timer_flushed.inc();
+        }
+        held.flush(&means).await;
+        let last = Arc::strong_count(&held) == 1;
+        if last {
+            return;
+        }
+    }
+}

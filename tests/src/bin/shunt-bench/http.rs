@@ -1,0 +1,241 @@
+//! HTTP: requests a second and CPU a request through one connection manager, beside Envoy; h2load in front, nginx behind.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::Args;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use shunt_tests::bootstrap::{DIR, chain, extension};
+use shunt_tests::{Bootstrap, Kind, Lab, Proxy, lab};
+
+use crate::figures::{Figures, Metric, metric};
+use crate::machine::Machine;
+use crate::proxy::{ENVOY, cpu_of};
+
+const MODES: &[&str] = &["envoy", "shunt"];
+const LISTENER: &str = "http";
+/// Of an HTTP/2 connection.
+const STREAMS: &str = "4";
+/// The proxy's; what is around it has the others.
+const PROXY_CPU: usize = 0;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// How often each is measured.
+    #[arg(long, default_value_t = 5)]
+    repetitions: usize,
+    /// How long requests are made for, in seconds.
+    #[arg(long, default_value_t = 3)]
+    duration_s: u32,
+    /// Write every value here.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+struct Load {
+    http1: bool,
+    connections: u32,
+}
+
+const LOADS: [Load; 4] = [
+    Load { http1: true, connections: 32 },
+    Load { http1: true, connections: 256 },
+    Load { http1: false, connections: 32 },
+    Load { http1: false, connections: 256 },
+];
+
+/// Three for each load, in its order.
+const METRICS: &[Metric] = &[
+    metric("h1, 32 connections: requests / s", 1.0, 0),
+    metric("h1, 32 connections: CPU us / request", 1.0, 1),
+    metric("h1, 32 connections: p99 ms", 1e-3, 2),
+    metric("h1, 256 connections: requests / s", 1.0, 0),
+    metric("h1, 256 connections: CPU us / request", 1.0, 1),
+    metric("h1, 256 connections: p99 ms", 1e-3, 2),
+    metric("h2, 32 connections: requests / s", 1.0, 0),
+    metric("h2, 32 connections: CPU us / request", 1.0, 1),
+    metric("h2, 32 connections: p99 ms", 1e-3, 2),
+    metric("h2, 256 connections: requests / s", 1.0, 0),
+    metric("h2, 256 connections: CPU us / request", 1.0, 1),
+    metric("h2, 256 connections: p99 ms", 1e-3, 2),
+];
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    crate::interrupt::watch()?;
+    let result = lab(|lab| measure(lab, options));
+    if crate::interrupt::came() { Ok(()) } else { result }
+}
+
+fn measure(lab: &Lab, options: &Options) -> Result<()> {
+    let nginx = Nginx::start(lab.dir())?;
+    let config = bootstrap(nginx.address);
+    let mut proxies = Vec::new();
+    for kind in Kind::BOTH {
+        let mut proxy = Proxy::start_with(lab, kind, &config, &["--concurrency", "1"])?;
+        pin(proxy.process().pid(), &[PROXY_CPU])?;
+        proxies.push(proxy);
+    }
+    let mut figures = Figures::new(METRICS, MODES, ENVOY);
+    for n in 0..=options.repetitions {
+        eprintln!("repetition {n} of {} (0 does not count)", options.repetitions);
+        for (at, load) in LOADS.iter().enumerate() {
+            for which in (0..MODES.len()).map(|i| (i + n) % MODES.len()) {
+                let proxy = &mut proxies[which];
+                let (pid, to) = (u32::try_from(proxy.process().pid())?, proxy.at(LISTENER)?);
+                let figure = requests((pid, to), load, lab.dir(), options.duration_s)?;
+                if n > 0 {
+                    for (i, value) in figure.into_iter().enumerate() {
+                        figures.push(which, 3 * at + i, value);
+                    }
+                }
+            }
+        }
+    }
+    report(options, &figures)
+}
+
+/// As a sidecar has it: access log, request ids, timeouts, stats.
+fn bootstrap(nginx: SocketAddr) -> String {
+    let router = extension("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router", "");
+    let log = extension(
+        "envoy.access_loggers.file",
+        "envoy.extensions.access_loggers.file.v3.FileAccessLog",
+        &format!("path: \"{DIR}/access.log\""),
+    );
+    let routes = "name: r, virtual_hosts: [ { name: all, domains: [ \"*\" ], routes: [ \
+         { match: { prefix: /api }, route: { cluster: nginx, timeout: 5s } }, \
+         { match: { prefix: / }, route: { cluster: nginx } } ] } ]";
+    let manager = extension(
+        "envoy.filters.network.http_connection_manager",
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        &format!(
+            "stat_prefix: ingress, codec_type: AUTO, route_config: {{ {routes} }}, http_filters: [ {router} ], \
+             access_log: [ {log} ], generate_request_id: true, stream_idle_timeout: 300s, \
+             request_timeout: 60s, request_headers_timeout: 15s"
+        ),
+    );
+    Bootstrap::new()
+        .listener(LISTENER, &format!("filter_chains: [ {} ]", chain("", &[manager])))
+        .static_cluster("nginx", &[nginx], "")
+        .yaml()
+}
+
+/// Requests a second, CPU microseconds of the proxy for each, and the 99th percentile of their times in microseconds.
+fn requests((pid, to): (u32, SocketAddr), load: &Load, dir: &Path, seconds: u32) -> Result<[f64; 3]> {
+    crate::interrupt::check()?;
+    let log = dir.join("h2load.log");
+    // It appends.
+    let _ = fs::remove_file(&log);
+    let mut command = Command::new("taskset");
+    command.args(["-c", &others(), "h2load", "-t", "1", "-c", &load.connections.to_string()]);
+    command.args(if load.http1 { &["--h1"][..] } else { &["-m", STREAMS][..] });
+    command.args(["-D", &seconds.to_string(), "--log-file"]).arg(&log).arg(format!("http://{to}/api/list"));
+    let before = cpu_of(pid)?;
+    let out = command.stdin(Stdio::null()).output().context("h2load: run `cargo xtask setup`")?;
+    let cpu = cpu_of(pid)? - before;
+    let text = String::from_utf8_lossy(&out.stdout);
+    ensure!(out.status.success(), "h2load: {text}{}", String::from_utf8_lossy(&out.stderr));
+    let mut times = Vec::new();
+    for line in fs::read_to_string(&log)?.lines() {
+        let mut fields = line.split('\t').skip(1);
+        let status = fields.next().unwrap_or_default();
+        ensure!(status == "200", "a response with status {status}");
+        times.push(fields.next().context("no time")?.parse::<f64>()?);
+    }
+    if times.is_empty() {
+        bail!("no request was answered: {text}");
+    }
+    times.sort_by(f64::total_cmp);
+    let count = times.len() as f64;
+    let p99 = times[(times.len() - 1) * 99 / 100];
+    Ok([count / f64::from(seconds), cpu * 1e6 / count, p99])
+}
+
+/// The CPUs beside the proxy's, as `taskset` takes them.
+fn others() -> String {
+    let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (0..cpus)
+        .filter(|cpu| *cpu != PROXY_CPU || cpus == 1)
+        .map(|cpu| cpu.to_string())
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+/// All threads of a process.
+fn pin(pid: i32, cpus: &[usize]) -> Result<()> {
+    let mut set = CpuSet::new();
+    for cpu in cpus {
+        set.set(*cpu)?;
+    }
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let tid = task?.file_name().to_string_lossy().parse()?;
+        sched_setaffinity(Pid::from_raw(tid), &set)?;
+    }
+    Ok(())
+}
+
+/// Answers with a short text, by as many requests on a connection as there are.
+struct Nginx {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Nginx {
+    fn start(dir: &Path) -> Result<Self> {
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let text = format!(
+            "daemon off;\nmaster_process off;\npid {dir}/nginx.pid;\nerror_log stderr;\n\
+             events {{ worker_connections 4096; }}\n\
+             http {{ access_log off; keepalive_requests 1000000000; client_body_temp_path {dir}/body;\n\
+               proxy_temp_path {dir}/proxy; fastcgi_temp_path {dir}/fastcgi; uwsgi_temp_path {dir}/uwsgi;\n\
+               scgi_temp_path {dir}/scgi;\n\
+               server {{ listen {address} backlog=4096; location / {{ return 200 \"hello\\n\"; }} }} }}\n",
+            dir = dir.display()
+        );
+        let file = dir.join("nginx-bench.conf");
+        fs::write(&file, text)?;
+        let mut command = Command::new("taskset");
+        command.args(["-c", &others(), "nginx", "-c"]).arg(&file).arg("-p").arg(dir);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().context("nginx")?;
+        let nginx = Self { child, address };
+        let start = Instant::now();
+        while TcpStream::connect(address).is_err() {
+            ensure!(start.elapsed() < Duration::from_secs(5), "nginx does not listen");
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(nginx)
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn report(options: &Options, figures: &Figures) -> Result<()> {
+    let machine = Machine::read();
+    let Options { repetitions, duration_s, json } = options;
+    println!("{}", machine.line());
+    println!(
+        "{repetitions} repetitions of {duration_s} s, one worker each on a CPU of its own, proxies interleaved; \
+         median (min-max)\n\n{}",
+        figures.table()
+    );
+    let Some(path) = json else { return Ok(()) };
+    let all: Value = json!({
+        "machine": machine.json(),
+        "repetitions": repetitions,
+        "duration_s": duration_s,
+        "modes": figures.json(),
+    });
+    fs::write(path, serde_json::to_vec_pretty(&all)?).with_context(|| path.display().to_string())
+}
