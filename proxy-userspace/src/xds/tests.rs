@@ -1,4 +1,6 @@
 use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,10 +13,12 @@ use proxy_config::model::endpoint::{
     Endpoint, EndpointHealthCheck, HealthStatus, LoadAssignment, LocalityEndpoints,
 };
 use proxy_config::model::grpc::{Backoff, GoogleChannel, GoogleGrpc, GrpcService, GrpcTarget};
+use proxy_config::model::http::options::{Http2Options, HttpOptions, Keepalive, UpstreamProtocol};
 use proxy_config::model::tls::DataSource;
 use rcgen::{CertificateParams, Issuer, KeyPair};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tonic::Status;
 
@@ -110,14 +114,18 @@ fn google(uri: &str, channel: GoogleChannel, token: Option<DataSource>) -> ApiSo
 impl Rig {
     /// With ADS of that source, and the cluster at that address.
     fn new(ads: ApiSource, at: Option<Address>) -> Self {
+        Self::of(ads, at.map(cluster))
+    }
+
+    fn of(ads: ApiSource, server: Option<model::Cluster>) -> Self {
         let stats = Arc::new(Stats::new());
         let tasks = Tasks::new(&stats);
         let env =
             SourcesEnv { ads: Some(Arc::new(ads)), node: vec![0x0a, 1, b'n'].into(), ..env(&stats, &tasks) };
         let sources = Sources::reading(env, Arc::new(file::open), 1 << 16);
-        let clusters = at.map(|address| -> Arc<dyn Clusters> {
+        let clusters = server.map(|server| -> Arc<dyn Clusters> {
             let env = Env::new(stats.clone(), tasks.clone(), Arc::new(HostDial), sources.clone());
-            Arc::new(Only(Cluster::new(Arc::new(cluster(address)), &env).unwrap()))
+            Arc::new(Only(Cluster::new(Arc::new(server), &env).unwrap()))
         });
         clusters.iter().for_each(|clusters| sources.set_clusters(clusters));
         Self { stats, tasks, sources, _clusters: clusters }
@@ -154,6 +162,59 @@ impl Rig {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
+}
+
+/// The first connection through it goes dead once told to: nothing arrives, and nothing ends.
+async fn dying(to: SocketAddr, tasks: &Tasks) -> (SocketAddr, Arc<AtomicBool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, dead) = (listener.local_addr().unwrap(), Arc::<AtomicBool>::default());
+    let (of, spawn) = (dead.clone(), tasks.clone());
+    tasks.spawn("relay", async move {
+        let mut first = Some(of);
+        while let Ok((mut near, _)) = listener.accept().await {
+            let dead = first.take();
+            spawn.spawn("relayed", async move {
+                let mut far = TcpStream::connect(to).await.unwrap();
+                let dies = async {
+                    while !dead.as_ref().is_some_and(|dead| dead.load(Ordering::Relaxed)) {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                };
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                    () = dies => std::future::pending().await,
+                }
+            });
+        }
+    });
+    (address, dead)
+}
+
+#[tokio::test]
+async fn a_connection_that_is_dead_is_found_out_by_pings() {
+    let tasks = Tasks::new(&Stats::new());
+    let (mut server, address) = Server::tcp(&tasks).await;
+    let (address, dead) = dying(address, &tasks).await;
+    let keepalive = Keepalive {
+        interval: Some(Duration::from_millis(100)),
+        timeout: Duration::from_millis(200),
+        interval_jitter: 15.0,
+        connection_idle_interval: None,
+    };
+    let http2 = Http2Options { connection_keepalive: Some(keepalive), ..Http2Options::default() };
+    let options = HttpOptions { protocol: UpstreamProtocol::Http2(http2), ..HttpOptions::default() };
+    let model = model::Cluster { http: Some(Box::new(options)), ..cluster(Address::Ip(address)) };
+    let rig = Rig::of(source(false), Some(model));
+    let log = Arc::<Log>::default();
+    let _held = rig.ask(Kind::Cluster, Names::All, &log);
+    let mut stream = server.stream().await;
+    stream.sotw().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(server.streams.try_recv().is_err(), "who answers stays");
+    dead.store(true, Ordering::Relaxed);
+    // Nothing else would ever tell.
+    assert!(log.next().await.starts_with("failed"));
+    assert_eq!(server.stream().await.sotw().await.kind, Kind::Cluster);
 }
 
 fn cluster(address: Address) -> model::Cluster {
@@ -393,7 +454,7 @@ async fn garbage_and_what_is_too_long_end_the_stream_with_the_reason() {
 
 #[tokio::test]
 async fn a_server_that_is_away_is_waited_for_as_long_as_was_said() {
-    let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = nobody.local_addr().unwrap();
     drop(nobody);
     let rig = Rig::new(source(false), Some(Address::Ip(address)));
@@ -409,7 +470,7 @@ async fn a_server_that_is_away_is_waited_for_as_long_as_was_said() {
     }
     assert_eq!(rig.stat("control_plane.connected_state"), 0);
     let tasks = rig.tasks.clone();
-    let mut server = Server::start(&tasks, tokio::net::TcpListener::bind(address).await.unwrap());
+    let mut server = Server::start(&tasks, TcpListener::bind(address).await.unwrap());
     assert_eq!(server.stream().await.sotw().await.kind, Kind::Listener);
 }
 

@@ -35,31 +35,28 @@ pub(in crate::lower) fn chain(
     lowered
 }
 
-/// In Envoy's words.
 fn check_terminal(cx: &mut Cx, field: &'static str, filters: &[HttpFilter]) {
     for (index, filter) in filters.iter().enumerate() {
-        let last = index + 1 == filters.len();
-        let name = &filter.name;
-        let why = match (filter.kind.is_terminal(), last) {
-            (true, false) => {
-                format!("Error: terminal filter named {name} must be the last filter in a http filter chain.")
-            }
-            (false, true) => {
-                format!("Error: non-terminal filter named {name} is the last filter in a http filter chain.")
-            }
-            (true, true) | (false, false) => continue,
-        };
-        cx.field(field, |cx| cx.index(index, |cx| cx.reject_here(why)));
-        if last && filter.disabled {
-            cx.field(field, |cx| {
-                cx.index(index, |cx| {
-                    cx.reject(
-                        "disabled",
-                        "the last (terminal) filter in the chain cannot be disabled by default.",
-                    )
-                })
-            });
+        if let Some(why) = misplaced(filter, index + 1 == filters.len()) {
+            cx.field(field, |cx| cx.index(index, |cx| cx.reject_here(why)));
         }
+    }
+}
+
+/// In Envoy's words.
+fn misplaced(filter: &HttpFilter, last: bool) -> Option<String> {
+    let name = &filter.name;
+    match (filter.kind.is_terminal(), last) {
+        (true, false) => Some(format!(
+            "Error: terminal filter named {name} must be the last filter in a http filter chain."
+        )),
+        (false, true) => Some(format!(
+            "Error: non-terminal filter named {name} is the last filter in a http filter chain."
+        )),
+        (true, true) if filter.disabled => Some(format!(
+            "Error: the last (terminal) filter ({name}) in the chain cannot be disabled by default."
+        )),
+        (true, true) | (false, false) => None,
     }
 }
 

@@ -18,7 +18,7 @@ use crate::model::http::filter::{PerFilter, PerFilters};
 use crate::model::http::route::{
     Decorator, RequireTls, Route, RouteConfiguration, RouteTracing, VirtualCluster, VirtualHost,
 };
-use crate::model::http::{Content, RouteMatch};
+use crate::model::http::{Content, PathMatch, RouteMatch};
 use crate::model::network_filter::RouteRef;
 
 registry! {
@@ -258,6 +258,10 @@ fn route_action(
     matcher: Option<&RouteMatch>,
 ) -> Option<(Action, Option<PerFilter>)> {
     let action::Lowered { mut action, cors, template } = crate::lower::Lower::lower(route, cx)?;
+    let by_template = matcher.is_some_and(|matcher| matches!(matcher.path, PathMatch::Template(_)));
+    if by_template && matches!(action.path_rewrite, PathRewrite::Prefix(_)) {
+        cx.reject("prefix_rewrite", "cannot be given with path_match_policy");
+    }
     if let (Some(template), Some(matcher)) = (template, matcher) {
         action.path_rewrite = PathRewrite::Template(action::bind(cx, &template, &matcher.path)?);
     }

@@ -2,6 +2,7 @@
 
 pub(super) mod codec;
 mod google;
+mod keepalive;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -28,7 +29,7 @@ use tonic::{Code, Status, Streaming};
 
 use self::codec::Raw;
 use super::{Clusters, Nowhere};
-use crate::cluster::{Client, Cluster, Env, Permit, Source, Want, address_text};
+use crate::cluster::{Client, Cluster, Env, Permit, Source, ThreadRandom, Want, address_text};
 use crate::net::Dial;
 use crate::task::Tasks;
 use crate::telemetry::stats::Stats;
@@ -126,7 +127,7 @@ impl Channel {
             .await
             .map_err(|why| format!("{address}: {why}"))?;
         let stream = Stream::new(upstream.connected.io, upstream.connected.transport);
-        let (sender, driver) = self.handshake(stream, upstream.permit, &address).await?;
+        let (sender, driver) = self.handshake(stream, upstream.permit, &cluster, &address).await?;
         let scheme = if secure { "https" } else { "http" };
         let origin = origin(scheme, &authority)?;
         Ok(Connection {
@@ -142,11 +143,13 @@ impl Channel {
         &self,
         stream: Stream,
         permit: Permit,
+        cluster: &Cluster,
         address: &str,
     ) -> Result<(Sender, Driver), String> {
         let mut builder = http2::Builder::new(Executor(self.env.tasks.clone()));
         // A control plane sends much at once, and what is slow here is slow by itself: each type has its task.
         builder.initial_stream_window_size(1 << 20).initial_connection_window_size(4 << 20);
+        keepalive::set(&mut builder, &cluster.model, &ThreadRandom);
         let handshake = builder.handshake(TokioIo::new(stream));
         let (sender, connection) = handshake.await.map_err(|why| format!("{address}: {}", chain(&why)))?;
         let driver = self.env.tasks.spawn("xds_connection", async move {
