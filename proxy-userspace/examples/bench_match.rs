@@ -42,7 +42,10 @@ fn main() {
     }
     for many in SIZES {
         let listeners: Vec<_> = (0..many).map(listener).collect();
-        let handoff = Handoff::new(listeners.iter().enumerate());
+        let mut handoff = Handoff::default();
+        for (rank, listener) in listeners.iter().enumerate() {
+            handoff.insert(rank as u64, listener, &rank);
+        }
         let destinations: Vec<_> = (0..CONNECTIONS).map(|i| SocketAddr::new(ip(i % many), 80)).collect();
         assert!(destinations.iter().all(|to| handoff.find(*to).is_some()), "{many}");
         report("hand-off by destination", many, || {

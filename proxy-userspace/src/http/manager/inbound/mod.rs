@@ -34,7 +34,7 @@ const X_ENVOY_DOWNSTREAM_SERVICE_NODE: HeaderName =
     HeaderName::from_static("x-envoy-downstream-service-node");
 
 /// Envoy's own headers that a client outside may not send.
-static EDGE: [HeaderName; 5] = [
+const EDGE: [HeaderName; 5] = [
     HeaderName::from_static("x-envoy-decorator-operation"),
     X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER,
     X_ENVOY_DOWNSTREAM_SERVICE_NODE,
