@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod deviations;
 pub mod example;
 pub mod hello;
+pub mod http_echo;
 pub mod lab;
 pub mod mesh;
 pub mod name_server;

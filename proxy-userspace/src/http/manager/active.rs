@@ -122,7 +122,7 @@ impl Active {
                 self.upgraded = Some(Held::new(stats, |s| &s.downstream_cx_upgrades_active));
             }
             // What follows may be of another protocol, and no request at all.
-            Upgrade::Refused => self.close = self.stream.known_route().is_some(),
+            Upgrade::Refused => self.close = true,
         }
         limits::of_route(&mut self.limits, &self.stream, self.stream.start.at);
         if self.stream.conn.hcm.model.flush_access_log_on_new_request {

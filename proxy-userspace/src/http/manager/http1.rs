@@ -242,12 +242,13 @@ impl<'a, 'g> Connection<'a, 'g> {
 
     /// The head cannot be understood: as in Envoy that is a stream, of a request that nothing is known of.
     async fn bad(&mut self, bad: BadRequest) -> End {
-        let protocol_error = bad.status != http::StatusCode::UPGRADE_REQUIRED;
-        let flags = if protocol_error { Flags::DPE } else { Flags::NONE };
-        if protocol_error {
+        // What Envoy's connection manager finds out, and not its codec.
+        let own = bad.details == "missing_host_header";
+        if !own {
             self.served.account.stats.downstream_cx_protocol_error.inc();
         }
-        let text = if protocol_error { bad.status.canonical_reason().unwrap_or_default() } else { "" };
+        let flags = if own { Flags::NONE } else { Flags::DPE };
+        let text = if own { "" } else { bad.status.canonical_reason().unwrap_or_default() };
         let reply = LocalReply::new(bad.status, text, flags, bad.details);
         self.refuse(reply).await
     }

@@ -3,7 +3,7 @@
 //! The connection's task moves its bytes, brings its streams, and knows when it has to end; what a stream does, and how
 //! long it may take, is the stream's own task's.
 
-use std::future::{Future as _, poll_fn};
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -118,7 +118,7 @@ async fn a_connection_is_closed_where_the_client_asks_for_it_or_has_sent_nonsens
     assert!(response.ends_with("\r\n\r\nBad Request"), "{response}");
     let response = daemon.all("GET / HTTP/1.0\r\nhost: a\r\n\r\n").await;
     assert!(response.starts_with("HTTP/1.1 426 Upgrade Required\r\n"), "{response}");
-    assert_eq!(daemon.stat("downstream_cx_protocol_error"), 1);
+    assert_eq!(daemon.stat("downstream_cx_protocol_error"), 2);
     assert_eq!((daemon.stat("downstream_rq_total"), daemon.stat("downstream_rq_4xx")), (3, 2));
 }
 

@@ -28,6 +28,7 @@ pub(super) fn detect(
 ) -> Result<Detection, StatusCode> {
     let client = &model.client;
     let peer = facts.remote;
+    join(headers, X_FORWARDED_FOR);
     if client.use_remote_address {
         let trusted = !headers.contains_key(X_FORWARDED_FOR);
         let said = match client.xff_num_trusted_hops.checked_sub(1) {
@@ -71,8 +72,8 @@ fn extension(
             Ok((found, *skip_append))
         }
         IpDetection::CustomHeader { name, allow_trusted, reject_with } => {
-            let Some(value) = headers.get(&**name) else { return Ok((Detection::default(), true)) };
-            match (parse(value.as_bytes()), reject_with) {
+            let found = headers.get(&**name).and_then(|value| parse(value.as_bytes()));
+            match (found, reject_with) {
                 (Some(remote), _) => Ok((Detection { remote: Some(remote), trusted: *allow_trusted }, true)),
                 (None, Some(status)) => Err(StatusCode::from_u16(*status).unwrap_or(StatusCode::FORBIDDEN)),
                 (None, None) => Ok((Detection::default(), true)),
@@ -123,11 +124,10 @@ fn append_peer(headers: &mut HeaderMap, peer: IpAddr, client: &ClientAddress, ow
         IpAddr::V4(v4) if client.represent_ipv4_as_mapped_ipv6 => v4.to_ipv6_mapped().into(),
         other => other,
     };
-    join(headers, X_FORWARDED_FOR);
     append(headers, X_FORWARDED_FOR, &value(address), ",");
 }
 
-/// Several values become one.
+/// Several values become one, as Envoy's codecs have it.
 fn join(headers: &mut HeaderMap, name: HeaderName) {
     if headers.get_all(&name).iter().nth(1).is_none() {
         return;

@@ -1,7 +1,5 @@
 //! `x-forwarded-client-cert`: what is told of the client's certificate.
 
-use std::fmt::Write as _;
-
 use http::{HeaderMap, HeaderName, HeaderValue};
 use proxy_config::model::http::hcm::{ClientCert, ForwardClientCert};
 
@@ -43,9 +41,7 @@ fn text(tls: &TlsInfo, peer: &Certificate, settings: ClientCert) -> String {
     }
     if settings.chain {
         let all = std::iter::once(&peer.der).chain(&tls.peer_intermediates);
-        let mut chain = String::new();
-        // Writing to a String cannot fail.
-        all.for_each(|der| drop(chain.write_str(&url_encoded_pem(der))));
+        let chain: String = all.map(|der| url_encoded_pem(der)).collect();
         parts.push(format!("Chain=\"{chain}\""));
     }
     if settings.subject {

@@ -34,14 +34,15 @@ const X_ENVOY_DOWNSTREAM_SERVICE_NODE: HeaderName =
     HeaderName::from_static("x-envoy-downstream-service-node");
 
 /// Envoy's own headers that a client outside may not send.
-const EDGE: [HeaderName; 4] = [
+const EDGE: [HeaderName; 5] = [
     HeaderName::from_static("x-envoy-decorator-operation"),
     X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER,
     X_ENVOY_DOWNSTREAM_SERVICE_NODE,
     HeaderName::from_static("x-envoy-original-path"),
+    HeaderName::from_static("x-envoy-original-host"),
 ];
 /// Those that only an internal one may.
-const INTERNAL: [HeaderName; 15] = [
+const INTERNAL: [HeaderName; 14] = [
     HeaderName::from_static("x-envoy-retriable-status-codes"),
     HeaderName::from_static("x-envoy-retriable-header-names"),
     HeaderName::from_static("x-envoy-retry-on"),
@@ -56,7 +57,6 @@ const INTERNAL: [HeaderName; 15] = [
     HeaderName::from_static("x-envoy-ip-tags"),
     HeaderName::from_static("x-envoy-original-url"),
     HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
-    HeaderName::from_static("x-envoy-original-host"),
 ];
 
 pub(super) fn prepare(stream: &mut Stream) -> Result<(), Stop> {
@@ -172,8 +172,8 @@ fn clean(headers: &mut HeaderMap, edge: bool) {
     if !headers.keys().any(|name| name.as_str().starts_with("x-envoy-")) {
         return;
     }
-    let more = if edge { EDGE.as_slice() } else { &[] };
-    for name in more.iter().chain(&INTERNAL) {
+    let edge = EDGE.into_iter().filter(|_| edge);
+    for name in edge.chain(INTERNAL) {
         headers.remove(name);
     }
 }

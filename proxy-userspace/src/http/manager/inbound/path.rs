@@ -104,29 +104,40 @@ fn is_clean(path: &str) -> bool {
 }
 
 fn canonical(path: &str) -> Result<String, Refused> {
-    let bytes = path.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
+    let stripped = path.contains(".;").then(|| without_parameters(path));
+    let bytes = stripped.as_deref().unwrap_or(path).as_bytes();
+    let mut output = Output { bytes: Vec::with_capacity(bytes.len()), percent: None };
     let mut at = 0;
     if bytes.first().is_none_or(|first| !matches!(first, b'/' | b'\\')) {
-        out.push(b'/');
+        output.bytes.push(b'/');
     }
     while let Some(&byte) = bytes.get(at) {
         if let Some(len) = dot(bytes, at) {
-            at += dots(bytes, at, len, &mut out);
+            at += output.dots(bytes, at, len);
         } else if byte == b'%' {
-            at += escaped(bytes, at, &mut out)?;
+            at += output.escaped(bytes, at)?;
         } else {
             match (byte, class(byte)) {
-                (b'\\', _) => out.push(b'/'),
-                (_, Class::Plain | Class::Pass) => out.push(byte),
-                (_, Class::Escape) => escape(byte, &mut out),
+                (b'\\', _) => output.bytes.push(b'/'),
+                (_, Class::Plain | Class::Pass) => output.bytes.push(byte),
+                (_, Class::Escape) => escape(byte, &mut output.bytes),
                 (_, Class::Invalid) => return Err(Refused),
             }
             at += 1;
         }
     }
-    // Only bytes below 128, as all others were escaped, or were escaped before.
-    String::from_utf8(out).map_err(|_| Refused)
+    // Only bytes below 128: all others were escaped.
+    String::from_utf8(output.bytes).map_err(|_| Refused)
+}
+
+/// Segments of dots lose what follows a semicolon, which some readers do not take for a part of them.
+fn without_parameters(path: &str) -> String {
+    let segment = |segment: &'_ str| match segment.split_once(';') {
+        Some((".", _)) => ".".to_owned(),
+        Some(("..", _)) => "..".to_owned(),
+        Some(_) | None => segment.to_owned(),
+    };
+    path.split('/').map(segment).collect::<Vec<_>>().join("/")
 }
 
 /// The length of a dot that stands there, perhaps escaped.
@@ -138,52 +149,82 @@ fn dot(bytes: &[u8], at: usize) -> Option<usize> {
     }
 }
 
-/// A dot and what belongs to it; how long that is.
-fn dots(bytes: &[u8], at: usize, len: usize, out: &mut Vec<u8>) -> usize {
-    let slash = |at: usize| matches!(bytes.get(at), Some(b'/' | b'\\'));
-    let ends = |at: usize| at >= bytes.len();
-    if out.last() == Some(&b'/') {
+fn escaped_byte(bytes: &[u8], at: usize) -> Option<u8> {
+    let digit = |at: usize| bytes.get(at).and_then(|byte| char::from(*byte).to_digit(16));
+    u8::try_from(digit(at + 1)? * 16 + digit(at + 2)?).ok()
+}
+
+struct Output {
+    bytes: Vec<u8>,
+    /// Where the last percent sign is that escapes nothing.
+    percent: Option<usize>,
+}
+
+impl Output {
+    /// A dot and what belongs to it; how long that is.
+    fn dots(&mut self, bytes: &[u8], at: usize, len: usize) -> usize {
+        let slash = |at: usize| matches!(bytes.get(at), Some(b'/' | b'\\'));
+        let ends = |at: usize| at >= bytes.len();
         let after = at + len;
-        if slash(after) {
-            return len + 1;
-        }
-        if ends(after) {
+        if self.bytes.last() != Some(&b'/') {
+            self.bytes.push(b'.');
             return len;
         }
-        if let Some(second) = dot(bytes, after) {
-            let after = after + second;
-            if slash(after) || ends(after) {
-                back(out);
-                return len + second + usize::from(slash(after));
-            }
+        if slash(after) || ends(after) {
+            return len + usize::from(slash(after));
+        }
+        if let Some(second) = dot(bytes, after)
+            && (slash(after + second) || ends(after + second))
+        {
+            self.back();
+            return len + second + usize::from(slash(after + second));
+        }
+        self.bytes.push(b'.');
+        len
+    }
+
+    /// To behind the slash before the last one.
+    fn back(&mut self) {
+        if self.bytes.len() > 1 {
+            self.bytes.pop();
+            let slash = self.bytes.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+            self.bytes.truncate(slash + 1);
+            self.percent = self.percent.filter(|percent| *percent < self.bytes.len());
         }
     }
-    out.push(b'.');
-    len
-}
 
-/// To behind the slash before the last one.
-fn back(out: &mut Vec<u8>) {
-    if out.len() > 1 {
-        out.pop();
-        let slash = out.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
-        out.truncate(slash + 1);
+    fn escaped(&mut self, bytes: &[u8], at: usize) -> Result<usize, Refused> {
+        let Some(value) = escaped_byte(bytes, at) else {
+            self.percent = Some(self.bytes.len());
+            self.bytes.push(b'%');
+            return Ok(1);
+        };
+        match class(value) {
+            Class::Plain => {
+                self.bytes.push(value);
+                self.nested(value, bytes.get(at + 3).copied());
+            }
+            Class::Pass | Class::Escape => {
+                self.bytes.extend_from_slice(bytes.get(at..at + 3).unwrap_or_default());
+            }
+            Class::Invalid => return Err(Refused),
+        }
+        Ok(3)
     }
-}
 
-fn escaped(bytes: &[u8], at: usize, out: &mut Vec<u8>) -> Result<usize, Refused> {
-    let digit = |at: usize| bytes.get(at).and_then(|byte| char::from(*byte).to_digit(16));
-    let (Some(high), Some(low)) = (digit(at + 1), digit(at + 2)) else {
-        out.push(b'%');
-        return Ok(1);
-    };
-    let value = u8::try_from(high * 16 + low).unwrap_or_default();
-    match class(value) {
-        Class::Plain => out.push(value),
-        Class::Pass | Class::Escape => out.extend_from_slice(bytes.get(at..at + 3).unwrap_or_default()),
-        Class::Invalid => return Err(Refused),
+    /// What was unescaped may not make an escape of a percent sign before it: `%%41` and `%4%31` stay what they are.
+    fn nested(&mut self, value: u8, next: Option<u8>) {
+        let Some(percent) = self.percent else { return };
+        let (first, second) = match (self.bytes.len().checked_sub(percent), next) {
+            (Some(2), Some(next)) => (value, next),
+            (Some(3), _) => (self.bytes.get(percent + 1).copied().unwrap_or_default(), value),
+            (Some(_) | None, _) => return,
+        };
+        if escaped_byte(&[b'%', first, second], 0).is_some() {
+            self.bytes.insert(percent + 1, b'2');
+            self.bytes.insert(percent + 2, b'5');
+        }
     }
-    Ok(3)
 }
 
 fn escape(byte: u8, out: &mut Vec<u8>) {
@@ -220,6 +261,11 @@ mod tests {
             ("/%41%7e", "/A~"),
             ("/%2fa%2F", "/%2fa%2F"),
             ("/%zz%", "/%zz%"),
+            ("/%%4141", "/%25A41"),
+            ("/%4%41", "/%254A"),
+            ("/a/..;x/b", "/b"),
+            ("/a/.;/b", "/a/b"),
+            ("/a/%2e%2e;x/b", "/a/..;x/b"),
             ("/a b", "/a%20b"),
             ("/é", "/%C3%A9"),
             ("/a/../b?c=/../d", "/b?c=/../d"),

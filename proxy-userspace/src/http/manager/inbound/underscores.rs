@@ -3,9 +3,9 @@
 use http::StatusCode;
 use proxy_config::model::http::options::HeadersWithUnderscores;
 
-use super::refusal;
-use crate::http::Stream;
 use crate::http::filter::Stop;
+use crate::http::{LocalReply, Stream};
+use crate::telemetry::Flags;
 
 pub(super) fn check(stream: &mut Stream, action: HeadersWithUnderscores) -> Result<(), Stop> {
     let has_one = |stream: &Stream| stream.request().headers.keys().any(|name| name.as_str().contains('_'));
@@ -23,7 +23,9 @@ pub(super) fn check(stream: &mut Stream, action: HeadersWithUnderscores) -> Resu
                 http::Version::HTTP_2 => "http2.unexpected_underscore",
                 _ => "http1.unexpected_underscore",
             };
-            return Err(refusal(StatusCode::BAD_REQUEST, details));
+            // By the codec, in Envoy.
+            let reply = LocalReply::new(StatusCode::BAD_REQUEST, "Bad Request", Flags::DPE, details);
+            return Err(reply.into());
         }
         HeadersWithUnderscores::DropHeader | HeadersWithUnderscores::RejectRequest => {}
     }
