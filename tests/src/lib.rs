@@ -9,6 +9,7 @@ pub mod backend;
 pub mod bootstrap;
 pub mod cases;
 pub mod cgroup;
+pub mod corpus;
 pub mod daemon;
 pub mod deviations;
 pub mod example;

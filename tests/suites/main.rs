@@ -17,6 +17,7 @@ mod harness;
 mod http2_abuse;
 mod http2_common;
 mod http2_conformance;
+mod http_malformed;
 mod http_manager;
 mod inbound;
 mod interception;

@@ -122,7 +122,8 @@ fn size_line(input: &[u8]) -> Result<Option<(u64, usize, usize)>, BadRequest> {
     let (size, digits) = hex(line)?;
     let extension = &line[digits..];
     let blank = extension.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
-    let is_extension = matches!(extension.get(blank), Some(b';')) || extension.is_empty();
+    // Some pad the size with spaces, and Envoy lets them.
+    let is_extension = matches!(extension.get(blank), Some(b';') | None);
     let is_text = extension.iter().all(|byte| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f));
     if digits == 0 || !is_extension || !is_text {
         return Err(BadRequest::codec());

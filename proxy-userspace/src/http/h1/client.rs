@@ -5,7 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -45,12 +45,16 @@ impl Client {
     /// also sends what is left of the request, and at its end hands the connection to `done`, where another exchange
     /// may follow.
     pub async fn send(
-        self,
+        mut self,
         head: &RequestHead,
         body: Body,
         observer: Observer,
         done: impl FnOnce(Self) + Send + 'static,
     ) -> Result<Response, Failed> {
+        // It may have ended, or spoken, while it was idle.
+        if self.poll_idle(&mut Context::from_waker(Waker::noop())).is_ready() {
+            return Err(Failed { reset: gone(), untouched: true, rest: body });
+        }
         let mut exchange = Exchange::new(self, head, body, observer)?;
         match poll_fn(|cx| exchange.poll_head(cx)).await {
             Ok(parsed) => Ok(exchange.respond(parsed, done)),
@@ -97,7 +101,8 @@ struct Exchange {
 
 impl Exchange {
     fn new(mut client: Client, head: &RequestHead, body: Body, observer: Observer) -> Result<Self, Failed> {
-        let framing = match encode::request(&mut client.conn.output, head, &body, &client.settings) {
+        let framing = match encode::request(&mut client.conn.output, head, body.exact_len(), &client.settings)
+        {
             Ok(framing) => framing,
             Err(reset) => return Err(Failed { reset, untouched: true, rest: body }),
         };

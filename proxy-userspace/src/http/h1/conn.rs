@@ -64,11 +64,12 @@ impl Conn {
             ready!(wire.socket.poll_read_ready(cx))?;
         }
         let filled = self.input.len();
-        if self.input.capacity() - filled < ROOM.min(want.max(1)) {
+        let enough = if want > READ { want.min(READ_MAX) / 2 } else { want.clamp(1, ROOM) };
+        if self.input.capacity() - filled < enough {
             self.input.reserve(want.clamp(READ, READ_MAX));
         }
         let room = self.input.capacity() - filled;
-        self.input.resize(filled + room.min(READ_MAX), 0);
+        self.input.resize(filled + room.min(want.clamp(READ, READ_MAX)), 0);
         let result = wire.poll_read(cx, &mut self.input[filled..]);
         let n = if let Poll::Ready(Ok(n)) = result { n } else { 0 };
         self.input.truncate(filled + n);
@@ -150,13 +151,6 @@ impl Conn {
         self.data.advance(of_data);
         n -= of_data;
         self.tail = self.tail.get(n..).unwrap_or_default();
-    }
-
-    /// Drops what has not been written, but for its first bytes.
-    pub(super) fn unsay(&mut self, keep: usize) {
-        self.output.truncate(keep);
-        self.data = Bytes::new();
-        self.tail = b"";
     }
 
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

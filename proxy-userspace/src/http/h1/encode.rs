@@ -1,14 +1,13 @@
 //! Messages on their way out.
 
-use std::io::Write as _;
-
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, Method, StatusCode, Version, header};
 use http_body::Frame;
 
+use super::Settings;
 use super::conn::Conn;
-use super::{Settings, framing};
-use crate::http::{Body, Case, RequestHead, Reset, ResetReason, ResponseHead};
+use super::framing::{self, is_of_hop};
+use crate::http::{Case, RequestHead, Reset, ResetReason, ResponseHead};
 use crate::telemetry::Side;
 
 /// How a body goes out.
@@ -81,7 +80,7 @@ impl Writer {
                     self.ended = *left == 0;
                 }
                 Framing::Chunked => {
-                    let _ = write!(Out(&mut conn.output), "{:x}\r\n", data.len());
+                    size_line(&mut conn.output, data.len());
                     self.ended = last;
                     conn.push(data, if last { b"\r\n0\r\n\r\n" } else { b"\r\n" });
                 }
@@ -141,23 +140,20 @@ impl Asked {
     }
 }
 
-/// Whether the connection is to be closed after it is decided here for a body that only the connection's end ends.
+/// `len`: of the body, where it is known. Whether the connection is to be closed after it is decided here for a body that only the connection's end ends.
 pub(super) fn response(
     out: &mut BytesMut,
     head: &ResponseHead,
-    body: &Body,
+    len: Option<u64>,
     asked: &Asked,
     close: &mut bool,
     settings: &Settings,
 ) -> Framing {
     status_line(out, head.status, asked.version);
     let turned = asked.is_turned(head.status);
-    let (framing, length) = if turned { (Framing::Raw, None) } else { response_framing(head, body, asked) };
+    let (framing, length) = if turned { (Framing::Raw, None) } else { response_framing(head, len, asked) };
     let names = Names::new(head.case.as_deref(), settings);
-    fields(out, &head.headers, &names);
-    if let Some(length) = length {
-        names.write(out, &header::CONTENT_LENGTH, itoa(length).as_ref());
-    }
+    fields(out, &head.headers, length, &names);
     if turned {
         if let Some(to) = &asked.upgrade {
             let to = head.headers.get(header::UPGRADE).map_or(to.as_bytes(), |value| value.as_bytes());
@@ -187,7 +183,7 @@ pub(super) fn response(
 /// A response that comes before the final one.
 pub(super) fn interim(out: &mut BytesMut, head: &ResponseHead, settings: &Settings) {
     status_line(out, head.status, Version::HTTP_11);
-    fields(out, &head.headers, &Names::new(head.case.as_deref(), settings));
+    fields(out, &head.headers, None, &Names::new(head.case.as_deref(), settings));
     out.extend_from_slice(b"\r\n");
 }
 
@@ -199,16 +195,16 @@ fn status_line(out: &mut BytesMut, status: StatusCode, version: Version) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn response_framing(head: &ResponseHead, body: &Body, asked: &Asked) -> (Framing, Option<u64>) {
+fn response_framing(head: &ResponseHead, len: Option<u64>, asked: &Asked) -> (Framing, Option<u64>) {
     let declared = declared(&head.headers);
     let status = head.status;
     if status.is_informational() || status == StatusCode::NO_CONTENT {
         return (Framing::None, None);
     }
     if asked.method == Method::HEAD || status == StatusCode::NOT_MODIFIED {
-        return (Framing::None, declared.or(body.exact_len().filter(|len| *len > 0)));
+        return (Framing::None, declared.or(len.filter(|len| *len > 0)));
     }
-    match body.exact_len().or(declared) {
+    match len.or(declared) {
         Some(len) => (Framing::Length(len), Some(len)),
         None if asked.version == Version::HTTP_11 => (Framing::Chunked, None),
         None => (Framing::Raw, None),
@@ -224,28 +220,21 @@ fn declared(headers: &HeaderMap) -> Option<u64> {
 pub(super) fn request(
     out: &mut BytesMut,
     head: &RequestHead,
-    body: &Body,
+    len: Option<u64>,
     settings: &Settings,
 ) -> Result<Framing, Reset> {
     request_line(out, head, settings)?;
     let names = Names::new(head.case.as_deref(), settings);
     names.write(out, &header::HOST, head.authority.as_bytes());
-    fields(out, &head.headers, &names);
-    let framing = if head.is_upgrade() {
-        if let Some(to) = &head.upgrade {
-            names.write(out, &header::CONNECTION, b"upgrade");
-            names.write(out, &header::UPGRADE, printable(to)?);
-        }
-        Framing::Raw
-    } else {
-        let (framing, length) = request_framing(head, body);
-        if let Some(length) = length {
-            names.write(out, &header::CONTENT_LENGTH, itoa(length).as_ref());
-        } else if framing == Framing::Chunked {
-            names.write(out, &header::TRANSFER_ENCODING, b"chunked");
-        }
-        framing
-    };
+    let (framing, length) = if head.is_upgrade() { (Framing::Raw, None) } else { request_framing(head, len) };
+    fields(out, &head.headers, length, &names);
+    if let Some(to) = &head.upgrade {
+        names.write(out, &header::CONNECTION, b"upgrade");
+        names.write(out, &header::UPGRADE, printable(to)?);
+    }
+    if framing == Framing::Chunked {
+        names.write(out, &header::TRANSFER_ENCODING, b"chunked");
+    }
     out.extend_from_slice(b"\r\n");
     Ok(framing)
 }
@@ -281,38 +270,28 @@ fn printable(text: &str) -> Result<&[u8], Reset> {
     }
 }
 
-fn request_framing(head: &RequestHead, body: &Body) -> (Framing, Option<u64>) {
+fn request_framing(head: &RequestHead, len: Option<u64>) -> (Framing, Option<u64>) {
     // As Envoy's requestShouldHaveNoBody: others say that they have none.
     let bodiless = matches!(head.method, Method::GET | Method::HEAD | Method::DELETE | Method::TRACE);
     let declared = declared(&head.headers);
-    match body.exact_len().or(declared) {
+    match len.or(declared) {
         Some(0) if bodiless && declared.is_none() => (Framing::None, None),
         Some(len) => (Framing::Length(len), Some(len)),
         None => (Framing::Chunked, None),
     }
 }
 
-/// All but those that are of this hop, which are written anew.
-fn fields(out: &mut BytesMut, headers: &HeaderMap, names: &Names<'_>) {
+/// All but those that are of this hop, which are written anew. The length is said where it was said before.
+fn fields(out: &mut BytesMut, headers: &HeaderMap, mut length: Option<u64>, names: &Names<'_>) {
     out.reserve(256 + headers.len() * 48);
     for (name, value) in headers {
-        if !is_of_hop(name) && name != header::CONTENT_LENGTH {
+        if name == header::CONTENT_LENGTH {
+            names.write_length(out, length.take());
+        } else if !is_of_hop(name) {
             names.write(out, name, value.as_bytes());
         }
     }
-}
-
-fn is_of_hop(name: &HeaderName) -> bool {
-    // Compared once, by their first letters: most names are none of them.
-    match name.as_str().as_bytes().first() {
-        Some(b'c') => *name == header::CONNECTION,
-        Some(b'k') => *name == framing::KEEP_ALIVE,
-        Some(b'p') => *name == framing::PROXY_CONNECTION,
-        Some(b't') => *name == header::TRANSFER_ENCODING,
-        Some(b'u') => *name == header::UPGRADE,
-        Some(b'h') => *name == header::HOST,
-        Some(_) | None => false,
-    }
+    names.write_length(out, length);
 }
 
 /// How header names are written.
@@ -324,6 +303,13 @@ struct Names<'a> {
 impl<'a> Names<'a> {
     fn new(case: Option<&'a Case>, settings: &Settings) -> Self {
         Self { case: case.filter(|_| settings.preserve_case), proper: settings.proper_case }
+    }
+
+    fn write_length(&self, out: &mut BytesMut, length: Option<u64>) {
+        if let Some(length) = length {
+            let mut digits = [0; 20];
+            self.write(out, &header::CONTENT_LENGTH, decimal(length, &mut digits));
+        }
     }
 
     fn write(&self, out: &mut BytesMut, name: &HeaderName, value: &[u8]) {
@@ -355,22 +341,25 @@ fn field(out: &mut BytesMut, name: &[u8], value: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// A number's digits.
-fn itoa(number: u64) -> impl AsRef<[u8]> {
-    number.to_string()
+fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b"0123456789"[(number % 10) as usize];
+        number /= 10;
+        if number == 0 {
+            return &digits[at..];
+        }
+    }
 }
 
-struct Out<'a>(&'a mut BytesMut);
-
-impl std::io::Write for Out<'_> {
-    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
-        self.0.extend_from_slice(data);
-        Ok(data.len())
+/// A chunk's size, and the end of its line.
+fn size_line(out: &mut BytesMut, size: usize) {
+    let digits = (usize::BITS - size.leading_zeros()).div_ceil(4).max(1);
+    for at in (0..digits).rev() {
+        out.extend_from_slice(&[b"0123456789abcdef"[size >> (4 * at) & 0xf]]);
     }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
+    out.extend_from_slice(b"\r\n");
 }
 
 fn local(details: &'static str) -> Reset {

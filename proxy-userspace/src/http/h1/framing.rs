@@ -38,17 +38,19 @@ pub(super) fn extent(
     settings: &Settings,
 ) -> Result<Option<Extent>, BadRequest> {
     let length = content_length(headers)?;
-    let Some(coding) = one(headers, &header::TRANSFER_ENCODING, "http1.invalid_transfer_encoding")? else {
+    if !headers.contains_key(header::TRANSFER_ENCODING) {
         return Ok(length.map(Extent::Length));
-    };
+    }
     if version != Version::HTTP_11 {
         return Err(bad("http1.transfer_encoding_not_allowed"));
     }
     if length.is_some() && !settings.allow_chunked_length {
         return Err(bad("http1.content_length_and_chunked_not_allowed"));
     }
-    // Envoy's status of a coding that it does not understand.
-    if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+    // Once, and alone. Envoy's status of a coding that it does not understand.
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let chunked = codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if !chunked || codings.next().is_some() {
         return Err(BadRequest::new(StatusCode::NOT_IMPLEMENTED, "http1.invalid_transfer_encoding"));
     }
     if length.is_some() {
@@ -114,6 +116,20 @@ pub(super) fn of_response(
     })
 }
 
+/// A header that concerns one hop alone, or how its message is framed there.
+pub(super) fn is_of_hop(name: &HeaderName) -> bool {
+    // Compared once, by their first letters: most names are none of them.
+    match name.as_str().as_bytes().first() {
+        Some(b'c') => *name == header::CONNECTION,
+        Some(b'k') => *name == KEEP_ALIVE,
+        Some(b'p') => *name == PROXY_CONNECTION,
+        Some(b't') => *name == header::TRANSFER_ENCODING,
+        Some(b'u') => *name == header::UPGRADE,
+        Some(b'h') => *name == header::HOST,
+        Some(_) | None => false,
+    }
+}
+
 /// Reads `Connection`, and takes off what concerns this hop alone.
 pub(super) fn connection(headers: &mut HeaderMap) -> Result<Connection, BadRequest> {
     let mut said = Connection::default();
@@ -171,8 +187,8 @@ impl Connection {
 /// A proxy's own, which a client may not have it drop: Envoy refuses these too.
 const UNNAMEABLE: [&str; 4] = ["host", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
 
-pub(super) static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-pub(super) static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 fn rejected() -> BadRequest {
     bad("http1.connection_header_rejected")
@@ -195,10 +211,13 @@ fn only_trailers(headers: &mut HeaderMap) {
     }
 }
 
+/// Said once: two that agree are as wrong as two that do not, for Envoy too.
 fn content_length(headers: &HeaderMap) -> Result<Option<u64>, BadRequest> {
-    match one(headers, &header::CONTENT_LENGTH, "http1.codec_error")? {
-        Some(value) => digits(value.as_bytes()).map(Some).ok_or(BadRequest::codec()),
-        None => Ok(None),
+    let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => digits(value.as_bytes()).map(Some).ok_or(BadRequest::codec()),
+        (Some(_), Some(_)) => Err(BadRequest::codec()),
     }
 }
 
@@ -208,19 +227,6 @@ pub(super) fn digits(value: &[u8]) -> Option<u64> {
         return None;
     }
     std::str::from_utf8(value).ok()?.parse().ok()
-}
-
-/// The only value of a header; more are an error.
-fn one<'a>(
-    headers: &'a HeaderMap,
-    name: &HeaderName,
-    details: &'static str,
-) -> Result<Option<&'a HeaderValue>, BadRequest> {
-    let mut values = headers.get_all(name).iter();
-    match (values.next(), values.next()) {
-        (_, Some(_)) => Err(bad(details)),
-        (value, None) => Ok(value),
-    }
 }
 
 pub(super) fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {

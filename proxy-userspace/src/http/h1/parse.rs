@@ -7,7 +7,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, head
 use httparse::{EMPTY_HEADER, Header, ParserConfig};
 
 use super::framing::{self, Connection, Extent};
-use super::{BadRequest, Settings, target};
+use super::target::{self, Target};
+use super::{BadRequest, Settings};
 use crate::http::{Case, RequestHead, ResponseHead, Scheme};
 
 /// What was found out of a head that is not complete: so that no byte is looked at often, however they trickle in.
@@ -15,6 +16,7 @@ use crate::http::{Case, RequestHead, ResponseHead, Scheme};
 pub(super) struct Scan {
     searched: usize,
     checked: usize,
+    checks: u32,
 }
 
 pub(super) struct Parsed<H> {
@@ -31,14 +33,13 @@ pub(super) fn request(
 ) -> Result<Option<Parsed<RequestHead>>, BadRequest> {
     skip_line_breaks(input);
     let Some(bytes) = take(input, scan, settings, check_request)? else { return Ok(None) };
-    let mut room = Room::default();
-    room.with(settings.max_headers, |slots| {
+    with_slots(settings.max_headers, |slots| {
         let mut raw = httparse::Request::new(&mut []);
         // A rest would be a head that ended before its end.
         match ParserConfig::default().parse_request_with_uninit_headers(&mut raw, &bytes, slots) {
             Ok(httparse::Status::Complete(len)) if len == bytes.len() => read_request(&raw, &bytes, settings),
             Ok(_) => Err(BadRequest::codec()),
-            Err(error) => Err(refused(error)),
+            Err(error) => Err(refused(error, &bytes)),
         }
     })
     .map(Some)
@@ -55,15 +56,14 @@ pub(super) fn response(
         return Err(BadRequest::codec());
     }
     let Some(bytes) = take(input, scan, settings, check_response)? else { return Ok(None) };
-    let mut room = Room::default();
-    room.with(settings.max_headers, |slots| {
+    with_slots(settings.max_headers, |slots| {
         let mut raw = httparse::Response::new(&mut []);
         match ParserConfig::default().parse_response_with_uninit_headers(&mut raw, &bytes, slots) {
             Ok(httparse::Status::Complete(len)) if len == bytes.len() => {
                 read_response(&raw, &bytes, method, settings)
             }
             Ok(_) => Err(BadRequest::codec()),
-            Err(error) => Err(refused(error)),
+            Err(error) => Err(refused(error, &bytes)),
         }
     })
     .map(Some)
@@ -75,7 +75,7 @@ pub(super) fn trailers(bytes: &Bytes, settings: &Settings) -> Result<HeaderMap, 
     let lines = match httparse::parse_headers(bytes, &mut slots) {
         Ok(httparse::Status::Complete((len, lines))) if len == bytes.len() => lines,
         Ok(_) => return Err(BadRequest::codec()),
-        Err(error) => return Err(refused(error)),
+        Err(error) => return Err(refused(error, bytes)),
     };
     let mut trailers = HeaderMap::with_capacity(lines.len());
     for line in lines {
@@ -89,18 +89,7 @@ pub(super) fn trailers(bytes: &Bytes, settings: &Settings) -> Result<HeaderMap, 
 }
 
 fn is_of_head(name: &HeaderName) -> bool {
-    [
-        header::CONTENT_LENGTH,
-        header::TRANSFER_ENCODING,
-        header::HOST,
-        header::CONNECTION,
-        header::UPGRADE,
-        header::TE,
-        header::TRAILER,
-    ]
-    .contains(name)
-        || *name == framing::KEEP_ALIVE
-        || *name == framing::PROXY_CONNECTION
+    framing::is_of_hop(name) || [header::CONTENT_LENGTH, header::TE, header::TRAILER].contains(name)
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -155,9 +144,10 @@ fn take(
         }
         HeadEnd::More => {
             // What is wrong is said soon, but not looked for anew with each byte.
-            if input.len() >= scan.checked * 2 && !input.is_empty() {
+            if (scan.checks < 16 || input.len() >= scan.checked * 2) && !input.is_empty() {
                 scan.checked = input.len();
-                check(input, settings.max_headers).map_err(refused)?;
+                scan.checks += 1;
+                check(input, settings.max_headers).map_err(|error| refused(error, input))?;
             }
             Ok(None)
         }
@@ -174,23 +164,25 @@ fn check_response(input: &[u8], max_headers: usize) -> Result<(), httparse::Erro
     httparse::Response::new(&mut slots).parse(input).map(drop)
 }
 
-fn refused(error: httparse::Error) -> BadRequest {
-    if error == httparse::Error::TooManyHeaders { TOO_MANY } else { BadRequest::codec() }
+fn refused(error: httparse::Error, head: &[u8]) -> BadRequest {
+    let control = |byte: &u8| byte.is_ascii_control() && !matches!(byte, b'\t' | b'\r' | b'\n');
+    if error == httparse::Error::TooManyHeaders {
+        TOO_MANY
+    } else if head.iter().any(control) {
+        BadRequest::new(StatusCode::BAD_REQUEST, "http1.invalid_characters")
+    } else {
+        BadRequest::codec()
+    }
 }
 
-/// Room for the fields of a head: on the stack where they are as many as usual.
-#[derive(Default)]
-struct Room;
-
-impl Room {
-    fn with<'b, R>(&mut self, max: usize, f: impl FnOnce(&mut [MaybeUninit<Header<'b>>]) -> R) -> R {
-        const USUAL: usize = 100;
-        if max <= USUAL {
-            let mut slots = [const { MaybeUninit::uninit() }; USUAL];
-            f(&mut slots[..max])
-        } else {
-            f(&mut vec![MaybeUninit::uninit(); max])
-        }
+/// With room for the fields of a head: on the stack where they are as many as usual.
+fn with_slots<'b, R>(max: usize, f: impl FnOnce(&mut [MaybeUninit<Header<'b>>]) -> R) -> R {
+    const USUAL: usize = 100;
+    if max <= USUAL {
+        let mut slots = [const { MaybeUninit::uninit() }; USUAL];
+        f(&mut slots[..max])
+    } else {
+        f(&mut vec![MaybeUninit::uninit(); max])
     }
 }
 
@@ -206,14 +198,13 @@ fn read_request(
     }
     let target = target::target(raw.path.unwrap_or_default(), &method, settings)?;
     let mut fields = Fields::read(raw.headers, bytes, settings)?;
-    let declared = framing::extent(&mut fields.map, version, settings)?;
-    let connection = framing::connection(&mut fields.map)?;
+    let (declared, connection) = fields.framing(version, settings)?;
     let mut upgrade = upgrade(&mut fields.map, connection);
     let extent = framing::of_request(declared, &method, &mut upgrade)?;
-    let host = host(&mut fields, version, settings)?;
+    let host = host(&mut fields, &target, version, settings)?;
     let scheme = target.scheme.unwrap_or(if settings.https { Scheme::Https } else { Scheme::Http });
     let head = RequestHead {
-        authority: target.authority.map_or(host, str::to_owned),
+        authority: host,
         path: target.path.to_owned(),
         method,
         scheme,
@@ -238,8 +229,7 @@ fn read_response(
     if let Some(host) = fields.host.take() {
         fields.map.try_append(header::HOST, host).map_err(|_| TOO_MANY)?;
     }
-    let declared = framing::extent(&mut fields.map, version, settings)?;
-    let connection = framing::connection(&mut fields.map)?;
+    let (declared, connection) = fields.framing(version, settings)?;
     let extent = framing::of_response(declared, status, method)?;
     if !matches!(status, StatusCode::SWITCHING_PROTOCOLS | StatusCode::UPGRADE_REQUIRED) {
         fields.map.remove(header::UPGRADE);
@@ -262,11 +252,14 @@ struct Fields {
     case: Option<Box<Case>>,
     /// Not among the map's.
     host: Option<HeaderValue>,
+    /// Some say how the message is framed, or how the connection goes on: mostly none does.
+    special: bool,
 }
 
 impl Fields {
     fn read(lines: &[Header<'_>], bytes: &Bytes, settings: &Settings) -> Result<Self, BadRequest> {
-        let mut fields = Self { map: HeaderMap::with_capacity(lines.len() + 8), case: None, host: None };
+        let mut fields =
+            Self { map: HeaderMap::with_capacity(lines.len() + 8), case: None, host: None, special: false };
         for line in lines {
             let (name, value) = field(line, bytes)?;
             if settings.preserve_case && line.name.bytes().any(|byte| byte.is_ascii_uppercase()) {
@@ -277,10 +270,24 @@ impl Fields {
                     return Err(BadRequest::codec());
                 }
             } else {
+                fields.special |=
+                    framing::is_of_hop(&name) || name == header::CONTENT_LENGTH || name == header::TE;
                 fields.map.try_append(name, value).map_err(|_| TOO_MANY)?;
             }
         }
         Ok(fields)
+    }
+
+    fn framing(
+        &mut self,
+        version: Version,
+        settings: &Settings,
+    ) -> Result<(Option<Extent>, Connection), BadRequest> {
+        if !self.special {
+            return Ok((None, Connection::default()));
+        }
+        let declared = framing::extent(&mut self.map, version, settings)?;
+        Ok((declared, framing::connection(&mut self.map)?))
     }
 }
 
@@ -295,22 +302,33 @@ fn field(line: &Header<'_>, bytes: &Bytes) -> Result<(HeaderName, HeaderValue), 
     Ok((name, value))
 }
 
-fn host(fields: &mut Fields, version: Version, settings: &Settings) -> Result<String, BadRequest> {
-    let Some(value) = fields.host.take() else {
-        return match &settings.default_host {
-            Some(host) if version == Version::HTTP_10 => Ok(host.to_string()),
-            Some(_) | None => Err(BadRequest::new(StatusCode::BAD_REQUEST, "missing_host_header")),
+/// What the target says goes before the header.
+fn host(
+    fields: &mut Fields,
+    target: &Target<'_>,
+    version: Version,
+    settings: &Settings,
+) -> Result<String, BadRequest> {
+    if let Some(host) = fields.host.take() {
+        return match std::str::from_utf8(host.as_bytes()) {
+            Ok(host) if target::is_host(host) => Ok(target.authority.unwrap_or(host).to_owned()),
+            Ok(_) | Err(_) => Err(BadRequest::new(StatusCode::BAD_REQUEST, "http.invalid_authority")),
         };
-    };
-    match std::str::from_utf8(value.as_bytes()) {
-        Ok(host) if target::is_host(host) => Ok(host.to_owned()),
-        Ok(_) | Err(_) => Err(BadRequest::new(StatusCode::BAD_REQUEST, "http.invalid_authority")),
+    }
+    let default = settings.default_host.as_deref().filter(|_| version == Version::HTTP_10);
+    match target.authority.or(default) {
+        Some(host) => Ok(host.to_owned()),
+        None => Err(BadRequest::new(StatusCode::BAD_REQUEST, "missing_host_header")),
     }
 }
 
 /// What a client would turn to; HTTP/2 is not turned to so.
 fn upgrade(headers: &mut HeaderMap, connection: Connection) -> Option<String> {
-    let value = headers.remove(header::UPGRADE).filter(|_| connection.upgrade)?;
+    if !connection.upgrade {
+        headers.remove(header::UPGRADE);
+        return None;
+    }
+    let value = headers.remove(header::UPGRADE)?;
     let to = value.to_str().ok()?.to_ascii_lowercase();
     if to == "h2c" {
         headers.remove("http2-settings");

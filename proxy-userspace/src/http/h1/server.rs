@@ -104,8 +104,8 @@ impl Server {
         }
     }
 
-    /// Sends a response, all of it. `close`: no other request is served on this connection. Where it fails and
-    /// `sent` says that its head has not gone out, another may take its place.
+    /// Sends a response, all of it. `close`: no other request is served on this connection. Where the
+    /// body breaks, what came before goes out, as in Envoy.
     pub async fn respond(
         &mut self,
         head: &ResponseHead,
@@ -113,9 +113,11 @@ impl Server {
         close: bool,
         sent: &mut Sent,
     ) -> Result<(), Reset> {
-        let mut reply = self.lock().begin(head, &body, close, sent);
+        // Asked before: the body may be the request's, and lock.
+        let len = body.exact_len();
+        let mut reply = self.lock().begin(head, len, close, sent);
         let result = poll_fn(|cx| self.poll_respond(cx, &mut reply, &mut body, sent)).await;
-        self.lock().finish(&reply, result.is_ok(), sent);
+        self.lock().finish(&reply, result.is_ok());
         result
     }
 
@@ -199,7 +201,7 @@ impl Server {
         sent: &mut Sent,
     ) -> Poll<Result<(), Reset>> {
         loop {
-            let waits = self.poll_body(cx, &mut reply.writer, body, sent)?.is_pending();
+            let waits = self.poll_body(cx, reply, body, sent);
             let mut state = self.lock();
             let result = state.conn.poll_send(cx);
             if !sent.head && state.conn.written > reply.start {
@@ -208,6 +210,9 @@ impl Server {
             }
             if let Err(error) = ready!(result) {
                 return Poll::Ready(Err(lost(&error)));
+            }
+            if let Some(reset) = reply.broken.take() {
+                return Poll::Ready(Err(reset));
             }
             if reply.writer.is_ended() {
                 sent.complete = true;
@@ -220,8 +225,19 @@ impl Server {
         }
     }
 
+    /// Whether the body has no more for now.
+    fn poll_body(&self, cx: &mut Context<'_>, reply: &mut Reply, body: &mut Body, sent: &mut Sent) -> bool {
+        if reply.broken.is_none() {
+            match self.poll_frames(cx, &mut reply.writer, body, sent) {
+                Ok(poll) => return poll.is_pending(),
+                Err(reset) => reply.broken = Some(reset),
+            }
+        }
+        true
+    }
+
     /// Takes of the body what there is and as much as there is room for.
-    fn poll_body(
+    fn poll_frames(
         &self,
         cx: &mut Context<'_>,
         writer: &mut Writer,
@@ -250,6 +266,8 @@ struct Reply {
     /// What was written before it.
     start: u64,
     close: bool,
+    /// Why it will not be complete.
+    broken: Option<Reset>,
 }
 
 impl State {
@@ -296,7 +314,7 @@ impl State {
         (head, extent)
     }
 
-    fn begin(&mut self, head: &ResponseHead, body: &Body, close: bool, sent: &mut Sent) -> Reply {
+    fn begin(&mut self, head: &ResponseHead, len: Option<u64>, close: bool, sent: &mut Sent) -> Reply {
         self.turned = self.asked.is_turned(head.status);
         if self.offered && !self.turned {
             // It goes on without; what follows the request is another one.
@@ -308,9 +326,14 @@ impl State {
         let start = self.conn.written + self.conn.output.len() as u64;
         let before = self.conn.output.len();
         let Self { conn, asked, settings, .. } = self;
-        let framing = encode::response(&mut conn.output, head, body, asked, &mut close, settings);
+        let framing = encode::response(&mut conn.output, head, len, asked, &mut close, settings);
         sent.head_bytes += (self.conn.output.len() - before) as u64;
-        Reply { writer: Writer::new(framing, &self.settings), start, close: close || self.turned }
+        Reply {
+            writer: Writer::new(framing, &self.settings),
+            start,
+            close: close || self.turned,
+            broken: None,
+        }
     }
 
     /// The request is complete, or the rest of it has been read and waits for whoever takes its body.
@@ -323,14 +346,7 @@ impl State {
     }
 
     /// After the response.
-    fn finish(&mut self, reply: &Reply, complete: bool, sent: &mut Sent) {
-        if !complete && self.conn.written <= reply.start {
-            let before = reply.start - self.conn.written;
-            self.conn.unsay(usize::try_from(before).unwrap_or(usize::MAX));
-            *sent = Sent::default();
-            self.turned = false;
-            return;
-        }
+    fn finish(&mut self, reply: &Reply, complete: bool) {
         self.reusable &= complete && !reply.close;
         while self.reusable && !self.reader.is_done() {
             let read = self.reader.read(&mut self.conn.input, &self.settings);

@@ -1,6 +1,6 @@
 //! A request's method, target and host.
 
-use http::Method;
+use http::{Method, StatusCode};
 
 use super::{BadRequest, Settings};
 use crate::http::Scheme;
@@ -78,8 +78,8 @@ pub(super) fn target<'a>(
 
 /// Authority form. It has a port, always.
 fn connect(text: &str) -> Result<Target<'_>, BadRequest> {
-    let (_, port) = text.rsplit_once(':').ok_or(INVALID_URL)?;
-    if !is_host(text) || port.parse::<u16>().is_err() {
+    let (host, port) = text.rsplit_once(':').ok_or(INVALID_URL)?;
+    if host.is_empty() || !is_host(text) || port.parse::<u16>().is_err() {
         return Err(INVALID_URL);
     }
     Ok(Target { authority: Some(text), scheme: None, path: "" })
@@ -87,27 +87,33 @@ fn connect(text: &str) -> Result<Target<'_>, BadRequest> {
 
 /// Its authority goes before the `Host` header, as RFC 9112 (3.2.2) and Envoy have it.
 fn absolute<'a>(text: &'a str, settings: &Settings) -> Result<Target<'a>, BadRequest> {
-    let (scheme, rest) = text.split_once("://").ok_or(INVALID_URL)?;
-    if !settings.allow_absolute_url {
+    if text == "*" {
         return Err(INVALID_URL);
+    }
+    let (scheme, rest) = text.split_once("://").ok_or(BadRequest::codec())?;
+    if scheme.is_empty() || !scheme.bytes().all(|byte| byte.is_ascii_alphabetic()) {
+        return Err(BadRequest::codec());
+    }
+    if !settings.allow_absolute_url {
+        return Ok(Target { authority: None, scheme: None, path: text });
     }
     let scheme = match scheme {
         _ if scheme.eq_ignore_ascii_case("http") => Scheme::Http,
         _ if scheme.eq_ignore_ascii_case("https") => Scheme::Https,
-        _ => return Err(BadRequest::new(http::StatusCode::BAD_REQUEST, "http1.invalid_scheme")),
+        _ => return Err(BadRequest::new(StatusCode::BAD_REQUEST, "http1.invalid_scheme")),
     };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
-    if !is_host(authority) || !(path.is_empty() || path.starts_with('/')) {
+    if authority.is_empty() || !is_host(authority) || !(path.is_empty() || path.starts_with('/')) {
         return Err(INVALID_URL);
     }
     let path = if path.is_empty() { "/" } else { path };
     Ok(Target { authority: Some(authority), scheme: Some(scheme), path })
 }
 
-const INVALID_URL: BadRequest = BadRequest::new(http::StatusCode::BAD_REQUEST, "http1.invalid_url");
+const INVALID_URL: BadRequest = BadRequest::new(StatusCode::BAD_REQUEST, "http1.invalid_url");
 
-/// A name or an address, and perhaps a port; no user.
+/// A name or an address, and perhaps a port; no user. It may be empty, which is for a target without an authority.
 pub(super) fn is_host(text: &str) -> bool {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
@@ -121,13 +127,12 @@ pub(super) fn is_host(text: &str) -> bool {
     };
     let port =
         port.strip_prefix(':').map_or(port.is_empty(), |port| port.bytes().all(|b| b.is_ascii_digit()));
-    port && !host.is_empty() && (text.starts_with('[') || host.bytes().all(is_host_byte))
+    port && (!host.is_empty() || text.is_empty()) && (text.starts_with('[') || host.bytes().all(is_host_byte))
 }
 
+/// Of an IPv6 address, perhaps with a zone.
 fn is_address_byte(byte: u8) -> bool {
-    byte.is_ascii_hexdigit()
-        || matches!(byte, b':' | b'.' | b'%' | b'-' | b'_' | b'~')
-        || byte.is_ascii_alphabetic()
+    byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'.' | b'%' | b'-' | b'_' | b'~')
 }
 
 /// RFC 3986's unreserved, percent and sub-delims.

@@ -1,16 +1,27 @@
-//! The codec against the other end of real sockets.
+//! The codec: what it refuses, and both of its ends against real sockets.
 
+mod client;
+mod corpus;
+mod malformed;
+mod random;
+mod server;
+
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::StatusCode;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use http_body::Frame;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::*;
 use crate::cluster::{self, Connected};
-use crate::http::{Body, Io, Observer, Request, RequestHead, ResponseHead, Sent};
+use crate::http::{Body, Io, Reset};
+use crate::net::rig::LONG;
 
 async fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -43,64 +54,45 @@ async fn all(body: &mut Body) -> String {
     String::from_utf8(data).unwrap()
 }
 
-async fn received(stream: &mut TcpStream) -> String {
-    let mut data = [0; 4096];
-    let n = stream.read(&mut data).await.unwrap();
-    String::from_utf8_lossy(&data[..n]).into_owned()
+/// A body that comes as it is sent: dropped by its sender, it is at its end.
+fn fed() -> (mpsc::UnboundedSender<Result<Frame<Bytes>, Reset>>, Body) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    (sender, Body::stream(Fed(receiver)))
 }
 
-#[tokio::test]
-async fn requests_follow_each_other() {
-    let (mut peer, mut server) = server(Settings::default()).await;
-    peer.write_all(b"GET /a HTTP/1.1\r\nHost: h\r\nX: y\r\n\r\nPOST /b HTTP/1.1\r\nhost: h:1\r\n")
-        .await
-        .unwrap();
-    let Request { head, body } = server.next().await.unwrap().unwrap();
-    assert_eq!((head.path.as_str(), head.authority.as_str(), body.is_end()), ("/a", "h", true));
-    assert_eq!(head.headers["x"], "y");
-    let mut sent = Sent::default();
-    let response = ResponseHead::new(StatusCode::OK);
-    server.respond(&response, Body::full("hello"), false, &mut sent).await.unwrap();
-    assert_eq!(received(&mut peer).await, "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello");
-    assert!(sent.head && sent.complete && server.reusable());
-    peer.write_all(b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n").await.unwrap();
-    let Request { head, mut body } = server.next().await.unwrap().unwrap();
-    assert_eq!((head.path.as_str(), all(&mut body).await.as_str()), ("/b", "abcde"));
-    server.respond(&response, Body::empty(), true, &mut sent).await.unwrap();
-    assert_eq!(
-        received(&mut peer).await,
-        "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-    );
-    assert!(server.next().await.unwrap().is_none());
+struct Fed(mpsc::UnboundedReceiver<Result<Frame<Bytes>, Reset>>);
+
+impl http_body::Body for Fed {
+    type Data = Bytes;
+    type Error = Reset;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Reset>>> {
+        self.0.poll_recv(cx)
+    }
 }
 
-#[tokio::test]
-async fn an_upstream_is_asked_twice() {
-    let (mut peer, client) = client(Settings::default()).await;
-    let (give, mut given) = tokio::sync::mpsc::unbounded_channel();
-    let head = RequestHead::new(http::Method::POST, "h", "/x");
-    let sending = client.send(&head, Body::full("abc"), Observer::default(), move |client| {
-        let _ = give.send(client);
-    });
-    let answering = async {
-        assert_eq!(received(&mut peer).await, "POST /x HTTP/1.1\r\nhost: h\r\ncontent-length: 3\r\n\r\nabc");
-        peer.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
-            .await
-            .unwrap();
-    };
-    let (response, ()) = tokio::join!(sending, answering);
-    let mut response = response.unwrap();
-    assert_eq!(all(&mut response.body).await, "abc");
-    let client = given.try_recv().unwrap();
-    let head = RequestHead::new(http::Method::GET, "h", "/y");
-    let sending = client.send(&head, Body::empty(), Observer::default(), drop);
-    let answering = async {
-        assert_eq!(received(&mut peer).await, "GET /y HTTP/1.1\r\nhost: h\r\n\r\n");
-        peer.write_all(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno")
-            .await
-            .unwrap();
-    };
-    let (response, ()) = tokio::join!(sending, answering);
-    let mut response = response.unwrap();
-    assert_eq!((response.head.status.as_u16(), all(&mut response.body).await.as_str()), (404, "no"));
+fn data(text: &'static str) -> Result<Frame<Bytes>, Reset> {
+    Ok(Frame::data(Bytes::from_static(text.as_bytes())))
+}
+
+/// Reads until `end` has come, and whatever came with it.
+async fn until(stream: &mut TcpStream, end: &str) -> String {
+    let mut all = Vec::new();
+    while !all.windows(end.len()).any(|window| window == end.as_bytes()) {
+        let mut piece = [0; 4096];
+        let n = timeout(LONG, stream.read(&mut piece)).await.unwrap().unwrap();
+        assert!(n > 0, "it ended with {:?}", String::from_utf8_lossy(&all));
+        all.extend_from_slice(&piece[..n]);
+    }
+    String::from_utf8(all).unwrap()
+}
+
+/// Reads to the end.
+async fn rest(stream: &mut TcpStream) -> String {
+    let mut all = Vec::new();
+    timeout(LONG, stream.read_to_end(&mut all)).await.unwrap().unwrap();
+    String::from_utf8(all).unwrap()
 }

@@ -186,7 +186,12 @@ impl Active {
         };
         match stop {
             Stop::Reply(reply) => local_reply::make(&mut self.stream, *reply),
-            Stop::Reset(reset) => return Err(Broken::Reset(reset)),
+            Stop::Reset(reset) => {
+                let reply = local_reply::to_broken_body(&reset).filter(|_| P::HTTP1);
+                let Some(reply) = reply else { return Err(Broken::Reset(reset)) };
+                self.close = true;
+                local_reply::make(&mut self.stream, reply);
+            }
         }
         Ok(())
     }

@@ -9,9 +9,10 @@ use proxy_config::model::http::action::BodyFormat;
 
 use crate::http::filter::LocalReply;
 use crate::http::route::{self, Addition, Whose};
-use crate::http::{Body, BuildError, ResponseHead, Stream};
+use crate::http::{Body, BuildError, Reset, ResetReason, ResponseHead, Stream};
 use crate::telemetry::access_log::http::of_http_status;
 use crate::telemetry::access_log::{Filter, Format};
+use crate::telemetry::{Flags, Side};
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -96,6 +97,23 @@ fn content(content: &Content) -> Result<Bytes, BuildError> {
             .map(Bytes::from)
             .map_err(|_| BuildError(format!("the environment has no variable {name}"))),
     }
+}
+
+/// To a request whose body is not what its framing says, while nothing has been answered: as Envoy.
+pub(super) fn to_broken_body(reset: &Reset) -> Option<LocalReply> {
+    if reset.side != Side::Downstream || reset.reason != ResetReason::Protocol {
+        return None;
+    }
+    let status = match &*reset.details {
+        "http1.headers_too_large" | "http1.too_many_headers" => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        _ => StatusCode::BAD_REQUEST,
+    };
+    Some(LocalReply::new(
+        status,
+        status.canonical_reason().unwrap_or_default(),
+        Flags::DPE,
+        reset.details.clone(),
+    ))
 }
 
 /// Puts it in the place of whatever response there was.
