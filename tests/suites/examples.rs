@@ -44,6 +44,7 @@ fn every_example_is_valid_and_has_a_test() -> Result<()> {
         let tests = [
             include_str!("examples.rs"),
             include_str!("dynamic_examples.rs"),
+            include_str!("http_examples.rs"),
             include_str!("interception.rs"),
             include_str!("transport_examples.rs"),
         ]

@@ -1,12 +1,10 @@
 //! The HTTP configurations of the posts, from `examples/`, with nginx behind and curl in front: what a post shows, is so.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use shunt_tests::example::Example;
 use shunt_tests::upstream::unused;
-use shunt_tests::{Cases, Client, Kind, Lab, Nginx, Pair, Place, Proxy, Upstream, eventually, lab};
+use shunt_tests::{Cases, Kind, Lab, Nginx, Pair, Place, Proxy, lab};
 
 const LISTENER: &str = "listener_0";
 
@@ -139,32 +137,4 @@ fn the_agents_listeners() -> Result<()> {
         }
         Ok(())
     })
-}
-
-/// An echo of lines through the post's tunnel.
-fn tunnelled(lab: &Lab, name: &str) -> Result<()> {
-    let echo = Upstream::echo("v2")?;
-    let inner = unused()?.port();
-    let example = Example::load(name)?.free(15_000)?.free(31_400)?.port(10_001, inner)?;
-    let example = example.backend(9000, echo.address)?;
-    for kind in Kind::BOTH {
-        let proxy = Proxy::start(lab, kind, example.yaml())?;
-        let answer = eventually("echo", Duration::from_secs(5), || {
-            let mut client = Client::connect(proxy.listening("0.0.0.0_31400")?)?;
-            client.ask("hello")
-        })?;
-        ensure!(answer == "v2 hello", "{}: {answer:?}", kind.name());
-        proxy.expect_stat("tcp.tcp_stats.downstream_cx_total", 1)?;
-    }
-    Ok(())
-}
-
-#[test]
-fn tcp_in_a_tunnel_by_http2_connect() -> Result<()> {
-    lab(|lab| tunnelled(lab, "tcp_proxy-tunneling_config-http2_connect.yaml"))
-}
-
-#[test]
-fn tcp_in_a_tunnel_by_http2_post() -> Result<()> {
-    lab(|lab| tunnelled(lab, "tcp_proxy-tunneling_config-http2_post.yaml"))
 }
