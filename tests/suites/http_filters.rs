@@ -67,7 +67,7 @@ fn compare(
         let config = Bootstrap::new()
             .static_cluster("up", &[up], "")
             .listener("http", &format!("filter_chains: [ {chain} ]"));
-        let pair = Pair::start_with(lab, &config.yaml(), &["--file-flush-interval-msec", "100"])?;
+        let pair = Pair::start(lab, &config.yaml())?;
         let mut cases = Cases::new();
         let mut answers = Vec::new();
         let send = |proxy: &Proxy| {

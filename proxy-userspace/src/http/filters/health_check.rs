@@ -86,7 +86,6 @@ impl StreamFilter for One {
         }
         self.asks = true;
         stream.http_mut().health_check = true;
-        shared.stats.request_total.inc();
         let failing = shared.failing.load(Ordering::Relaxed);
         let cached = shared.cache.as_ref().and_then(Cache::fresh);
         if shared.config.pass_through_mode && !failing && cached.is_none() {
@@ -126,7 +125,7 @@ impl Shared {
         for (name, percentage) in &self.config.cluster_min_healthy_percentages {
             let Some(cluster) = stream.conn.cluster(name) else {
                 self.stats.failed_cluster_not_found.inc();
-                return verdict(503, "health_check_failed_cluster_not_found");
+                return verdict(503, "health_check_failed_no_cluster_found");
             };
             let total = cluster.stats.membership_total.value() as f64;
             let healthy = cluster.stats.membership_healthy.value() as f64;
