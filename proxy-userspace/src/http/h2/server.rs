@@ -142,6 +142,8 @@ fn builder(settings: &Settings) -> h2::server::Builder {
         .max_pending_accept_reset_streams(
             usize::try_from(settings.limits.premature_resets).unwrap_or(usize::MAX),
         )
+        // CVE-2025-8671: those that it makes this end reset are no better.
+        .max_local_error_reset_streams(usize::try_from(settings.limits.premature_resets / 2).ok())
         .reset_stream_duration(RESET_MEMORY);
     if settings.allow_connect {
         builder.enable_connect_protocol();

@@ -16,7 +16,7 @@ use crate::http::pool::http2_settings;
 use crate::http::route::{Edit, Whose};
 use crate::http::{BuildError, h1, h2};
 use crate::telemetry::Entry;
-use crate::telemetry::stats::stats_block;
+use crate::telemetry::stats::{Stats, stats_block};
 use crate::world::Parts;
 
 pub(crate) struct Prepared {
@@ -64,7 +64,7 @@ impl Prepared {
         let via = &model.identity.via;
         Ok(Self {
             http1: [false, true].map(|https| Arc::new(http1(model, https))),
-            http2: [false, true].map(|https| Arc::new(http2(model, https))),
+            http2: [false, true].map(|https| Arc::new(http2(model, https, stats))),
             server_name: text(&model.identity.server_name)?,
             via: if via.is_empty() { None } else { Some(text(via)?) },
             date: Date::default(),
@@ -110,8 +110,10 @@ fn http1(model: &model::Hcm, https: bool) -> h1::Settings {
     }
 }
 
-fn http2(model: &model::Hcm, https: bool) -> h2::Settings {
+fn http2(model: &model::Hcm, https: bool, stats: &Stats) -> h2::Settings {
     h2::Settings {
+        // All listeners' together, as in Envoy.
+        stats: stats.block("http2"),
         max_headers_bytes: model.max_request_headers_kb.saturating_mul(1024),
         https,
         ..http2_settings(&model.http2, &model.common)

@@ -144,6 +144,15 @@ pub(crate) fn http2_settings(options: &Http2Options, common: &CommonHttpOptions)
             timeout: keepalive.timeout,
             interval_jitter: keepalive.interval_jitter,
         }),
+        limits: h2::abuse::Limits {
+            max_outbound_control_frames: options.max_outbound_control_frames,
+            max_consecutive_inbound_frames_with_empty_payload: options
+                .max_consecutive_inbound_frames_with_empty_payload,
+            max_inbound_priority_frames_per_stream: options.max_inbound_priority_frames_per_stream,
+            max_inbound_window_update_frames_per_data_frame_sent: options
+                .max_inbound_window_update_frames_per_data_frame_sent,
+            ..own.limits
+        },
         ..own
     }
 }
