@@ -27,7 +27,7 @@ use crate::net::socket::Socket as StreamSocket;
 use crate::net::wire::Wire;
 use crate::net::{Dial, Family, options};
 use crate::sys::sock;
-use crate::transport::{CloseEvent, Factory, Failure, Link, NotReady, Transport};
+use crate::transport::{CloseEvent, Factory, Failure, Link, Names, NotReady, Transport};
 
 /// Where a connection comes from.
 #[derive(Clone, Debug, Default)]
@@ -58,6 +58,8 @@ pub struct Client<'a> {
     pub connection_id: u64,
     /// What is offered by ALPN where the transport socket itself says nothing of it.
     pub alpn: &'a [&'a str],
+    /// Whom a request asks for.
+    pub names: Option<&'a Names>,
 }
 
 /// A connection whose transport is ready.
@@ -177,6 +179,7 @@ async fn secure(
         client: client.facts,
         connection_id: client.connection_id,
         alpn: client.alpn,
+        names: client.names,
     };
     let missing = |missing: NotReady| ConnectError::Transport(Failure::new(missing.to_string()));
     let mut transport = factory.create(&link).map_err(missing)?;

@@ -79,6 +79,11 @@ impl Cluster {
         let after = LbState::build(self, levels, policy, now);
         self.count_changes(&before, &after);
         self.publish(&before, after);
+        if removed > 0 {
+            let hosts = self.lb.load();
+            let there: HashSet<*const Host> = hosts.hosts().map(Arc::as_ptr).collect();
+            self.pools.keep(|host| there.contains(&std::ptr::from_ref(host)));
+        }
         if let Some(active) = &self.active {
             active.hosts_changed();
         }
@@ -137,6 +142,7 @@ impl Cluster {
         self.stats.membership_change.add(changes);
         if changes > 0 && self.model.common_lb.close_connections_on_host_set_change {
             before.hosts().for_each(|host| host.close_connections());
+            self.pools.keep(|_| false);
         }
         // Envoy measures it where hosts come and go.
         if self.model.discovery != model::cluster::Discovery::Static {

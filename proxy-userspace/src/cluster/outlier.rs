@@ -289,6 +289,7 @@ impl Detector {
         host.set(HealthFlag::FAILED_OUTLIER_CHECK);
         if cluster.model.close_connections_on_host_health_failure {
             host.close_connections();
+            cluster.pools.keep(|other| !std::ptr::eq(other, &**host));
         }
         true
     }

@@ -12,7 +12,7 @@ use crate::net::HostDial;
 
 /// On nobody's behalf.
 fn by(source: &Source) -> Client<'_> {
-    Client { source, facts: None, connection_id: 0, alpn: &[] }
+    Client { source, facts: None, connection_id: 0, alpn: &[], names: None }
 }
 
 fn locality(zone: &str, priority: u32, weight: u32, ports: &[u16]) -> LocalityEndpoints {

@@ -40,6 +40,10 @@ use proxy_config::model::network_filter::RouteRef;
 
 use crate::telemetry::trace::Node;
 
+/// Among a stream's extensions: what is offered to its upstream by ALPN, instead of what the cluster says.
+#[derive(Clone, Debug)]
+pub struct UpstreamAlpn(pub Arc<[Arc<str>]>);
+
 /// What the connection managers of one configuration share.
 #[derive(Default)]
 pub struct Common {

@@ -130,12 +130,30 @@ pub enum Link<'a> {
         connection_id: u64,
         /// What is offered where the transport socket itself says nothing of it.
         alpn: &'a [&'a str],
+        /// Whom a request asks for; it goes before what the transport socket says.
+        names: Option<&'a Names>,
     },
+}
+
+/// Of an upstream, by a request for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Names {
+    /// The server name that is sent.
+    pub sni: Option<Arc<str>>,
+    /// What its certificate must have.
+    pub san: Option<Arc<str>>,
+    /// What is offered by ALPN.
+    pub alpn: Option<Arc<[Arc<str>]>>,
 }
 
 /// Makes the transports of a filter chain or of a cluster.
 pub trait Factory: Send + Sync {
     fn create(&self, link: &Link<'_>) -> Result<Box<dyn Transport>, NotReady>;
+
+    /// A connection tells the upstream who its client is: it is never shared by two.
+    fn is_of_one_client(&self) -> bool {
+        false
+    }
 
     /// The secrets that it needs from elsewhere: a listener or a cluster is warm once they are settled.
     fn secrets(&self, found: &mut Vec<Arc<Slot>>) {

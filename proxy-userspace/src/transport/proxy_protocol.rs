@@ -59,6 +59,10 @@ impl Factory for ProxyProtocol {
         Ok(Box::new(Announced::new(header, inner)))
     }
 
+    fn is_of_one_client(&self) -> bool {
+        true
+    }
+
     fn secrets(&self, found: &mut Vec<Arc<Slot>>) {
         self.inner.secrets(found);
     }

@@ -57,6 +57,10 @@ impl Factory for TcpStats {
         Ok(Box::new(Measured::new(self.update_period, &self.stats, inner)))
     }
 
+    fn is_of_one_client(&self) -> bool {
+        self.inner.is_of_one_client()
+    }
+
     fn secrets(&self, found: &mut Vec<Arc<Slot>>) {
         self.inner.secrets(found);
     }

@@ -54,7 +54,7 @@ pub(super) async fn ask(
 
 /// A connection to where the host is checked, on the cluster's transport socket for the host.
 pub(super) async fn open(cluster: &Cluster, host: &Host, to: &Address, dial: &dyn Dial) -> Option<Stream> {
-    let client = Client { source: &Source::Cluster, facts: None, connection_id: 0, alpn: &[] };
+    let client = Client { source: &Source::Cluster, facts: None, connection_id: 0, alpn: &[], names: None };
     match connect::to(cluster, host, to, dial, &client).await {
         Ok(connected) => Some(Stream::new(connected.io, connected.transport)),
         Err(error) => {

@@ -15,6 +15,12 @@ use crate::http::{Io, Reset, ResetReason, h1, h2};
 use crate::net::conn::canonical;
 
 pub(super) fn start(pool: &Arc<Pool>, place: breaker::Connection) {
+    // Envoy makes the codec before there is a connection.
+    match pool.protocol() {
+        Protocol::Http1 => pool.stats().upstream_cx_http1_total.inc(),
+        Protocol::Http2 => pool.stats().upstream_cx_http2_total.inc(),
+        Protocol::Auto => {}
+    }
     let attempt = Attempt { pool: pool.clone(), place: Some(place), done: false };
     pool.tasks.spawn_on(pool.worker(), "upstream connect", attempt.run());
 }
@@ -45,11 +51,13 @@ impl Attempt {
     async fn connect(&mut self, cluster: &Arc<Cluster>) -> Result<(Link, Arc<Life>), ConnectError> {
         let pool = self.pool.clone();
         let (since, id) = (clock::now(), pool.next_connection());
-        let more = pool.more();
-        let given: Vec<&str> =
-            more.map(|more| more.alpn.iter().map(|alpn| &**alpn)).into_iter().flatten().collect();
-        let alpn = if given.is_empty() { pool.protocol().alpn() } else { &given[..] };
-        let client = Client { source: &pool.source, facts: pool.facts.as_deref(), connection_id: id, alpn };
+        let client = Client {
+            source: &pool.source,
+            facts: pool.facts.as_deref(),
+            connection_id: id,
+            alpn: pool.protocol().alpn(),
+            names: pool.more().map(|more| &more.names),
+        };
         let connected = connect::ready(cluster, pool.host(), pool.dial.as_ref(), &client).await?;
         cluster.report(pool.host(), Event::ConnectedForRequests(connected.took));
         let tls = connected.transport.as_ref().and_then(|transport| transport.tls()).cloned();
@@ -68,11 +76,14 @@ impl Attempt {
 
     async fn open(&self, connected: Connected, life: &Arc<Life>) -> Result<Link, ConnectError> {
         let (pool, io) = (&self.pool, Io::Upstream(connected));
+        match (pool.protocol(), life.version) {
+            (Protocol::Auto, Version::HTTP_2) => pool.stats().upstream_cx_http2_total.inc(),
+            (Protocol::Auto, _) => pool.stats().upstream_cx_http1_total.inc(),
+            (Protocol::Http1 | Protocol::Http2, _) => {}
+        }
         if life.version != Version::HTTP_2 {
-            pool.stats().upstream_cx_http1_total.inc();
             return Ok(Link::Http1(h1::Client::new(io, pool.settings().h1.clone())));
         }
-        pool.stats().upstream_cx_http2_total.inc();
         let (of_pool, of_life) = (Arc::downgrade(pool), Arc::downgrade(life));
         let ended = move |reset: Option<Reset>| {
             let Some(life) = of_life.upgrade() else { return };

@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use http::Version;
 use proxy_config::model;
+use proxy_config::model::cluster::Discovery;
 use proxy_config::model::http::Priority;
 
 pub use self::lease::{Attached, Failed, Lease};
@@ -35,6 +36,7 @@ use crate::net::facts::Facts;
 use crate::net::{Dial, Direction};
 use crate::task::{Tasks, workers};
 use crate::telemetry::stats::Stats;
+use crate::transport::Names;
 
 /// Of one cluster.
 pub struct Pools {
@@ -60,7 +62,15 @@ struct Made {
     workers: Box<[Worker]>,
 }
 
-type Worker = Mutex<HashMap<Key, Arc<Pool>>>;
+type Worker = Mutex<Work>;
+
+/// What a worker has.
+#[derive(Default)]
+struct Work {
+    pools: HashMap<Key, Arc<Pool>>,
+    /// Hosts of ORIGINAL_DST by their addresses, while they have a pool.
+    hosts: HashMap<SocketAddr, Arc<Host>>,
+}
 
 /// What connections have to have in common to be each other's substitute.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -76,12 +86,7 @@ pub(crate) struct Key {
 /// What most requests do not ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct More {
-    /// Instead of what the protocol offers.
-    pub alpn: Vec<Arc<str>>,
-    /// The server name, instead of the transport socket's.
-    pub sni: Option<Arc<str>>,
-    /// The server's certificate must have it.
-    pub san: Option<Arc<str>>,
+    pub names: Names,
     /// Only for requests of that connection.
     pub connection: Option<u64>,
     pub source: Option<SourceKey>,
@@ -180,8 +185,8 @@ impl Pools {
             more,
         };
         let Some(worker) = made.worker(*at) else { return Err(Refused::Gone) };
-        let mut pools = lock(worker);
-        if let Some(pool) = pools.get(&key) {
+        let mut work = lock(worker);
+        if let Some(pool) = work.pools.get(&key) {
             return Ok(pool.clone());
         }
         let place = demand.cluster.breaker().pool(demand.priority).map_err(Refused::Overflow)?;
@@ -201,8 +206,31 @@ impl Pools {
             },
             place,
         );
-        pools.insert(key, pool.clone());
+        work.pools.insert(key, pool.clone());
+        if self.is_original()
+            && let Some(address) = pool.host().socket_address()
+        {
+            work.hosts.insert(address, pool.host().clone());
+        }
         Ok(pool)
+    }
+
+    fn is_original(&self) -> bool {
+        match self.model.discovery {
+            Discovery::OriginalDst(_) => true,
+            Discovery::Static | Discovery::StrictDns(_) | Discovery::LogicalDns(_) | Discovery::Eds(_) => {
+                false
+            }
+        }
+    }
+
+    /// Of ORIGINAL_DST, where each choice makes a new host: that which has connections already.
+    pub fn known(&self, host: Arc<Host>, caller: &Caller) -> Arc<Host> {
+        if !self.is_original() {
+            return host;
+        }
+        let known = self.made.get().and_then(|made| made.worker(caller.worker)).zip(host.socket_address());
+        known.and_then(|(worker, address)| lock(worker).hosts.get(&address).cloned()).unwrap_or(host)
     }
 
     /// Connections to hosts that are gone take no more requests.
@@ -210,7 +238,7 @@ impl Pools {
         let Some(made) = self.made.get() else { return };
         for worker in &made.workers {
             let mut gone = Vec::new();
-            lock(worker).retain(|_, pool| {
+            lock(worker).pools.retain(|_, pool| {
                 let keep = keep(pool.host());
                 if !keep {
                     gone.push(pool.clone());
@@ -225,9 +253,13 @@ impl Pools {
     /// One that nobody used for a while.
     fn forget(&self, pool: &Arc<Pool>) {
         let Some(worker) = self.made().worker(pool.worker()) else { return };
-        let mut pools = lock(worker);
-        if pools.get(pool.key()).is_some_and(|known| Arc::ptr_eq(known, pool)) {
-            pools.remove(pool.key());
+        let mut work = lock(worker);
+        if work.pools.get(pool.key()).is_some_and(|known| Arc::ptr_eq(known, pool)) {
+            work.pools.remove(pool.key());
+            let others = work.pools.values().any(|other| Arc::ptr_eq(other.host(), pool.host()));
+            if let Some(address) = pool.host().socket_address().filter(|_| !others) {
+                work.hosts.remove(&address);
+            }
         }
     }
 }

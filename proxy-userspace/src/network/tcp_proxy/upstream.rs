@@ -226,7 +226,8 @@ async fn connect_once(
     let start = clock::now();
     let connection_id = conn.shared.next_connection();
     let source = source(conn);
-    let client = Client { source: &source, facts: Some(&conn.record.entry.facts), connection_id, alpn: &[] };
+    let facts = Some(&conn.record.entry.facts);
+    let client = Client { source: &source, facts, connection_id, alpn: &[], names: None };
     let (expiry, factory) = (conn.shared.expiry.as_ref(), cluster.transport(&host));
     let lease = expiry.zip(factory).map(|(expiry, factory)| Box::new(expiry.lease(factory.as_ref())));
     match cluster.connect(&host, conn.dial(), &client).await {

@@ -113,6 +113,10 @@ impl Factory for Tap {
         Ok(Box::new(layer::Tapped::new(inner, tapper)))
     }
 
+    fn is_of_one_client(&self) -> bool {
+        self.inner.is_of_one_client()
+    }
+
     fn secrets(&self, found: &mut Vec<Arc<Secret>>) {
         self.inner.secrets(found);
     }

@@ -400,7 +400,8 @@ async fn an_upstream_connection_has_an_id_of_its_own_and_its_address_later() {
     config.output.format = TapFormat::JsonBodyAsBytes;
     let tap = Tap { per_event: true, ..rig.statically(config) };
     let local = Some("192.0.2.1:5000".parse().unwrap());
-    let link = Link::Upstream { host: &host, local, client: None, connection_id: 77, alpn: &[] };
+    let (alpn, names) = (&[][..], None);
+    let link = Link::Upstream { host: &host, local, client: None, connection_id: 77, alpn, names };
     rig.env.connections.store(40, Ordering::Relaxed);
     drop(tap.create(&link).unwrap());
     drop(tap.create(&link).unwrap());

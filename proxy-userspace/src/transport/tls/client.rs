@@ -12,7 +12,7 @@ use rustls::sign::SingleCertAndKey;
 use super::context::{Build, Common, Live};
 use super::inputs::Resolved;
 use super::keys::Identity;
-use super::peer::PeerVerifier;
+use super::peer::{Expecting, PeerVerifier};
 use super::provider::{Schemes, Wall, provider, versions};
 use super::session::ClientSessions;
 use super::socket::TlsSocket;
@@ -20,7 +20,7 @@ use super::verify::Verifier;
 use crate::secret::Slot;
 use crate::secret::material::ValidationMaterial;
 use crate::transport::tls::CertificateSet;
-use crate::transport::{BuildError, Certificate, Env, Factory, Link, NotReady, Side, Transport};
+use crate::transport::{BuildError, Certificate, Env, Factory, Link, Names, NotReady, Side, Transport};
 
 /// Sessions are known by the server's name: a cluster without one keeps them under this, which is never sent.
 pub(super) const NAMELESS: &str = "nameless.invalid";
@@ -46,17 +46,17 @@ impl Factory for Client {
             self.live.common.factory_stats.upstream_context_secrets_not_ready.inc();
             return Err(NotReady);
         };
-        let (hostname, addresses, alpn) = match link {
-            Link::Upstream { host, local, alpn, .. } => {
+        let (hostname, addresses, alpn, names) = match link {
+            Link::Upstream { host, local, alpn, names, .. } => {
                 let remote = match host.address() {
                     Address::Ip(address) => Some(address.ip()),
                     Address::Host(_) | Address::Pipe { .. } => None,
                 };
-                (host.hostname.clone(), local.map(|local| local.ip()).zip(remote), *alpn)
+                (host.hostname.clone(), local.map(|local| local.ip()).zip(remote), *alpn, *names)
             }
-            Link::Downstream { .. } => (Arc::from(""), None, &[] as &[_]),
+            Link::Downstream { .. } => (Arc::from(""), None, &[] as &[_], None),
         };
-        Ok(Box::new(TlsSocket::client(context, &hostname, addresses, alpn)))
+        Ok(Box::new(TlsSocket::client(context, &hostname, addresses, alpn, names)))
     }
 
     fn secrets(&self, found: &mut Vec<Arc<Slot>>) {
@@ -183,8 +183,15 @@ impl ClientContext {
         hostname: &Arc<str>,
         addresses: Option<(IpAddr, IpAddr)>,
         alpn: &[&str],
+        names: Option<&Names>,
     ) -> Result<Opening, String> {
-        let sni = if self.auto_host_sni && !hostname.is_empty() { hostname } else { &self.sni };
+        let sni = if let Some(asked) = names.and_then(|names| names.sni.as_ref()) {
+            asked
+        } else if self.auto_host_sni && !hostname.is_empty() {
+            hostname
+        } else {
+            &self.sni
+        };
         let sni = Some(sni).filter(|sni| !sni.is_empty());
         let name = sni.map_or(NAMELESS, |sni| sni);
         let name = ServerName::try_from(name.to_owned())
@@ -194,9 +201,16 @@ impl ClientContext {
             self.configs.logged.as_ref().filter(|_| logged).unwrap_or(&self.configs.silent);
         let config = if sni.is_some() { named } else { nameless };
         let mut config = config.clone();
-        if config.alpn_protocols.is_empty() && !alpn.is_empty() {
+        if let Some(alpn) = names.and_then(|names| names.alpn.as_ref()) {
             let offered = Arc::make_mut(&mut config);
             offered.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        } else if config.alpn_protocols.is_empty() && !alpn.is_empty() {
+            let offered = Arc::make_mut(&mut config);
+            offered.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        }
+        if let Some(san) = names.and_then(|names| names.san.as_ref()) {
+            let verifier = Arc::new(Expecting { peer: self.peer.clone(), san: san.clone() });
+            Arc::make_mut(&mut config).dangerous().set_certificate_verifier(verifier);
         }
         Ok(Opening { config, name, sni: sni.cloned() })
     }
@@ -218,7 +232,9 @@ mod tests {
         let opened = |model: &UpstreamTls, hostname: &str| {
             let client = Client::new(&Arc::new(model.clone()), &"c".into(), &env()).unwrap();
             let context = client.live.context().unwrap();
-            context.open(&hostname.into(), None, &[]).map(|opening| (opening.config.enable_sni, opening.sni))
+            context
+                .open(&hostname.into(), None, &[], None)
+                .map(|opening| (opening.config.enable_sni, opening.sni))
         };
         assert_eq!(opened(&model, "b.test"), Ok((true, Some("a.test".into()))));
         model.auto_host_sni = true;

@@ -22,6 +22,8 @@ pub(super) struct Party {
     end: End,
     /// Asked for, or asked by us.
     server_name: Option<Arc<str>>,
+    /// What the server's certificate must have, by a request for it.
+    san: Option<Arc<str>>,
     /// Our certificate.
     local: Option<Arc<Certificate>>,
     seen: Seen,
@@ -35,12 +37,16 @@ enum End {
 impl Party {
     pub(super) fn server(context: Arc<ServerContext>, addresses: Option<(IpAddr, IpAddr)>) -> Self {
         let end = End::Server { context, addresses };
-        Self { end, server_name: None, local: None, seen: Seen::default() }
+        Self { end, server_name: None, san: None, local: None, seen: Seen::default() }
     }
 
-    pub(super) fn client(context: Arc<ClientContext>, server_name: Option<Arc<str>>) -> Self {
+    pub(super) fn client(
+        context: Arc<ClientContext>,
+        server_name: Option<Arc<str>>,
+        san: Option<Arc<str>>,
+    ) -> Self {
         let local = context.facts();
-        Self { end: End::Client { context }, server_name, local, seen: Seen::default() }
+        Self { end: End::Client { context }, server_name, san, local, seen: Seen::default() }
     }
 
     fn common(&self) -> &Common {
@@ -88,8 +94,8 @@ impl Party {
                 End::Server { .. } => Role::Client,
                 End::Client { .. } => Role::Server,
             };
-            let checked =
-                peer.check(leaf, intermediates, now(), role, self.server_name.as_deref(), Visit::Resumed);
+            let name = peer.expected(self.server_name.as_deref(), self.san.as_deref());
+            let checked = peer.check(leaf, intermediates, now(), role, name, Visit::Resumed);
             self.saw();
             checked?;
         }

@@ -9,6 +9,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
@@ -120,6 +121,11 @@ impl PeerVerifier {
         self.verifier.as_ref()?.ca_certificate()
     }
 
+    /// The name that a server's certificate must have: what a request asks for, or what was sent as its name.
+    pub(super) fn expected<'a>(&self, sent: Option<&'a str>, asked: Option<&'a str>) -> Option<&'a str> {
+        asked.or(sent.filter(|_| self.auto_sni_san))
+    }
+
     /// Judges a peer's certificates; what is found out is left in [`Seen`].
     pub(super) fn check(
         &self,
@@ -131,7 +137,6 @@ impl PeerVerifier {
         visit: Visit,
     ) -> Result<(), Error> {
         let Some(verifier) = &self.verifier else { return Ok(()) };
-        let server_name = server_name.filter(|_| self.auto_sni_san);
         let checked = match visit {
             Visit::First => verifier.check(leaf, intermediates, now, role, server_name),
             Visit::Resumed => verifier.check_again(leaf, intermediates, now, role, server_name),
@@ -200,6 +205,67 @@ impl ClientCertVerifier for PeerVerifier {
     }
 }
 
+impl PeerVerifier {
+    fn verify_server(
+        &self,
+        (leaf, intermediates): (&CertificateDer<'_>, &[CertificateDer<'_>]),
+        server_name: &ServerName<'_>,
+        asked: Option<&str>,
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let server_name = server_name.to_str();
+        let sent = Some(server_name.as_ref()).filter(|name| *name != NAMELESS);
+        if self.rsa_key_usage && !may_sign(leaf) {
+            return Err(Error::InvalidCertificate(CertificateError::InvalidPurpose));
+        }
+        let name = self.expected(sent, asked);
+        self.check(leaf, intermediates, now, Role::Server, name, Visit::First)?;
+        Ok(ServerCertVerified::assertion())
+    }
+}
+
+/// A verifier of one connection, whose server's certificate must have a name that a request asks for.
+#[derive(Debug)]
+pub(super) struct Expecting {
+    pub(super) peer: Arc<PeerVerifier>,
+    pub(super) san: Arc<str>,
+}
+
+impl ServerCertVerifier for Expecting {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.peer.verify_server((end_entity, intermediates), server_name, Some(&self.san), now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        ServerCertVerifier::verify_tls12_signature(&*self.peer, message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        ServerCertVerifier::verify_tls13_signature(&*self.peer, message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        ServerCertVerifier::supported_verify_schemes(&*self.peer)
+    }
+}
+
 /// In all that rustls speaks a server signs. Other keys than RSA's can do nothing else.
 fn may_sign(leaf: &CertificateDer<'_>) -> bool {
     let Ok(leaf) = certificate::parse(leaf) else { return false };
@@ -221,13 +287,7 @@ impl ServerCertVerifier for PeerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let server_name = server_name.to_str();
-        let sent = Some(server_name.as_ref()).filter(|name| *name != NAMELESS);
-        if self.rsa_key_usage && !may_sign(end_entity) {
-            return Err(Error::InvalidCertificate(CertificateError::InvalidPurpose));
-        }
-        self.check(end_entity, intermediates, now, Role::Server, sent, Visit::First)?;
-        Ok(ServerCertVerified::assertion())
+        self.verify_server((end_entity, intermediates), server_name, None, now)
     }
 
     fn verify_tls12_signature(

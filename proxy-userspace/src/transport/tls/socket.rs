@@ -30,7 +30,7 @@ use super::error;
 use super::handshake::Party;
 use super::server::ServerContext;
 use crate::net::socket::{Socket, is_again};
-use crate::transport::{CloseEvent, Failure, TlsInfo, Transport};
+use crate::transport::{CloseEvent, Failure, Names, TlsInfo, Transport};
 
 /// The most that one read takes from the socket.
 const CHUNK: usize = 64 * 1024;
@@ -115,19 +115,21 @@ impl TlsSocket {
         hostname: &Arc<str>,
         addresses: Option<(IpAddr, IpAddr)>,
         alpn: &[&str],
+        names: Option<&Names>,
     ) -> Self {
-        let opened = context.open(hostname, addresses, alpn).and_then(|opening| {
+        let san = names.and_then(|names| names.san.clone());
+        let opened = context.open(hostname, addresses, alpn, names).and_then(|opening| {
             let connection = ClientConnection::new(opening.config, opening.name);
             Ok((connection.map_err(|e| error::reason(&e, b""))?, opening.sni))
         });
         match opened {
             Ok((connection, sni)) => {
                 let stage = Stage::Shaking(Box::new(Connection::Client(connection)));
-                Self::new(stage, Party::client(context, sni))
+                Self::new(stage, Party::client(context, sni, san))
             }
             Err(reason) => {
                 let stage = Stage::Failed(Failed { reason, remote: false });
-                Self::new(stage, Party::client(context, None))
+                Self::new(stage, Party::client(context, None, None))
             }
         }
     }

@@ -119,7 +119,8 @@ impl Channel {
         let host = cluster.choose(&Want::default()).map_err(|why| why.to_string())?;
         let address = address_text(&host.address());
         let connection_id = self.env.connections.fetch_add(1, Ordering::Relaxed) + 1;
-        let client = Client { source: &Source::Cluster, facts: None, connection_id, alpn: &["h2"] };
+        let (source, alpn) = (&Source::Cluster, &["h2"][..]);
+        let client = Client { source, facts: None, connection_id, alpn, names: None };
         let upstream = cluster
             .connect(&host, self.env.dial.as_ref(), &client)
             .await
