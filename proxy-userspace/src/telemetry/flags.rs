@@ -49,7 +49,23 @@ flags! {
     DO 27 "DO" "DropOverload";
 }
 
+/// Set with a flag that was there before all others: Envoy shows them in the order in which they were set, and of one
+/// pair both orders occur.
+const URX_FIRST: u32 = 1 << 31;
+
 impl Flags {
+    /// `URX`, before what the last attempt is to have.
+    pub const RETRIED: Self = Self(Self::URX.0 | URX_FIRST);
+
+    /// In the order in which they are shown.
+    fn shown(self) -> impl Iterator<Item = &'static (Self, &'static str, &'static str)> {
+        let first = self.0 & URX_FIRST != 0;
+        let ahead = Self::ALL.iter().filter(move |flag| first && flag.0 == Self::URX);
+        let rest =
+            Self::ALL.iter().filter(move |flag| self.contains(flag.0) && !(first && flag.0 == Self::URX));
+        ahead.chain(rest)
+    }
+
     pub fn is_empty(self) -> bool {
         self == Self::NONE
     }
@@ -60,7 +76,7 @@ impl Flags {
 
     /// `%RESPONSE_FLAGS_LONG%`.
     pub fn long(self) -> String {
-        let names: Vec<_> = Self::ALL.iter().filter(|f| self.contains(f.0)).map(|f| f.2).collect();
+        let names: Vec<_> = self.shown().map(|flag| flag.2).collect();
         if names.is_empty() { "-".into() } else { names.join(",") }
     }
 }
@@ -78,7 +94,7 @@ impl fmt::Display for Flags {
         if self.is_empty() {
             return f.write_str("-");
         }
-        for (i, (_, short, _)) in Self::ALL.iter().filter(|flag| self.contains(flag.0)).enumerate() {
+        for (i, (_, short, _)) in self.shown().enumerate() {
             write!(f, "{}{short}", if i == 0 { "" } else { "," })?;
         }
         Ok(())

@@ -286,7 +286,7 @@ impl Exchange {
             match self.client.conn.poll_fill(cx, reader.want()) {
                 Poll::Ready(Ok(1..)) => {}
                 Poll::Ready(Ok(0)) if reader.end() => return Poll::Ready(None),
-                Poll::Ready(Ok(0)) => return Poll::Ready(Some(Err(gone()))),
+                Poll::Ready(Ok(0)) => return Poll::Ready(Some(Err(cut_off()))),
                 Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(lost(&error)))),
                 Poll::Pending => return Poll::Pending,
             }
@@ -340,6 +340,11 @@ fn add(count: &AtomicU64, n: u64) {
 
 fn gone() -> Reset {
     Reset::new(Side::Upstream, ResetReason::ConnectionTermination, "")
+}
+
+/// In the middle of a body: Envoy takes that for a broken message.
+fn cut_off() -> Reset {
+    Reset::new(Side::Upstream, ResetReason::Protocol, "")
 }
 
 fn lost(error: &io::Error) -> Reset {

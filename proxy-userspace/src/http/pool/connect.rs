@@ -15,6 +15,12 @@ use crate::http::{Io, Reset, ResetReason, h1, h2};
 use crate::net::conn::canonical;
 
 pub(super) fn start(pool: &Arc<Pool>, place: breaker::Connection) {
+    // Envoy makes the codec before there is a connection.
+    match pool.protocol() {
+        Protocol::Http1 => pool.stats().upstream_cx_http1_total.inc(),
+        Protocol::Http2 => pool.stats().upstream_cx_http2_total.inc(),
+        Protocol::Auto => {}
+    }
     let attempt = Attempt { pool: pool.clone(), place: Some(place), done: false };
     pool.tasks.spawn_on(pool.worker(), "upstream connect", attempt.run());
 }
@@ -70,11 +76,14 @@ impl Attempt {
 
     async fn open(&self, connected: Connected, life: &Arc<Life>) -> Result<Link, ConnectError> {
         let (pool, io) = (&self.pool, Io::Upstream(connected));
+        match (pool.protocol(), life.version) {
+            (Protocol::Auto, Version::HTTP_2) => pool.stats().upstream_cx_http2_total.inc(),
+            (Protocol::Auto, _) => pool.stats().upstream_cx_http1_total.inc(),
+            (Protocol::Http1 | Protocol::Http2, _) => {}
+        }
         if life.version != Version::HTTP_2 {
-            pool.stats().upstream_cx_http1_total.inc();
             return Ok(Link::Http1(h1::Client::new(io, pool.settings().h1.clone())));
         }
-        pool.stats().upstream_cx_http2_total.inc();
         let (of_pool, of_life) = (Arc::downgrade(pool), Arc::downgrade(life));
         let ended = move |reset: Option<Reset>| {
             let Some(life) = of_life.upgrade() else { return };

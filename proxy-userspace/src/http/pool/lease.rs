@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use http::StatusCode;
+
 use super::life::Life;
 use super::state::{Pool, Taken};
 use crate::cluster::breaker;
@@ -24,6 +26,10 @@ pub struct Attached {
     life: Arc<Life>,
     /// Both are complete: the connection may go on.
     complete: bool,
+    /// The response has ended its connection, and was no upgrade.
+    closes: bool,
+    /// How often the connection had been given back before.
+    returns: u32,
     _request: breaker::Request,
 }
 
@@ -40,7 +46,9 @@ pub struct Failed {
 impl Lease {
     pub(super) fn new(taken: Taken, pool: Arc<Pool>, request: breaker::Request) -> Self {
         let Taken { link, life } = taken;
-        Self { link, attached: Attached { pool, life, complete: false, _request: request } }
+        let returns = life.returns();
+        let attached = Attached { pool, life, complete: false, closes: true, returns, _request: request };
+        Self { link, attached }
     }
 
     pub fn life(&self) -> &Arc<Life> {
@@ -58,9 +66,16 @@ impl Lease {
         match link {
             Link::Http1(client) => {
                 let (pool, life) = (attached.pool.clone(), attached.life.clone());
-                let done = move |client| pool.give_back(client, life);
+                let done = move |client| {
+                    life.given_back();
+                    pool.give_back(client, life);
+                };
                 match client.send(head, body, observer, done).await {
-                    Ok(response) => Ok((response, attached)),
+                    Ok(response) => {
+                        attached.closes =
+                            response.head.status != StatusCode::SWITCHING_PROTOCOLS && !head.is_connect();
+                        Ok((response, attached))
+                    }
                     Err(h1::Failed { reset, untouched, rest }) => {
                         attached.broke(&reset);
                         Err(Failed { reset, untouched, rest })
@@ -115,8 +130,12 @@ impl Attached {
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        if !self.complete && self.life.version != http::Version::HTTP_2 {
-            self.life.ended(false);
+        if self.life.version != http::Version::HTTP_2 {
+            if !self.complete {
+                self.life.ended(false);
+            } else if self.closes && self.life.returns() == self.returns {
+                self.pool.stats().upstream_cx_close_notify.inc();
+            }
         }
         self.life.end();
         self.pool.freed();

@@ -27,6 +27,8 @@ pub struct Life {
     /// How many it has now.
     active: AtomicU32,
     remote: AtomicBool,
+    /// How often it was given back.
+    returns: AtomicU32,
     /// It ended under a request.
     broken: AtomicBool,
     since: Instant,
@@ -60,6 +62,7 @@ impl Life {
             active: 0.into(),
             remote: false.into(),
             broken: false.into(),
+            returns: 0.into(),
             since,
             stats: pool.stats().clone(),
             pool: Arc::downgrade(pool),
@@ -79,6 +82,14 @@ impl Life {
             self.stats.upstream_cx_max_requests.inc();
         }
         left > 1
+    }
+
+    pub(super) fn given_back(&self) {
+        self.returns.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn returns(&self) -> u32 {
+        self.returns.load(Ordering::Relaxed)
     }
 
     pub(super) fn end(&self) {

@@ -115,8 +115,12 @@ impl Ledger {
         }
     }
 
+    /// Envoy counts those whose gRPC status was still to come.
     fn count_late(&self) {
-        if let Some(stats) = &self.stats {
+        if self.grpc
+            && let Some(stats) = &self.stats
+        {
+            self.host.stats.rq_error.inc();
             stats.rq_reset_after_downstream_response_started.inc();
         }
     }

@@ -1,5 +1,8 @@
 //! A request on its way: to a host, by a connection, again if need be, until there is a response.
 
+mod pick;
+mod verdict;
+
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -8,26 +11,26 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, StatusCode, Version};
-use proxy_config::model::cluster::Discovery;
 use proxy_config::model::http::RouteAction;
 use proxy_config::model::http::filters::Router;
-use proxy_config::model::http::retry::RetryHostPredicate;
 
 use super::body::{self, Ledger, Watched};
 use super::charge::{self, Origin};
-use super::replay::Replay;
+use super::mirror;
+use super::redirect::Followed;
+use super::replay::{Payload, Replay};
 use super::reply::{self, Broken};
-use super::retry::{Retry, Verdict, grpc_status, grpc_to_http};
+use super::retry::{Retry, grpc_status};
 use super::timeouts::{Alarm, Reached, Timeouts};
 use super::wishes;
 use crate::clock;
-use crate::cluster::{Cluster, Event, Host, NoHost, Want};
+use crate::cluster::{Cluster, Host};
 use crate::http::filter::Stop;
 use crate::http::pool::{Attached, Caller, Demand, Failed, Life, Refused};
 use crate::http::{
     Body, Hcm, LocalReply, Observer, Progress, Reset, ResetReason, Response, Routed, Stream, route,
 };
-use crate::telemetry::{Flags, Side};
+use crate::telemetry::Side;
 use crate::transport::Names;
 
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
@@ -62,25 +65,6 @@ enum End {
     Client(Reset),
 }
 
-/// The request's body.
-enum Payload {
-    Empty,
-    Once(Body),
-    Again(Replay),
-}
-
-impl Payload {
-    /// For an attempt. None: it was sent, and is gone.
-    fn next(&mut self) -> Option<Body> {
-        match self {
-            Self::Empty => Some(Body::empty()),
-            Self::Once(body) if body.is_end() => None,
-            Self::Once(body) => Some(body.take()),
-            Self::Again(replay) => replay.pass(),
-        }
-    }
-}
-
 impl<'a> Forward<'a> {
     pub(super) fn new(
         stream: &'a mut Stream,
@@ -107,9 +91,12 @@ impl<'a> Forward<'a> {
         }
     }
 
-    pub(super) async fn run(mut self) -> Result<(), Stop> {
+    /// Says whether the request goes another way now: its route is to be looked at anew.
+    pub(super) async fn run(mut self, followed: &mut Followed) -> Result<bool, Stop> {
         let upstream = &mut self.stream.entry.upstream;
         upstream.cluster = Some(self.cluster.model.name.clone());
+        // Envoy counts the first from the start.
+        upstream.attempts = 1;
         upstream.cluster_model = Some(self.cluster.model.clone());
         if self.cluster.drop_overload().is_some() {
             self.cluster.stats.upstream_rq_drop_overload.inc();
@@ -126,7 +113,14 @@ impl<'a> Forward<'a> {
                 Ok((response, attached)) if self.judge(&response, &host, &source) => {
                     self.retried(response, attached);
                 }
-                Ok((response, attached)) => return self.respond(response, attached, host),
+                Ok((response, attached)) if self.follows(&response, &source, followed) => {
+                    self.redirected(response, attached);
+                    return Ok(true);
+                }
+                Ok((response, attached)) => {
+                    self.respond(response, attached, host);
+                    return Ok(false);
+                }
                 Err(End::Client(reset)) => return Err(reset.into()),
                 Err(End::Late(reached)) => self.late(reached, &host, &source)?,
                 Err(End::Broken { broken, sent }) => self.broke(broken, sent, &host, &source)?,
@@ -159,11 +153,15 @@ impl<'a> Forward<'a> {
         }
         route::finalize_request(self.stream, routed, !self.suppresses());
         let body = self.stream.request_body.take();
-        match body.is_end() {
+        let mirrors = mirror::policies(routed, self.cluster);
+        let again = self.retry.is_some() || action.internal_redirect.is_some() || !mirrors.is_empty();
+        let payload = match body.is_end() {
             true => Payload::Empty,
-            false if self.retry.is_some() => Payload::Again(Replay::new(body, self.buffer())),
+            false if again => Payload::Again(Replay::new(body, self.buffer())),
             false => Payload::Once(body),
-        }
+        };
+        mirror::send(self.stream, mirrors, timeouts.global, || payload.copy());
+        payload
     }
 
     fn suppresses(&self) -> bool {
@@ -181,65 +179,6 @@ impl<'a> Forward<'a> {
                 limit => limit as usize,
             },
         }
-    }
-
-    /// The next host; none of those that the retry policy rejects, if that can be helped.
-    fn host(&mut self) -> Result<Arc<Host>, Stop> {
-        let most = match &self.retry {
-            Some(retry) if self.attempts > 0 => retry.policy.host_selection_max_attempts,
-            Some(_) | None => 0,
-        };
-        for _ in 0..most {
-            match self.choose() {
-                Ok(host) if self.rejects(&host) => {}
-                Ok(host) => return Ok(host),
-                Err(_) => return Err(self.no_host()),
-            }
-        }
-        self.choose().map_err(|_| self.no_host())
-    }
-
-    fn choose(&self) -> Result<Arc<Host>, NoHost> {
-        let facts = &self.stream.entry.facts;
-        let host = self.cluster.choose(&Want {
-            hash: self.hash,
-            metadata_match: self.routed.metadata_match(),
-            original_dst: facts.local_restored.then_some(facts.local),
-            ..Want::default()
-        })?;
-        if !matches!(self.cluster.model.discovery, Discovery::OriginalDst(_)) {
-            return Ok(host);
-        }
-        // A configuration may route to its own admin; a client's destination may not lead there.
-        let conn = &self.stream.conn;
-        if host.socket_address().is_some_and(|to| conn.place.is_admin(to)) {
-            conn.shared().own.original_destination_is_admin.inc();
-            return Err(NoHost::NoHealthy);
-        }
-        Ok(self.cluster.pools().known(host, &Caller::of(conn)))
-    }
-
-    fn rejects(&self, host: &Host) -> bool {
-        let Some(retry) = &self.retry else { return false };
-        retry.policy.host_predicates.iter().any(|predicate| match predicate {
-            RetryHostPredicate::PreviousHosts => {
-                host.socket_address().is_some_and(|address| self.tried.contains(&address))
-            }
-            RetryHostPredicate::OmitCanaryHosts => host.canary(),
-            RetryHostPredicate::OmitHostMetadata(omitted) => {
-                let (has, empty) = (host.metadata(), Default::default());
-                let (Some(omitted), has) = (omitted.of("envoy.lb"), has.of("envoy.lb").unwrap_or(&empty))
-                else {
-                    return false;
-                };
-                omitted.iter().all(|(key, value)| has.get(key) == Some(value))
-            }
-        })
-    }
-
-    fn no_host(&mut self) -> Stop {
-        self.charge(503, None);
-        self.refuse(reply::no_host())
     }
 
     /// Tells the upstream which trace its request is of.
@@ -335,128 +274,6 @@ impl<'a> Forward<'a> {
         }
     }
 
-    /// Whether a response's request is sent again instead.
-    fn judge(&mut self, response: &Response, host: &Arc<Host>, source: &Payload) -> bool {
-        let head = &response.head;
-        let status = match grpc_status(&head.headers).filter(|_| self.stream.request().is_grpc()) {
-            Some(status) => Some(grpc_to_http(status)),
-            // It is in the trailers.
-            None if self.stream.request().is_grpc() && head.status == StatusCode::OK => None,
-            None => Some(head.status.as_u16()),
-        };
-        if let Some(status) = status {
-            self.cluster.report(host, Event::Status(status));
-        }
-        let Some(retry) = &mut self.retry else { return false };
-        if source.is_lost() {
-            return false;
-        }
-        let verdict = retry.after_response(head, self.cluster);
-        self.heed(verdict)
-    }
-
-    /// Says whether to go on.
-    fn heed(&mut self, verdict: Verdict) -> bool {
-        match verdict {
-            Verdict::Again => return true,
-            Verdict::No => {}
-            Verdict::Exhausted => self.stream.flag(Flags::URX),
-            Verdict::Overflow => self.stream.flag(Flags::UO),
-        }
-        false
-    }
-
-    /// A response that nobody will see.
-    fn retried(&mut self, response: Response, mut attached: Attached) {
-        self.cluster.pools().codes().charge_retry(response.head.status.as_u16());
-        body::bytes(self.cluster, self.alarm.progress());
-        if self.alarm.progress().last_received().is_some() || response.body.is_end() {
-            attached.complete();
-        } else if attached.life().version == Version::HTTP_2 {
-            self.cluster.stats.upstream_rq_tx_reset.inc();
-        }
-        drop(response);
-    }
-
-    /// A limit was reached. Only that of one try leaves room for another.
-    fn late(&mut self, reached: Reached, host: &Arc<Host>, source: &Payload) -> Result<(), Stop> {
-        let stats = &self.cluster.stats;
-        match reached {
-            Reached::Global => stats.upstream_rq_timeout.inc(),
-            Reached::PerTry => stats.upstream_rq_per_try_timeout.inc(),
-            Reached::PerTryIdle => stats.upstream_rq_per_try_idle_timeout.inc(),
-            Reached::Stream => stats.upstream_rq_max_duration_reached.inc(),
-        }
-        self.cluster.report(host, Event::RequestTimeout);
-        let details = body::details(reached);
-        let flag = match reached {
-            Reached::Global => Flags::UT,
-            Reached::Stream => Flags::UMSDR,
-            Reached::PerTry | Reached::PerTryIdle => {
-                let reset = Reset::new(Side::Upstream, ResetReason::Local, details);
-                if self.goes_on(&reset, true, source) {
-                    host.stats.rq_error.inc();
-                    return Ok(());
-                }
-                Flags::UT
-            }
-        };
-        self.charge(504, Some(host));
-        host.stats.rq_error.inc();
-        Err(self.refuse(reply::timeout(flag, details)))
-    }
-
-    fn broke(&mut self, broken: Broken, sent: bool, host: &Arc<Host>, source: &Payload) -> Result<(), Stop> {
-        let overflow = broken.reset.reason == ResetReason::Overflow;
-        if overflow {
-            host.stats.rq_error.inc();
-        } else {
-            self.cluster.report(host, Event::RequestFailed);
-        }
-        let failure = broken.failure();
-        self.stream.entry.outcome.upstream_failure = Some(failure.to_owned()).filter(|why| !why.is_empty());
-        if self.goes_on(&broken.reset, sent, source) {
-            return Ok(());
-        }
-        let reply = reply::reset(&broken, self.attempts, self.suppresses());
-        self.charge(reply.status.as_u16(), Some(host));
-        Err(self.refuse(reply))
-    }
-
-    fn goes_on(&mut self, reset: &Reset, sent: bool, source: &Payload) -> bool {
-        let Some(retry) = &mut self.retry else { return false };
-        if source.is_lost() {
-            return false;
-        }
-        let verdict = retry.after_reset(reset, sent, self.cluster);
-        self.heed(verdict)
-    }
-
-    /// A retry would have followed, but its body is gone.
-    fn exhausted(&mut self) -> Stop {
-        self.charge(503, None);
-        let reset = Reset::new(Side::Upstream, ResetReason::Local, "");
-        let reply = reply::reset(&Broken { reset, local: true }, self.attempts, self.suppresses());
-        self.refuse(reply)
-    }
-
-    async fn pause(&mut self) -> Result<(), Stop> {
-        let Some(retry) = &mut self.retry else { return Ok(()) };
-        let pause = retry.pause(&self.cluster.stats);
-        if pause.is_zero() {
-            return Ok(());
-        }
-        self.alarm.rest();
-        match guarded(&mut self.alarm, tokio::time::sleep(pause)).await {
-            Ok(()) => Ok(()),
-            Err(reached) => {
-                self.cluster.stats.upstream_rq_timeout.inc();
-                self.charge(504, None);
-                Err(self.refuse(reply::timeout(Flags::UT, body::details(reached))))
-            }
-        }
-    }
-
     fn charge(&self, code: u16, host: Option<&Host>) {
         let response = self.stream.response().map(|head| &head.headers);
         let origin = charge::origin(&self.stream.request().headers, response, host);
@@ -475,15 +292,14 @@ impl<'a> Forward<'a> {
     }
 
     fn refuse(&self, mut reply: LocalReply) -> Stop {
-        if self.routed.host().is_some_and(|host| host.include_attempt_count_in_response) && self.attempts > 0
-        {
-            reply.headers.insert(ATTEMPTS, HeaderValue::from(self.attempts));
+        if self.routed.host().is_some_and(|host| host.include_attempt_count_in_response) {
+            reply.headers.insert(ATTEMPTS, HeaderValue::from(self.attempts.max(1)));
         }
         reply.into()
     }
 
     /// The response goes to the client.
-    fn respond(mut self, response: Response, attached: Attached, host: Arc<Host>) -> Result<(), Stop> {
+    fn respond(mut self, response: Response, attached: Attached, host: Arc<Host>) {
         let Response { mut head, body } = response;
         if !self.suppresses()
             && let Some(complete) = self.alarm.complete()
@@ -520,17 +336,6 @@ impl<'a> Forward<'a> {
         } else {
             Watched::new(body, self.alarm, ledger)
         };
-        Ok(())
-    }
-}
-
-impl Payload {
-    fn is_lost(&self) -> bool {
-        match self {
-            Self::Empty => false,
-            Self::Once(_) => true,
-            Self::Again(replay) => replay.is_lost(),
-        }
     }
 }
 

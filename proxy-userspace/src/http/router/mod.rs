@@ -8,6 +8,8 @@ mod body;
 mod call;
 mod charge;
 mod forward;
+mod mirror;
+mod redirect;
 mod replay;
 mod reply;
 mod retry;
@@ -22,6 +24,7 @@ use proxy_config::model::http::FilterKind;
 use proxy_config::model::http::filters::Router;
 
 use self::forward::Forward;
+use self::redirect::Followed;
 use super::filter::Stop;
 use super::{Hcm, Stream, route};
 
@@ -30,6 +33,13 @@ pub use self::charge::CodeStats;
 
 /// Makes the response: its head in the stream's entry, its body in [`Stream::response_body`].
 pub async fn run(stream: &mut Stream) -> Result<(), Stop> {
+    let mut followed = Followed::default();
+    while once(stream, &mut followed).await? {}
+    Ok(())
+}
+
+/// By the route of now. Says whether that has led to another one.
+async fn once(stream: &mut Stream, followed: &mut Followed) -> Result<bool, Stop> {
     let hcm = stream.conn.hcm.clone();
     hcm.stats.rq_total.inc();
     let Some(routed) = stream.route() else {
@@ -52,7 +62,7 @@ pub async fn run(stream: &mut Stream) -> Result<(), Stop> {
         hcm.stats.no_cluster.inc();
         return Err(reply::no_cluster(Some(action)).into());
     };
-    Forward::new(stream, &hcm, router, &routed, action, &cluster).run().await
+    Forward::new(stream, &hcm, router, &routed, action, &cluster).run(followed).await
 }
 
 /// None: all defaults.

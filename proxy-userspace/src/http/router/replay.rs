@@ -2,13 +2,60 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Frame;
 
-use crate::http::{Body, Reset};
+use crate::http::{Body, Reset, ResetReason};
+use crate::telemetry::Side;
+
+/// The request's body.
+pub(super) enum Payload {
+    Empty,
+    Once(Body),
+    Again(Replay),
+}
+
+impl Payload {
+    /// For a mirror, while the request goes its way.
+    pub(super) fn copy(&self) -> Body {
+        match self {
+            Self::Empty | Self::Once(_) => Body::empty(),
+            Self::Again(replay) => replay.follow(),
+        }
+    }
+
+    /// For another route, where all of it is there.
+    pub(super) fn again(&self) -> Option<Body> {
+        match self {
+            Self::Empty => Some(Body::empty()),
+            Self::Once(_) => None,
+            Self::Again(replay) => replay.pass(),
+        }
+    }
+
+    /// For an attempt. None: it was sent, and is gone.
+    pub(super) fn next(&mut self) -> Option<Body> {
+        match self {
+            Self::Empty => Some(Body::empty()),
+            Self::Once(body) if body.is_end() => None,
+            Self::Once(body) => Some(body.take()),
+            Self::Again(replay) => replay.pass(),
+        }
+    }
+}
+
+impl Payload {
+    pub(super) fn is_lost(&self) -> bool {
+        match self {
+            Self::Empty => false,
+            Self::Once(_) => true,
+            Self::Again(replay) => replay.is_lost(),
+        }
+    }
+}
 
 /// All attempts are of one task: the lock is never waited for.
 #[derive(Clone)]
@@ -22,6 +69,10 @@ struct Kept {
     ended: bool,
     /// More came than is kept: it cannot be sent again.
     lost: bool,
+    /// Nobody reads on.
+    abandoned: bool,
+    /// Of those who follow.
+    followers: Vec<Waker>,
 }
 
 #[derive(Clone)]
@@ -34,12 +85,23 @@ enum Kind {
 struct Pass {
     kept: Replay,
     at: usize,
+    /// It reads on where nothing is kept; the others wait for it.
+    leads: bool,
 }
 
 impl Replay {
     pub(super) fn new(source: Body, limit: usize) -> Self {
         let frames = Vec::new();
-        Self(Arc::new(Mutex::new(Kept { source, frames, size: 0, limit, ended: false, lost: false })))
+        Self(Arc::new(Mutex::new(Kept {
+            source,
+            frames,
+            size: 0,
+            limit,
+            ended: false,
+            lost: false,
+            abandoned: false,
+            followers: Vec::new(),
+        })))
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
@@ -48,15 +110,21 @@ impl Replay {
 
     /// From its beginning. None: it is no longer there.
     pub(super) fn pass(&self) -> Option<Body> {
-        let kept = self.lock();
+        let mut kept = self.lock();
         if kept.lost {
             return None;
         }
+        kept.abandoned = false;
         if kept.frames.is_empty() && (kept.ended || kept.source.is_end()) {
             return Some(Body::empty());
         }
         drop(kept);
-        Some(Body::stream(Pass { kept: self.clone(), at: 0 }))
+        Some(Body::stream(Pass { kept: self.clone(), at: 0, leads: true }))
+    }
+
+    /// A copy of it, as it comes.
+    pub(super) fn follow(&self) -> Body {
+        Body::stream(Pass { kept: self.clone(), at: 0, leads: false })
     }
 
     pub(super) fn is_lost(&self) -> bool {
@@ -65,6 +133,10 @@ impl Replay {
 }
 
 impl Kept {
+    fn wake(&mut self) {
+        self.followers.drain(..).for_each(Waker::wake);
+    }
+
     fn keep(&mut self, kind: Kind) {
         self.size += match &kind {
             Kind::Data(data) => data.len(),
@@ -75,6 +147,16 @@ impl Kept {
             self.frames = Vec::new();
         } else {
             self.frames.push(kind);
+        }
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        if self.leads {
+            let mut kept = self.kept.lock();
+            kept.abandoned = true;
+            kept.wake();
         }
     }
 }
@@ -95,8 +177,16 @@ impl http_body::Body for Pass {
                 Kind::Trailers(trailers) => Frame::trailers(trailers.clone()),
             })));
         }
+        if !this.leads && (kept.lost || kept.abandoned && !kept.ended) {
+            let reset = Reset::new(Side::Downstream, ResetReason::Local, "mirror abandoned");
+            return Poll::Ready(Some(Err(reset)));
+        }
         if kept.ended {
             return Poll::Ready(None);
+        }
+        if !this.leads {
+            kept.followers.push(cx.waker().clone());
+            return Poll::Pending;
         }
         let poll = kept.source.poll(cx);
         match &poll {
@@ -114,6 +204,9 @@ impl http_body::Body for Pass {
             Poll::Ready(Some(Err(_))) | Poll::Pending => {}
         }
         kept.ended |= kept.source.is_end();
+        if poll.is_ready() {
+            kept.wake();
+        }
         poll
     }
 

@@ -54,11 +54,10 @@ pub(super) fn reset(broken: &Broken, attempts: u32, suppress: bool) -> LocalRepl
         | ResetReason::PayloadTooLarge => StatusCode::SERVICE_UNAVAILABLE,
     };
     let again = if attempts > 1 { "retried and the latest " } else { "" };
-    let (words, failure) = (broken.words(), broken.failure());
-    let because = if failure.is_empty() { "" } else { ", transport failure reason: " };
-    let body = format!(
-        "upstream connect error or disconnect/reset before headers. {again}reset reason: {words}{because}{failure}"
-    );
+    // Why a connection failed is for the log alone.
+    let words = broken.words();
+    let body =
+        format!("upstream connect error or disconnect/reset before headers. {again}reset reason: {words}");
     let details = details("upstream_reset_before_response_started", broken);
     let mut reply = routed(LocalReply::new(status, body, flags(reset.reason), details));
     if reset.reason == ResetReason::Overflow && !suppress {
@@ -100,8 +99,9 @@ impl Broken {
     /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
     pub(super) fn failure(&self) -> &str {
         match self.reset.reason {
-            ResetReason::ConnectionFailure | ResetReason::Protocol => &self.reset.details,
-            ResetReason::Local
+            ResetReason::ConnectionFailure => &self.reset.details,
+            ResetReason::Protocol
+            | ResetReason::Local
             | ResetReason::LocalRefused
             | ResetReason::Remote
             | ResetReason::RemoteRefused

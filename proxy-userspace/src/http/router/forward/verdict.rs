@@ -1,0 +1,192 @@
+//! What an attempt's end comes to: another attempt, another route, or an answer.
+
+use std::sync::Arc;
+
+use http::{StatusCode, Version};
+
+use super::{Forward, guarded};
+use crate::clock;
+use crate::cluster::{Event, Host};
+use crate::http::filter::Stop;
+use crate::http::pool::Attached;
+use crate::http::router::body;
+use crate::http::router::redirect::Followed;
+use crate::http::router::replay::Payload;
+use crate::http::router::reply::{self, Broken};
+use crate::http::router::retry::{Verdict, grpc_status, grpc_to_http};
+use crate::http::router::timeouts::Reached;
+use crate::http::{Body, Reset, ResetReason, Response};
+use crate::telemetry::{Flags, Side};
+
+impl Forward<'_> {
+    /// Whether a response's request is sent again instead.
+    pub(super) fn judge(&mut self, response: &Response, host: &Arc<Host>, source: &Payload) -> bool {
+        let head = &response.head;
+        let status = match grpc_status(&head.headers).filter(|_| self.stream.request().is_grpc()) {
+            Some(status) => Some(grpc_to_http(status)),
+            // It is in the trailers.
+            None if self.stream.request().is_grpc() && head.status == StatusCode::OK => None,
+            None => Some(head.status.as_u16()),
+        };
+        if let Some(status) = status {
+            self.cluster.report(host, Event::Status(status));
+        }
+        let Some(retry) = &mut self.retry else { return false };
+        if source.is_lost() {
+            return false;
+        }
+        let verdict = retry.after_response(head, self.cluster);
+        self.heed(verdict)
+    }
+
+    /// Says whether to go on.
+    pub(super) fn heed(&mut self, verdict: Verdict) -> bool {
+        match verdict {
+            Verdict::Again => return true,
+            Verdict::No => {}
+            Verdict::Exhausted => self.stream.flag(Flags::RETRIED),
+            Verdict::Overflow => self.stream.flag(Flags::UO),
+        }
+        false
+    }
+
+    /// A response that nobody will see.
+    pub(super) fn retried(&mut self, response: Response, mut attached: Attached) {
+        self.cluster.pools().codes().charge_retry(response.head.status.as_u16());
+        body::bytes(self.cluster, self.alarm.progress());
+        if self.alarm.progress().last_received().is_some() || response.body.is_end() {
+            attached.complete();
+        } else if attached.life().version == Version::HTTP_2 {
+            self.cluster.stats.upstream_rq_tx_reset.inc();
+        }
+        drop(response);
+    }
+
+    /// A limit was reached. Only that of one try leaves room for another.
+    pub(super) fn late(&mut self, reached: Reached, host: &Arc<Host>, source: &Payload) -> Result<(), Stop> {
+        let stats = &self.cluster.stats;
+        match reached {
+            Reached::Global => stats.upstream_rq_timeout.inc(),
+            Reached::PerTry => stats.upstream_rq_per_try_timeout.inc(),
+            Reached::PerTryIdle => stats.upstream_rq_per_try_idle_timeout.inc(),
+            Reached::Stream => stats.upstream_rq_max_duration_reached.inc(),
+        }
+        self.cluster.report(host, Event::RequestTimeout);
+        let details = body::details(reached);
+        let flag = match reached {
+            Reached::Global => Flags::UT,
+            Reached::Stream => Flags::UMSDR,
+            Reached::PerTry | Reached::PerTryIdle => {
+                let reset = Reset::new(Side::Upstream, ResetReason::Local, details);
+                if self.goes_on(&reset, true, source) {
+                    host.stats.rq_error.inc();
+                    return Ok(());
+                }
+                Flags::UT
+            }
+        };
+        self.charge(504, Some(host));
+        host.stats.rq_error.inc();
+        Err(self.refuse(reply::timeout(flag, details)))
+    }
+
+    pub(super) fn broke(
+        &mut self,
+        broken: Broken,
+        sent: bool,
+        host: &Arc<Host>,
+        source: &Payload,
+    ) -> Result<(), Stop> {
+        let overflow = broken.reset.reason == ResetReason::Overflow;
+        if overflow {
+            host.stats.rq_error.inc();
+        } else {
+            self.cluster.report(host, Event::RequestFailed);
+        }
+        let failure = broken.failure();
+        self.stream.entry.outcome.upstream_failure = Some(failure.to_owned()).filter(|why| !why.is_empty());
+        if self.goes_on(&broken.reset, sent, source) {
+            return Ok(());
+        }
+        let reply = reply::reset(&broken, self.attempts, self.suppresses());
+        self.charge(reply.status.as_u16(), Some(host));
+        Err(self.refuse(reply))
+    }
+
+    pub(super) fn goes_on(&mut self, reset: &Reset, sent: bool, source: &Payload) -> bool {
+        let Some(retry) = &mut self.retry else { return false };
+        if source.is_lost() {
+            return false;
+        }
+        let verdict = retry.after_reset(reset, sent, self.cluster);
+        self.heed(verdict)
+    }
+
+    /// A retry would have followed, but its body is gone.
+    pub(super) fn exhausted(&mut self) -> Stop {
+        self.charge(503, None);
+        let reset = Reset::new(Side::Upstream, ResetReason::Local, "");
+        let reply = reply::reset(&Broken { reset, local: true }, self.attempts, self.suppresses());
+        self.refuse(reply)
+    }
+
+    pub(super) async fn pause(&mut self) -> Result<(), Stop> {
+        let Some(retry) = &mut self.retry else { return Ok(()) };
+        let pause = retry.pause(&self.cluster.stats);
+        if pause.is_zero() {
+            return Ok(());
+        }
+        self.alarm.rest();
+        match guarded(&mut self.alarm, tokio::time::sleep(pause)).await {
+            Ok(()) => Ok(()),
+            Err(reached) => {
+                self.cluster.stats.upstream_rq_timeout.inc();
+                self.charge(504, None);
+                Err(self.refuse(reply::timeout(Flags::UT, body::details(reached))))
+            }
+        }
+    }
+
+    /// Whether the router goes after the response's location, instead of the client.
+    pub(super) fn follows(&mut self, response: &Response, source: &Payload, followed: &mut Followed) -> bool {
+        let Some(policy) = &self.action.internal_redirect else { return false };
+        if !policy.response_codes.contains(&response.head.status.as_u16()) {
+            return false;
+        }
+        let stats = &self.cluster.stats;
+        // A request that still comes in is not one that could be sent again.
+        let body = source.again().filter(|_| self.alarm.complete().is_some());
+        let Some(body) = body else {
+            stats.upstream_internal_redirect_failed_total.inc();
+            return false;
+        };
+        self.stream.request_body = body;
+        match followed.follow(self.stream, policy, &response.head) {
+            Ok(()) => {
+                stats.upstream_internal_redirect_succeeded_total.inc();
+                true
+            }
+            Err(why) => {
+                why(&self.hcm.stats).inc();
+                stats.upstream_internal_redirect_failed_total.inc();
+                self.stream.request_body = Body::empty();
+                false
+            }
+        }
+    }
+
+    /// A response that was followed has a line in the log.
+    pub(super) fn redirected(&mut self, response: Response, mut attached: Attached) {
+        body::bytes(self.cluster, self.alarm.progress());
+        if self.alarm.progress().last_received().is_some() || response.body.is_end() {
+            attached.complete();
+        }
+        let mut entry = self.stream.entry.clone();
+        entry.duration = clock::now() - self.started;
+        entry.outcome.response_code_details = Some("internal_redirect".into());
+        if let Some(http) = entry.http.as_deref_mut() {
+            http.response = Some(response.head);
+        }
+        self.hcm.access_log.iter().for_each(|logger| logger.log(&entry));
+    }
+}
