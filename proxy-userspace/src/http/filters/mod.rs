@@ -95,7 +95,10 @@ fn of_kind(kind: &FilterKind, cx: &FilterCx<'_>) -> Result<Option<Arc<dyn Filter
         // A script may be what keeps somebody out.
         #[cfg(not(feature = "lua"))]
         FilterKind::Lua(_) => some(Refusing::unbuilt("envoy.filters.http.lua", cx)),
-        FilterKind::IstioAlpn(_) | FilterKind::MetadataExchange(_) | FilterKind::IstioStats(_) => None,
+        FilterKind::IstioAlpn(_) | FilterKind::MetadataExchange(_) | FilterKind::IstioStats(_) => {
+            log::warn!("http filter {}: is not served yet: requests pass it by", cx.name);
+            None
+        }
     })
 }
 
