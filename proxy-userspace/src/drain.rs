@@ -37,6 +37,11 @@ impl Starter {
         self.inner.draining.send_replace(true);
         self.inner.roster.announce();
     }
+
+    /// Holders of guards are told, now and later; nothing stops to take new work yet.
+    pub fn announce(&self) {
+        self.inner.roster.announce();
+    }
 }
 
 impl Drain {

@@ -15,7 +15,7 @@ use crate::http::filter::Stop;
 use crate::http::hcm::HttpStats;
 use crate::http::{Body, ConnCx, Hcm, LocalReply, Request, Reset, ResponseHead, Sent, Stream};
 use crate::telemetry::stats::Held;
-use crate::telemetry::{LogType, Side};
+use crate::telemetry::{Flags, LogType, Side};
 
 pub(super) struct Active {
     pub(super) stream: Stream,
@@ -25,6 +25,8 @@ pub(super) struct Active {
     limits: Limits,
     /// Its connection serves no other, where streams have one of their own.
     close: bool,
+    /// Its request will never be complete: it was not understood, or did not come.
+    partial: bool,
     /// The last thing that has happened to it, but for its bodies.
     mark: Instant,
     /// 1xx of the upstream, to be told to the client.
@@ -70,6 +72,7 @@ impl Active {
             meter,
             limits: Limits::default(),
             close: false,
+            partial: false,
             mark: start,
             interims: None,
             _counted: counted,
@@ -90,9 +93,16 @@ impl Active {
         }
     }
 
+    /// Of a request that is not complete, and will not be.
+    pub(super) fn partial(cx: &Arc<ConnCx>, request: Request) -> Self {
+        Self { partial: true, ..Self::new(cx, request) }
+    }
+
     /// The request is complete.
     pub(super) fn is_complete(&self) -> bool {
-        self.meter.as_ref().is_none_or(|meter| meter.complete().is_some())
+        // What the codec would have found is not in Envoy.
+        let understood = !self.partial && !self.stream.entry.outcome.flags.contains(Flags::DPE);
+        understood && self.meter.as_ref().is_none_or(|meter| meter.complete().is_some())
     }
 
     /// Serves it to its end. An error: the client has no response, or not all of it.

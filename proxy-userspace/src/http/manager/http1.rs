@@ -45,8 +45,8 @@ impl Peer for Server {
 enum End {
     /// By the client.
     Gone,
-    /// By the proxy, all being well. `waits`: the client may not have read yet, or is still sending.
-    Close { details: &'static str, waits: bool },
+    /// By the proxy, all being well.
+    Close(&'static str),
     /// In the middle of a message.
     Broken(&'static str),
     /// The deadline of a drain has passed.
@@ -156,7 +156,7 @@ impl<'a, 'g> Connection<'a, 'g> {
             match reached.map(|(_, limit)| limit) {
                 Some(Limit::Expiry(expiry)) => return Some(Next::Late(expiry)),
                 Some(Limit::Drained) => {
-                    return Some(Next::End(End::Close { details: "drained", waits: true }));
+                    return Some(Next::End(End::Close("drained")));
                 }
                 Some(Limit::Idle) => {
                     hcm.stats.downstream_cx_idle_timeout.inc();
@@ -180,7 +180,7 @@ impl<'a, 'g> Connection<'a, 'g> {
         model: &hcm::Hcm,
         idle_since: Instant,
         begun: Option<Instant>,
-    ) -> [(Option<Instant>, Limit); 6] {
+    ) -> [(Option<Instant>, Limit); 7] {
         let after = |since: Option<Instant>, limit: Option<std::time::Duration>| since?.checked_add(limit?);
         let timeouts = &model.timeouts;
         let drained = match (self.watch.phase, begun) {
@@ -194,6 +194,7 @@ impl<'a, 'g> Connection<'a, 'g> {
             (after(begun, timeouts.request_headers), Limit::Expiry(Expiry::Headers)),
             (after(begun, timeouts.request), Limit::Expiry(Expiry::Request)),
             (after(begun, timeouts.stream_idle), Limit::Expiry(Expiry::Idle)),
+            (after(begun, model.common.max_stream_duration), Limit::Expiry(Expiry::Duration)),
             (drained, Limit::Drained),
             (self.ends.filter(|_| open), Limit::Duration),
             (after(idle, model.common.idle_timeout), Limit::Idle),
@@ -204,30 +205,34 @@ impl<'a, 'g> Connection<'a, 'g> {
     async fn exchange(&mut self, request: Request) -> Option<End> {
         let hcm = self.served.cx.hcm.clone();
         hcm.stats.downstream_rq_http1_total.inc();
+        self.count();
+        if self.watch.phase == Phase::Open && self.ends.is_some_and(|ends| ends <= clock::now()) {
+            self.outlived(&hcm);
+        }
+        let mut active = Active::new(&self.served.cx, request);
+        let result = active.serve(&mut self.server, &mut self.watch).await;
+        finish::run(active, result.as_ref().err());
+        self.after(result)
+    }
+
+    /// A stream begins.
+    fn count(&mut self) {
+        let hcm = &self.served.cx.hcm;
+        self.active = 1;
         self.served.account.requests += 1;
         self.requests = self.requests.saturating_add(1);
         if hcm.model.common.max_requests_per_connection.is_some_and(|most| self.requests >= most) {
             hcm.stats.downstream_cx_max_requests_reached.inc();
             self.watch.phase = Phase::Closing;
-        } else if self.ends.is_some_and(|ends| ends <= clock::now()) {
-            self.outlived(&hcm);
         }
-        let mut active = Active::new(&self.served.cx, request);
-        self.active = 1;
-        let result = active.serve(&mut self.server, &mut self.watch).await;
-        let complete = active.is_complete();
-        finish::run(active, result.as_ref().err());
-        self.after(result, complete)
     }
 
-    /// `complete`: nothing of the client's is on its way that a close could meet.
-    fn after(&mut self, result: Result<After, Broken>, complete: bool) -> Option<End> {
+    fn after(&mut self, result: Result<After, Broken>) -> Option<End> {
         match result {
             Ok(after) => {
                 self.active = 0;
                 let keeps = after == After::Keep && self.server.reusable();
-                let waits = !complete || matches!(self.watch.phase, Phase::Draining(_));
-                (!keeps).then_some(End::Close { details: "connection_close", waits })
+                (!keeps).then_some(End::Close("connection_close"))
             }
             Err(Broken::Gone(reset)) if reset.reason == ResetReason::Protocol => {
                 self.served.account.stats.downstream_cx_protocol_error.inc();
@@ -250,57 +255,58 @@ impl<'a, 'g> Connection<'a, 'g> {
         let flags = if own { Flags::NONE } else { Flags::DPE };
         let text = if own { "" } else { bad.status.canonical_reason().unwrap_or_default() };
         let reply = LocalReply::new(bad.status, text, flags, bad.details);
-        self.refuse(reply).await
+        self.refuse(reply, !own).await
     }
 
     async fn late(&mut self, expiry: Expiry) -> End {
         expiry.count(&self.served.account.stats);
-        self.refuse(expiry.reply(false)).await
+        self.refuse(expiry.reply(false), true).await
     }
 
-    async fn refuse(&mut self, reply: LocalReply) -> End {
-        let mut active = self.unknown();
+    async fn refuse(&mut self, reply: LocalReply, partial: bool) -> End {
+        let mut active = self.unknown(partial);
         let result = active.refuse(reply, &mut self.server, &mut self.watch).await;
         finish::run(active, result.as_ref().err());
-        self.after(result, false).unwrap_or(End::Close { details: "refused", waits: true })
+        self.after(result).unwrap_or(End::Close("refused"))
     }
 
     /// A client that has gone in the middle of a head.
     fn half(&mut self) -> End {
-        let active = self.unknown();
+        let active = self.unknown(true);
         let details = "downstream_remote_disconnect";
         let reset = Reset::new(Side::Downstream, ResetReason::ConnectionTermination, details);
         finish::run(active, Some(&Broken::Gone(reset)));
         End::Gone
     }
 
-    fn unknown(&mut self) -> Active {
+    fn unknown(&mut self, partial: bool) -> Active {
         self.served.cx.hcm.stats.downstream_rq_http1_total.inc();
-        self.served.account.requests += 1;
-        self.active = 1;
+        self.count();
         // Nothing is known: a log has `-` for each of them.
         let method = Method::from_bytes(b"-").unwrap_or_default();
-        let head = RequestHead { headers: HeaderMap::new(), ..RequestHead::new(method, "", "") };
-        Active::new(&self.served.cx, Request { head, body: Body::empty() })
+        let head = RequestHead { headers: HeaderMap::new(), ..RequestHead::new(method, "-", "") };
+        let request = Request { head, body: Body::empty() };
+        let make = if partial { Active::partial } else { Active::new };
+        make(&self.served.cx, request)
     }
 
     async fn close(mut self, end: End) -> Outcome {
-        let (side, details) = match &end {
+        let (mut side, details) = match &end {
             End::Gone => (Side::Downstream, "downstream_closed"),
-            End::Close { details, .. } | End::Broken(details) => (Side::Internal, *details),
+            End::Close(details) | End::Broken(details) => (Side::Internal, *details),
             End::Cut => (Side::Internal, "drain_timeout"),
         };
-        let active = self.active;
-        self.served.account.ended(side, active);
         match end {
-            End::Gone => self.server.closed(CloseEvent::Remote),
-            End::Close { waits, .. } => self.delay(waits).await,
+            End::Gone => {}
+            End::Close(_) => side = self.delay().await,
             End::Broken(_) => self.reset(),
             // An idle connection loses nothing.
-            End::Cut if active == 0 || !self.served.guard.resets() => {}
+            End::Cut if self.active == 0 || !self.served.guard.resets() => {}
             End::Cut => self.reset(),
         }
-        self.server.closed(CloseEvent::Local);
+        let by = if side == Side::Downstream { CloseEvent::Remote } else { CloseEvent::Local };
+        self.server.closed(by);
+        self.served.account.ended(side, self.active);
         self.served.account.passed(self.server.read(), self.server.written());
         closed(side, details)
     }
@@ -314,33 +320,34 @@ impl<'a, 'g> Connection<'a, 'g> {
         });
     }
 
-    /// Leaves the client the time to read, and to close by itself.
-    async fn delay(&mut self, waits: bool) {
+    /// Leaves the client the time to read, and to close by itself. Says who closes.
+    async fn delay(&mut self) -> Side {
         let limit = self.served.cx.hcm.model.timeouts.delayed_close;
+        let until = clock::now().checked_add(limit.unwrap_or_default());
         let (guard, stats) = (self.served.guard, self.served.account.stats.clone());
-        let limit = limit.filter(|_| waits).unwrap_or_default();
-        let server = &mut self.server;
+        let (server, alarm) = (&mut self.server, &mut self.watch.alarm);
         let work = async {
             if server.shutdown().await.is_ok() {
                 server.drain().await;
             }
         };
         let mut work = pin!(work);
-        let alarm = &mut self.watch.alarm;
-        let until = clock::now().checked_add(limit);
         poll_fn(|cx| {
-            if work.as_mut().poll(cx).is_ready() || guard.poll_cut(cx).is_ready() {
-                return Poll::Ready(());
+            if work.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Side::Downstream);
+            }
+            if guard.poll_cut(cx).is_ready() {
+                return Poll::Ready(Side::Internal);
             }
             if alarm.poll(until, cx).is_pending() {
                 return Poll::Pending;
             }
-            if !limit.is_zero() {
+            if limit.is_some() {
                 stats.downstream_cx_delayed_close_timeout.inc();
             }
-            Poll::Ready(())
+            Poll::Ready(Side::Internal)
         })
-        .await;
+        .await
     }
 }
 

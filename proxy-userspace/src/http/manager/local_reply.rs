@@ -175,7 +175,9 @@ fn plain(stream: &mut Stream, body: Bytes, media: Option<HeaderValue>) {
 /// Trailers only: the status in a header, the body as its message.
 fn grpc(stream: &mut Stream, body: &Bytes, status: Option<u32>) {
     let Some(head) = stream.response_mut() else { return };
-    let status = status.unwrap_or_else(|| of_http_status(head.status.as_u16()));
+    // Of a success that is no gRPC response Envoy says UNKNOWN.
+    let by_code = |code: u16| if code == 200 { 2 } else { of_http_status(code) };
+    let status = status.unwrap_or_else(|| by_code(head.status.as_u16()));
     head.status = StatusCode::OK;
     let headers = &mut head.headers;
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));

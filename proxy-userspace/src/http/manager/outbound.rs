@@ -40,7 +40,7 @@ pub(super) fn finish(stream: &mut Stream) {
 
 /// Behind the value that there is.
 pub(super) fn append(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue, by: &str) {
-    let Some(before) = headers.get(&name) else {
+    let Some(before) = headers.get(&name).filter(|before| !before.is_empty()) else {
         headers.insert(name, value.clone());
         return;
     };

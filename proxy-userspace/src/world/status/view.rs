@@ -137,6 +137,13 @@ impl View for Status {
 
     fn drain_listeners(&self, how: DrainListeners) {
         let (inbound, others) = (self.inbound.starter(), self.others.starter());
+        if how.graceful {
+            // Connections of HTTP are told with their next response.
+            inbound.announce();
+            if !how.inbound_only {
+                others.announce();
+            }
+        }
         let stop = move || {
             inbound.start();
             if !how.inbound_only {

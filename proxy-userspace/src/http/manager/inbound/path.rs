@@ -63,6 +63,10 @@ fn merge_slashes(path: &mut String) {
             merged.push(c);
         }
     }
+    if merged == "/" {
+        // As Envoy, to which the first slash and the last one are two.
+        merged.push('/');
+    }
     *path = merged + query;
 }
 
@@ -279,9 +283,14 @@ mod tests {
     #[test]
     fn slashes() {
         let merge = PathNormalization { merge_slashes: true, ..PathNormalization::default() };
-        for (path, expected) in
-            [("//a///b/", "/a/b/"), ("/a//?b=//", "/a/?b=//"), ("//", "/"), ("/a/b", "/a/b")]
-        {
+        for (path, expected) in [
+            ("//a///b/", "/a/b/"),
+            ("/a//?b=//", "/a/?b=//"),
+            ("//", "//"),
+            ("///?a", "//?a"),
+            ("/", "/"),
+            ("/a/b", "/a/b"),
+        ] {
             assert_eq!(with(path, merge).as_deref(), Ok(expected), "{path}");
         }
         let escaped = |escaped_slashes| PathNormalization { escaped_slashes, ..PathNormalization::default() };

@@ -24,6 +24,7 @@ pub(super) fn check(stream: &mut Stream, action: HeadersWithUnderscores) -> Resu
                 _ => "http1.unexpected_underscore",
             };
             // By the codec, in Envoy.
+            stream.conn.hcm.stats.downstream_cx_protocol_error.inc();
             let reply = LocalReply::new(StatusCode::BAD_REQUEST, "Bad Request", Flags::DPE, details);
             return Err(reply.into());
         }
