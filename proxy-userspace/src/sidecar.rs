@@ -108,7 +108,7 @@ impl Sidecar {
         });
         let sources: Arc<dyn Subscribe> = servers.clone();
         let mut env = Env::new(stats.clone(), tasks.clone(), dial, sources.clone());
-        env.transport.connections = common.connections.clone();
+        env.count_with(&common.connections);
         let decoder = bootstrap.map(|bootstrap| Decoder::of(bootstrap).with_store(common.store.clone()));
         if let (Some(bootstrap), Some(decoder)) = (bootstrap, &decoder) {
             let secrets = Secrets::new(&bootstrap.secrets, (&stats, &tasks), &common.directories, &sources)?;

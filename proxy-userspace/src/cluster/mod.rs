@@ -20,6 +20,7 @@ mod tests;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -41,7 +42,7 @@ use self::discovery::{Applied, Part, Warm};
 use self::lb::LbState;
 use self::outlier::Detector;
 use crate::clock::{self, Instant};
-use crate::http::pool::Pools;
+use crate::http::pool::{Ground, Pools};
 use crate::net::Dial;
 use crate::secret::Slot;
 use crate::task::Tasks;
@@ -86,6 +87,8 @@ pub struct Env {
     pub sources: Arc<dyn Subscribe>,
     pub random: Arc<dyn Random>,
     pub transport: transport::Env,
+    /// What pools of connections stand on.
+    pub(crate) ground: Arc<Ground>,
     resolvers: Arc<Resolvers>,
     intervals: Arc<Together<outlier::Interval, Cluster>>,
     born: Instant,
@@ -178,8 +181,10 @@ struct Running {
 
 impl Env {
     pub fn new(stats: Arc<Stats>, tasks: Tasks, dial: Arc<dyn Dial>, sources: Arc<dyn Subscribe>) -> Self {
+        let transport = transport::Env::new(stats.clone(), tasks.clone(), Arc::default());
         Self {
-            transport: transport::Env::new(stats.clone(), tasks.clone(), Arc::default()),
+            ground: Arc::new(Ground::new(&stats, &tasks, &transport.connections, &dial)),
+            transport,
             stats,
             tasks,
             resolvers: Arc::new(Resolvers::new(dial.clone())),
@@ -189,6 +194,14 @@ impl Env {
             intervals: Arc::default(),
             born: clock::now(),
         }
+    }
+}
+
+impl Env {
+    /// Connections are counted together with those of others.
+    pub fn count_with(&mut self, connections: &Arc<AtomicU64>) {
+        self.transport.connections = connections.clone();
+        self.ground = Arc::new(Ground::new(&self.stats, &self.tasks, connections, &self.dial));
     }
 }
 

@@ -43,19 +43,30 @@ use crate::transport::Names;
 /// Of one cluster.
 pub struct Pools {
     model: Arc<model::Cluster>,
-    ground: Ground,
+    ground: Arc<Ground>,
     /// Most clusters have none.
     made: OnceLock<Box<Made>>,
 }
 
-/// What pools stand on.
-#[derive(Clone)]
-struct Ground {
+/// What all pools of a configuration stand on.
+pub(crate) struct Ground {
     stats: Arc<Stats>,
     tasks: Tasks,
     /// The last connection id.
     connections: Arc<AtomicU64>,
     dial: Arc<dyn Dial>,
+}
+
+impl Ground {
+    pub(crate) fn new(
+        stats: &Arc<Stats>,
+        tasks: &Tasks,
+        connections: &Arc<AtomicU64>,
+        dial: &Arc<dyn Dial>,
+    ) -> Self {
+        let (stats, tasks) = (stats.clone(), tasks.clone());
+        Self { stats, tasks, connections: connections.clone(), dial: dial.clone() }
+    }
 }
 
 struct Made {
@@ -134,13 +145,7 @@ impl Caller {
 
 impl Pools {
     pub fn new(model: &Arc<model::Cluster>, env: &Env) -> Self {
-        let ground = Ground {
-            stats: env.stats.clone(),
-            tasks: env.tasks.clone(),
-            connections: env.transport.connections.clone(),
-            dial: env.dial.clone(),
-        };
-        Self { model: model.clone(), ground, made: OnceLock::new() }
+        Self { model: model.clone(), ground: env.ground.clone(), made: OnceLock::new() }
     }
 
     /// What responses are counted as.
