@@ -171,7 +171,7 @@ fn faults() -> Result<()> {
             "/up",
             "fault",
             "HTTPFault",
-            "abort: { http_status: 500, percentage: { numerator: 100 } }, upstream_cluster: up, downstream_nodes: [ n ]",
+            "abort: { http_status: 500, percentage: { numerator: 100 } }, upstream_cluster: up, downstream_nodes: [ nobody ]",
         ),
     ];
     compare(

@@ -146,6 +146,7 @@ impl Shared {
 
     fn answer(&self, verdict: Verdict) -> LocalReply {
         let ok = verdict.status.is_success();
+        self.stats.request_total.inc();
         if ok {
             self.stats.ok.inc()
         } else {
