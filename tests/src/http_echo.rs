@@ -84,15 +84,25 @@ pub fn ask(to: SocketAddr, line: &str, headers: &[(&str, &str)]) -> Result<Answe
     for (name, value) in headers {
         text += &format!("{name}: {value}\r\n");
     }
-    stream.write_all((text + "connection: close\r\n\r\n").as_bytes())?;
-    let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).with_context(|| format!("after {} bytes", bytes.len()))?;
-    Answer::parse(&String::from_utf8_lossy(&bytes))
+    stream.write_all((text + "\r\n").as_bytes())?;
+    let mut reader = BufReader::new(stream);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        ensure!(reader.read_line(&mut head)? > 0, "the end after {head:?}");
+    }
+    let mut answer = Answer::parse(&head)?;
+    if line.starts_with("HEAD ") || matches!(answer.status, 204 | 304) {
+        return Ok(answer);
+    }
+    let length = answer.header("content-length").map_or(Ok(0), str::parse)?;
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).with_context(|| format!("{length} bytes after {head:?}"))?;
+    answer.body = String::from_utf8_lossy(&body).into_owned();
+    Ok(answer)
 }
 
 impl Answer {
-    fn parse(text: &str) -> Result<Self> {
-        let (head, body) = text.split_once("\r\n\r\n").with_context(|| format!("no head: {text:?}"))?;
+    fn parse(head: &str) -> Result<Self> {
         let mut lines = head.lines();
         let status = lines.next().and_then(|line| line.split(' ').nth(1)).context("no status line")?;
         let header = |line: &str| {
@@ -100,7 +110,7 @@ impl Answer {
             Some((name.to_ascii_lowercase(), value.trim().to_owned()))
         };
         let headers = lines.filter_map(header).collect();
-        Ok(Self { status: status.parse()?, headers, body: body.to_owned() })
+        Ok(Self { status: status.parse()?, headers, body: String::new() })
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {

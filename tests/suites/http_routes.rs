@@ -7,12 +7,12 @@ mod updates;
 use shunt_tests::bootstrap::{chain, extension};
 
 /// A listener's fields: a connection manager with these routes (the fields of a `RouteConfiguration`).
-pub fn inline(prefix: &str, routes: &str) -> String {
+pub(crate) fn inline(prefix: &str, routes: &str) -> String {
     manager(prefix, &format!("route_config: {{ {routes} }}"))
 }
 
 /// A listener's fields: a connection manager with these further fields.
-pub fn manager(prefix: &str, more: &str) -> String {
+pub(crate) fn manager(prefix: &str, more: &str) -> String {
     let router = extension("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router", "");
     let hcm = extension(
         "http",
@@ -23,13 +23,13 @@ pub fn manager(prefix: &str, more: &str) -> String {
 }
 
 /// A route that answers with its name.
-pub fn named(name: &str, matched: &str) -> String {
+pub(crate) fn named(name: &str, matched: &str) -> String {
     format!(
         "{{ name: {name:?}, match: {{ {matched} }}, \
          direct_response: {{ status: 200, body: {{ inline_string: {name:?} }} }} }}"
     )
 }
 
-pub fn host(name: &str, domains: &[&str], routes: &[String], more: &str) -> String {
+pub(crate) fn host(name: &str, domains: &[&str], routes: &[String], more: &str) -> String {
     format!("{{ name: {name:?}, domains: {domains:?}, routes: [ {} ], {more} }}", routes.join(", "))
 }

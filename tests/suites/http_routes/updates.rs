@@ -49,7 +49,8 @@ fn routes_of_a_file_change_under_a_connection_that_stays() -> Result<()> {
         let rds = format!(
             "rds: {{ route_config_name: r, config_source: {{ path_config_source: {{ path: {file:?} }} }} }}"
         );
-        let config = Bootstrap::new().listener("l", &manager("h", &rds)).yaml();
+        let config =
+            Bootstrap::new().top("node: { id: n, cluster: c }").listener("l", &manager("h", &rds)).yaml();
         for kind in Kind::BOTH {
             let mut proxy = Proxy::start_unready(
                 lab,
