@@ -1,16 +1,7 @@
-//! The connection manager beside the real Envoy: what it does to requests, what it answers by itself, what it counts.
+//! The connection manager beside the real Envoy: what it does to paths.
 
-mod heads;
-mod limits;
 mod paths;
-mod replies;
 
-use std::io::{ErrorKind, Read as _};
-use std::net::SocketAddr;
-use std::time::Duration;
-
-use anyhow::Result;
-use shunt_tests::Client;
 use shunt_tests::bootstrap::{Bootstrap, chain, extension};
 use shunt_tests::http_echo::HttpEcho;
 
@@ -37,41 +28,4 @@ fn config(managers: &[(&str, String)], echo: &HttpEcho) -> String {
     let all =
         managers.iter().fold(Bootstrap::new(), |all, (name, more)| all.listener(name, &manager(name, more)));
     all.top("node: { id: the-node, cluster: the-cluster }").static_cluster("echo", &[echo.address], "").yaml()
-}
-
-/// All that comes for some bytes: until the connection is closed, or nothing comes any more.
-fn exchange(to: SocketAddr, bytes: &[u8]) -> Result<String> {
-    let mut client = Client::connect(to)?;
-    client.send(bytes)?;
-    rest(&client, Duration::from_millis(400))
-}
-
-fn rest(client: &Client, quiet: Duration) -> Result<String> {
-    let mut stream = client.stream();
-    stream.set_read_timeout(Some(quiet))?;
-    let mut all = Vec::new();
-    let mut buf = [0; 4096];
-    loop {
-        match stream.read(&mut buf) {
-            Ok(0) => break,
-            Ok(n) => all.extend_from_slice(&buf[..n]),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => break,
-            Err(_) => {
-                all.extend_from_slice(b" RESET");
-                break;
-            }
-        }
-    }
-    Ok(String::from_utf8_lossy(&all).into_owned())
-}
-
-/// A response whose headers are sorted, without those that are each run's own.
-fn sorted(response: &str) -> String {
-    let (head, body) = response.split_once("\r\n\r\n").unwrap_or((response, ""));
-    let mut lines = head.lines();
-    let first = lines.next().unwrap_or_default().to_owned();
-    let own = ["date:", "x-envoy-upstream-service-time:"];
-    let mut lines: Vec<_> = lines.filter(|line| !own.iter().any(|name| line.starts_with(name))).collect();
-    lines.sort_unstable();
-    format!("{first}|{}|{body}", lines.join("|"))
 }

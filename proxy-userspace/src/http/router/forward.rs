@@ -99,7 +99,6 @@ impl<'a> Forward<'a> {
         upstream.attempts = 1;
         upstream.cluster_model = Some(self.cluster.model.clone());
         if self.cluster.drop_overload().is_some() {
-            self.cluster.stats.upstream_rq_drop_overload.inc();
             return Err(self.refuse(reply::drop_overload()));
         }
         self.hash = self.routed.hash(self.stream);

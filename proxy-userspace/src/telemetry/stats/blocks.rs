@@ -76,7 +76,6 @@ stats_block! {
         counter upstream_internal_redirect_failed_total;
         counter upstream_internal_redirect_succeeded_total;
         counter upstream_rq_0rtt;
-        counter upstream_rq_drop_overload;
         counter upstream_rq_maintenance_mode;
         counter upstream_rq_max_duration_reached;
         counter upstream_rq_per_try_idle_timeout;
