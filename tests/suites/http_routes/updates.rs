@@ -3,10 +3,10 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use shunt_tests::bootstrap::DIR;
 use shunt_tests::{Bootstrap, Kind, Proxy, eventually, lab};
 
 use super::{host, manager, named};
@@ -20,8 +20,8 @@ fn routes(version: &str, routes: &[String]) -> String {
 }
 
 /// As a writer should: the file is there as a whole.
-fn put(proxy: &Proxy, text: &str) -> Result<()> {
-    let (new, file) = (proxy.dir().join("new"), proxy.dir().join("rds.yaml"));
+fn put(dir: &Path, text: &str) -> Result<()> {
+    let (new, file) = (dir.join("new"), dir.join("rds.yaml"));
     fs::write(&new, text)?;
     Ok(fs::rename(new, file)?)
 }
@@ -45,23 +45,22 @@ fn asked(stream: &mut TcpStream, path: &str) -> Result<String> {
 #[test]
 fn routes_of_a_file_change_under_a_connection_that_stays() -> Result<()> {
     lab(|lab| {
-        let file = format!("{DIR}/rds.yaml");
-        let rds = format!(
-            "rds: {{ route_config_name: r, config_source: {{ path_config_source: {{ path: {file:?} }} }} }}"
-        );
-        let config =
-            Bootstrap::new().top("node: { id: n, cluster: c }").listener("l", &manager("h", &rds)).yaml();
         for kind in Kind::BOTH {
-            let mut proxy = Proxy::start_unready(
-                lab,
-                &shunt_tests::proxy::Start { kind, config: &config, args: &[], place: Default::default() },
-            )?;
-            put(&proxy, &routes("1", &[named("one", "prefix: /")]))?;
-            proxy.wait_ready()?;
+            // Envoy wants the file to be there.
+            let dir = lab.dir().join(format!("routes-{}", kind.name()));
+            fs::create_dir(&dir)?;
+            put(&dir, &routes("1", &[named("one", "prefix: /")]))?;
+            let file = dir.join("rds.yaml");
+            let rds = format!(
+                "rds: {{ route_config_name: r, config_source: {{ path_config_source: {{ path: {file:?} }} }} }}"
+            );
+            let top = "node: { id: here, cluster: there }";
+            let config = Bootstrap::new().top(top).listener("l", &manager("h", &rds)).yaml();
+            let proxy = Proxy::start(lab, kind, &config)?;
             let mut stream = TcpStream::connect(proxy.listening("l")?)?;
             stream.set_read_timeout(Some(Duration::from_secs(10)))?;
             ensure!(asked(&mut stream, "/")? == "200 one");
-            put(&proxy, &routes("2", &[named("two", "path: /two")]))?;
+            put(&dir, &routes("2", &[named("two", "path: /two")]))?;
             eventually("the update", Duration::from_secs(10), || {
                 let said = asked(&mut stream, "/two")?;
                 ensure!(said == "200 two", "{said}");
@@ -70,7 +69,7 @@ fn routes_of_a_file_change_under_a_connection_that_stays() -> Result<()> {
             ensure!(asked(&mut stream, "/")? == "404 ");
             // Two virtual hosts of one domain: refused, and what was there holds.
             let bad = routes("3", &[]).replace("\"*\"", "\"a\", \"a\"");
-            put(&proxy, &bad)?;
+            put(&dir, &bad)?;
             proxy.expect_stat("http.h.rds.r.update_rejected", 1)?;
             ensure!(asked(&mut stream, "/two")? == "200 two");
             proxy.expect_stat("http.h.rds.r.config_reload", 2)?;
