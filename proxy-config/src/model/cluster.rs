@@ -283,8 +283,6 @@ pub struct RetryBudget {
     pub budget_percent: f64,
     /// Default 3.
     pub min_retry_concurrency: u32,
-    /// Over which requests are counted; `None`: those that are active.
-    pub budget_interval: Option<Duration>,
 }
 
 /// `preconnect_policy`: connections that are made before they are needed.
@@ -292,8 +290,6 @@ pub struct RetryBudget {
 pub struct Preconnect {
     /// 1 to 3, of an endpoint. Default 1.
     pub per_upstream: f64,
-    /// 1 to 3, over the endpoints that are next. Default 1.
-    pub predictive: f64,
     /// Endpoints whose metadata does not match have none.
     pub enabled_metadata: Option<MetadataMatcher>,
 }

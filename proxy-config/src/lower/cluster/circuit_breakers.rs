@@ -103,14 +103,14 @@ lower! { "envoy.config.cluster.v3.CircuitBreakers.Thresholds" Thresholds => (Rou
 }
 
 lower! { "envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget" RetryBudget => model::RetryBudget, cx;
-    read { budget_percent, budget_interval, min_retry_concurrency }
+    read { budget_percent, min_retry_concurrency }
+    warn { budget_interval: "the budget is of the requests that are active" }
     {
         let budget_percent = match budget_percent {
             Some(percent) => cx.lower("budget_percent", percent),
             None => Some(BUDGET_PERCENT),
         };
         Some(model::RetryBudget {
-            budget_interval: cx.timeout("budget_interval", budget_interval, None),
             min_retry_concurrency: number(min_retry_concurrency).unwrap_or(MIN_RETRIES),
             budget_percent: budget_percent?,
         })

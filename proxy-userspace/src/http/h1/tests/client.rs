@@ -132,7 +132,7 @@ async fn a_body_that_breaks_off_is_an_error() {
         let mut body = response.unwrap().body;
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "hel");
         let reset = body.frame().await.unwrap().unwrap_err();
-        assert_eq!((reset.side, reset.reason), (Side::Upstream, ResetReason::ConnectionTermination));
+        assert_eq!((reset.side, reset.reason), (Side::Upstream, ResetReason::Protocol));
         assert!(body.frame().await.is_none());
     }
 }

@@ -30,10 +30,21 @@ impl Forward<'_> {
 
     pub(super) fn choose(&self) -> Result<Arc<Host>, NoHost> {
         let facts = &self.stream.entry.facts;
+        let known = facts.local_restored.then_some(facts.local);
+        let told = match &self.cluster.model.discovery {
+            // What is no address is passed over, as in Envoy.
+            Discovery::OriginalDst(how) => how.http_header.as_ref().and_then(|name| {
+                let value = self.stream.request().header(name)?;
+                std::str::from_utf8(&value).ok()?.trim().parse().ok()
+            }),
+            Discovery::Static | Discovery::StrictDns(_) | Discovery::LogicalDns(_) | Discovery::Eds(_) => {
+                None
+            }
+        };
         let host = self.cluster.choose(&Want {
             hash: self.hash,
             metadata_match: self.routed.metadata_match(),
-            original_dst: facts.local_restored.then_some(facts.local),
+            original_dst: told.or(known),
             ..Want::default()
         })?;
         if !matches!(self.cluster.model.discovery, Discovery::OriginalDst(_)) {
