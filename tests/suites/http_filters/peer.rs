@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 const LONG: Duration = Duration::from_secs(20);
 
 /// A message as it came.
-pub struct Message {
+pub(super) struct Message {
     pub first: String,
     pub headers: BTreeMap<String, Vec<String>>,
     pub body: Vec<u8>,
@@ -64,12 +64,12 @@ impl Message {
         Ok(())
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|values| values.first()).map(String::as_str)
     }
 
     /// What is compared: nothing of it differs from one run to the next.
-    pub fn compared(&self) -> Value {
+    pub(super) fn compared(&self) -> Value {
         let mut headers = self.headers.clone();
         for name in
             ["date", "x-request-id", "x-envoy-upstream-service-time", "connection", "transfer-encoding"]
@@ -89,7 +89,7 @@ impl Message {
 }
 
 /// One request on a connection of its own.
-pub fn ask(
+pub(super) fn ask(
     to: SocketAddr,
     method: &str,
     path: &str,
@@ -111,7 +111,7 @@ pub fn ask(
 }
 
 /// Answers with what it was asked; `x-want-…` headers say what else. It lives as long as the test.
-pub fn server() -> Result<SocketAddr> {
+pub(super) fn server() -> Result<SocketAddr> {
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     let address = listener.local_addr()?;
     std::thread::spawn(move || {

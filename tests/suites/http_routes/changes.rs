@@ -78,8 +78,8 @@ fn level(name: &str) -> String {
         add("x-client", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%", ""),
         add("x-route", "%ROUTE_NAME%", ""),
         add("x-host", "%VIRTUAL_CLUSTER_NAME%", ""),
-        format!("{{ header: {{ key: x-kept, value: '' }}, keep_empty_value: true }}"),
-        format!("{{ header: {{ key: x-dropped, value: '' }} }}"),
+        "{ header: { key: x-kept, value: '' }, keep_empty_value: true }".to_string(),
+        "{ header: { key: x-dropped, value: '' } }".to_string(),
     ]
     .join(", ");
     let after = add("x-of", "%RESP(x-backend)%", "");

@@ -12,7 +12,6 @@ use crate::lower::refused::Dynamic;
 use crate::lower::registry::registry;
 use crate::lower::{Cx, Lower};
 use crate::model::http::filter::{FilterKind, HttpFilter, UnservedHttpFilter};
-use crate::model::http::filters::Router;
 use crate::proto::pb::io::istio::http::peer_metadata;
 use crate::proto::pb::istio::envoy::config::filter::http::alpn::v2alpha1 as alpn;
 use crate::proto::pb::stats;
@@ -92,9 +91,7 @@ fn is_known(type_url: &str) -> bool {
 pub(in crate::lower) fn kind(cx: &mut Cx, name: &str, any: Option<Any>) -> Option<FilterKind> {
     let Some(any) = any else {
         let known = match name {
-            "envoy.filters.http.router" | "envoy.router" => {
-                Some(FilterKind::Router(Box::new(Router::default())))
-            }
+            "envoy.filters.http.router" | "envoy.router" => Some(FilterKind::Router(Box::default())),
             "envoy.filters.http.cors" | "envoy.cors" => Some(FilterKind::Cors),
             "envoy.filters.http.grpc_web" | "envoy.grpc_web" => Some(FilterKind::GrpcWeb),
             _ => None,

@@ -128,11 +128,7 @@ lower! { "envoy.extensions.http.original_ip_detection.custom_header.v3.CustomHea
     read { header_name, allow_extension_to_set_address_as_trusted, reject_with_status }
     {
         let name = self::header_name(cx, "header_name", &header_name);
-        let reject_with = match reject_with_status {
-            // Envoy takes an error only, and 403 for what is none.
-            Some(status) => Some(cx.lower("reject_with_status", status).filter(|s| (400..600).contains(s)).unwrap_or(403)),
-            None => None,
-        };
+        let reject_with = reject_with_status.map(|status| cx.lower("reject_with_status", status).filter(|s| (400..600).contains(s)).unwrap_or(403));
         Some(IpDetection::CustomHeader {
             name: name?,
             allow_trusted: allow_extension_to_set_address_as_trusted,

@@ -182,7 +182,7 @@ pub struct Keepalive {
 
 /// `extensions.upstreams.http.v3.HttpProtocolOptions`, and the deprecated fields of a cluster: how a cluster is spoken
 /// to.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Default)]
 pub struct HttpOptions {
     pub protocol: UpstreamProtocol,
     pub common: CommonHttpOptions,
@@ -199,22 +199,6 @@ pub struct HttpOptions {
     pub hash_policy: Vec<HashPolicy>,
     /// Where the route and its virtual host have none.
     pub retry_policy: Option<Arc<RetryPolicy>>,
-}
-
-impl Default for HttpOptions {
-    fn default() -> Self {
-        Self {
-            protocol: UpstreamProtocol::default(),
-            common: CommonHttpOptions::default(),
-            auto_sni: false,
-            auto_san_validation: false,
-            override_auto_sni_header: None,
-            filters: Vec::new(),
-            mirror: Vec::new(),
-            hash_policy: Vec::new(),
-            retry_policy: None,
-        }
-    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -24,7 +24,7 @@ use crate::telemetry::stats::stats_block;
 
 stats_block! {
     /// `http.<prefix>.lua.<stat_prefix>`
-    pub struct LuaStats {
+    pub(super) struct LuaStats {
         counter errors;
         counter executions;
     }
