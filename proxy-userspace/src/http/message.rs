@@ -5,6 +5,7 @@
 //! raw bytes of either direction.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 
@@ -132,6 +133,22 @@ impl ResponseHead {
             name => joined(&self.headers, name),
         }
     }
+}
+
+/// A number as a header's value: the same few come again and again.
+pub fn number(n: u64) -> HeaderValue {
+    const KNOWN: usize = 32;
+    thread_local! {
+        static VALUES: RefCell<[(u64, Option<HeaderValue>); KNOWN]> =
+            const { RefCell::new([const { (0, None) }; KNOWN]) };
+    }
+    VALUES.with_borrow_mut(|values| {
+        let place = &mut values[(n % KNOWN as u64) as usize];
+        if place.0 != n {
+            *place = (n, None);
+        }
+        place.1.get_or_insert_with(|| HeaderValue::from(n)).clone()
+    })
 }
 
 /// `application/grpc` or `application/grpc+…`.

@@ -1,5 +1,6 @@
 //! The bytes of a connection: what was read and not understood yet, what is to be written.
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll, ready};
 
@@ -12,12 +13,15 @@ use crate::transport::CloseEvent;
 /// Of a head, mostly.
 pub(super) const READ: usize = 4 * 1024;
 const READ_MAX: usize = 64 * 1024;
-/// What is left of a buffer is read into down to this.
-const ROOM: usize = 1024;
 /// Up to this much is copied behind what goes before it; more is written from where it lies.
 const COPY: usize = 8 * 1024;
 /// Written once it is this much.
 const BATCH: usize = 16 * 1024;
+
+thread_local! {
+    /// What is short is read here first: its own buffer is then as long as itself, and who waits has none.
+    static SHORT: RefCell<[u8; READ]> = const { RefCell::new([0; READ]) };
+}
 
 pub(super) struct Conn {
     pub(super) io: Io,
@@ -58,26 +62,40 @@ impl Conn {
         if self.eof {
             return Poll::Ready(Ok(0));
         }
+        let result = if want > READ { self.poll_fill_long(cx, want) } else { self.poll_fill_short(cx) };
+        if let Poll::Ready(Ok(n)) = result {
+            self.read += n as u64;
+            self.eof = n == 0;
+        }
+        result
+    }
+
+    fn poll_fill_short(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        SHORT.with_borrow_mut(|short| {
+            let n = ready!(self.io.wire().poll_read(cx, short))?;
+            self.input.extend_from_slice(&short[..n]);
+            Poll::Ready(Ok(n))
+        })
+    }
+
+    fn poll_fill_long(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<io::Result<usize>> {
         let mut wire = self.io.wire();
         if self.input.is_empty() && wire.is_raw() {
             // Who waits has no buffer.
             ready!(wire.socket.poll_read_ready(cx))?;
         }
-        let filled = self.input.len();
-        let enough = if want > READ { want.min(READ_MAX) / 2 } else { want.clamp(1, ROOM) };
-        if self.input.capacity() - filled < enough {
-            self.input.reserve(want.clamp(READ, READ_MAX));
+        let (filled, want) = (self.input.len(), want.min(READ_MAX));
+        if self.input.capacity() - filled < want / 2 {
+            self.input.reserve(want);
         }
         let room = self.input.capacity() - filled;
-        self.input.resize(filled + room.min(want.clamp(READ, READ_MAX)), 0);
+        self.input.resize(filled + room.min(want), 0);
         let result = wire.poll_read(cx, &mut self.input[filled..]);
         let n = if let Poll::Ready(Ok(n)) = result { n } else { 0 };
         self.input.truncate(filled + n);
-        self.read += n as u64;
         if self.input.is_empty() {
             self.input = BytesMut::new();
         }
-        self.eof = matches!(result, Poll::Ready(Ok(0)));
         result
     }
 

@@ -3,10 +3,13 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 use crate::cluster::Host;
 use crate::telemetry::stats::{Block, Counter, Histogram, Metric, Stats};
+
+static CANARY: HeaderName = HeaderName::from_static("x-envoy-upstream-canary");
+static INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
 
 /// Of a cluster: `cluster.<name>.upstream_rq_200` and the like. Envoy makes them when they are needed.
 pub struct CodeStats {
@@ -142,11 +145,10 @@ fn code_name(code: u16) -> &'static str {
 
 /// `x-envoy-internal` of the request, and a canary by the response or its host.
 pub(super) fn origin(request: &HeaderMap, response: Option<&HeaderMap>, host: Option<&Host>) -> Origin {
-    let is_true =
-        |headers: &HeaderMap, name: &str| headers.get(name).is_some_and(|value| value.as_bytes() == b"true");
-    let said = response.is_some_and(|headers| is_true(headers, "x-envoy-upstream-canary"));
+    let is_true = |headers: &HeaderMap, name| headers.get(name).is_some_and(|value| value == "true");
+    let said = response.is_some_and(|headers| is_true(headers, &CANARY));
     let canary = said || host.is_some_and(Host::canary);
-    Origin { internal: is_true(request, "x-envoy-internal"), canary }
+    Origin { internal: is_true(request, &INTERNAL), canary }
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ use super::wishes;
 use crate::clock;
 use crate::cluster::{Cluster, Host};
 use crate::http::filter::Stop;
+use crate::http::message::number;
 use crate::http::pool::{Attached, Caller, Demand, Failed, Life, Refused};
 use crate::http::{
     Body, Hcm, LocalReply, Observer, Progress, Reset, ResetReason, Response, Routed, Stream, route,
@@ -304,7 +305,7 @@ impl<'a> Forward<'a> {
             && let Some(complete) = self.alarm.complete()
         {
             let took = clock::now().saturating_duration_since(complete).as_millis();
-            head.headers.insert(SERVICE_TIME, HeaderValue::from(u64::try_from(took).unwrap_or(u64::MAX)));
+            head.headers.insert(SERVICE_TIME, number(u64::try_from(took).unwrap_or(u64::MAX)));
         }
         let origin = charge::origin(&self.stream.request().headers, Some(&head.headers), Some(&host));
         self.charge_of(head.status.as_u16(), origin);

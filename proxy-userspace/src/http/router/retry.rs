@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 use proxy_config::model::http::retry::{ResetFormat, RetryOn};
 use proxy_config::model::http::{Priority, RetryPolicy};
 use rand::RngExt as _;
@@ -48,6 +48,7 @@ const GRPC_ON: &str = "x-envoy-retry-grpc-on";
 const MAX: &str = "x-envoy-max-retries";
 const CODES: &str = "x-envoy-retriable-status-codes";
 const NAMES: &str = "x-envoy-retriable-header-names";
+static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 impl Retry {
     /// Also takes from the request what it says of retries. None: it is sent once.
@@ -56,7 +57,7 @@ impl Retry {
         headers: &mut HeaderMap,
         priority: Priority,
     ) -> Option<Box<Self>> {
-        let asked = [ON, GRPC_ON, MAX, CODES, NAMES].iter().any(|name| headers.contains_key(*name));
+        let asked = headers.keys().any(|name| [ON, GRPC_ON, MAX, CODES, NAMES].contains(&name.as_str()));
         if !asked && policy.is_none_or(|policy| policy.retry_on.is_empty()) {
             return None;
         }
@@ -217,7 +218,7 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
 
 /// Of a response that is nothing but trailers.
 pub(super) fn grpc_status(headers: &HeaderMap) -> Option<u32> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+    headers.get(&GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
 
 /// Envoy's `grpcToHttpStatus`.

@@ -12,6 +12,7 @@ use proxy_config::model::http::{RetryPolicy, RouteAction};
 use tokio::time::{Sleep, sleep_until};
 
 use crate::clock::{self, Instant};
+use crate::http::message::number;
 use crate::http::{Progress, RequestHead};
 
 const EXPECTED: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
@@ -105,7 +106,7 @@ impl Timeouts {
             return;
         }
         if !suppressed && !respected {
-            head.headers.insert(EXPECTED, HeaderValue::from(u64::try_from(expected).unwrap_or(u64::MAX)));
+            head.headers.insert(EXPECTED, number(u64::try_from(expected).unwrap_or(u64::MAX)));
         }
         if action.max_stream_duration.is_none() && action.max_grpc_timeout.is_some() && head.is_grpc() {
             // gRPC allows for eight digits.

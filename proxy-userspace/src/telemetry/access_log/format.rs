@@ -1,7 +1,5 @@
 //! A log format, compiled once.
 
-use std::borrow::Cow;
-
 use proxy_config::format::{Piece, parse};
 use proxy_config::model::access_log::{JsonFormat, LogFormat};
 use serde_json::{Map, Value as Json};
@@ -54,13 +52,19 @@ impl Format {
 
     /// The bytes to write: a text format brings its own end of line, JSON gets one.
     pub fn line(&self, entry: &Entry) -> Vec<u8> {
+        let mut line = String::new();
+        self.write_line(entry, &mut line);
+        line.into_bytes()
+    }
+
+    /// As [`Self::line`], behind what is there.
+    pub(super) fn write_line(&self, entry: &Entry, out: &mut String) {
         match &self.body {
-            Body::Text(template) => template.render(entry, self.omit_empty).into_bytes(),
+            Body::Text(template) => template.write(entry, self.omit_empty, out),
             Body::Json(node) => {
                 let json = node.render(entry, self.omit_empty).unwrap_or_else(|| Json::Object(Map::new()));
-                let mut line = json.to_string().into_bytes();
-                line.push(b'\n');
-                line
+                out.push_str(&json.to_string());
+                out.push('\n');
             }
         }
     }
@@ -124,18 +128,26 @@ impl Template {
 
     fn render(&self, entry: &Entry, omit_empty: bool) -> String {
         let mut out = String::with_capacity(256);
+        self.write(entry, omit_empty, &mut out);
+        out
+    }
+
+    fn write(&self, entry: &Entry, omit_empty: bool, out: &mut String) {
         for part in &self.0 {
             match part {
                 Part::Text(text) => out.push_str(text),
                 Part::Operator { operator, max_len } => {
-                    let value = operator.value(entry);
-                    let missing = if omit_empty { "" } else { "-" };
-                    let text = value.to_text().unwrap_or(Cow::Borrowed(missing));
-                    out.push_str(max_len.map_or(&*text, |max| truncated(&text, max)));
+                    let start = out.len();
+                    if !operator.write(entry, out) && !omit_empty {
+                        out.push('-');
+                    }
+                    if let Some(max) = max_len {
+                        let kept = truncated(&out[start..], *max).len();
+                        out.truncate(start + kept);
+                    }
                 }
             }
         }
-        out
     }
 
     /// The value of a template that is one operator keeps its type.

@@ -200,7 +200,10 @@ fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<&'a str> {
 
 fn text(bytes: Cow<'_, [u8]>) -> Value<'_> {
     match bytes {
-        Cow::Borrowed(bytes) => Value::Text(String::from_utf8_lossy(bytes)),
+        Cow::Borrowed(bytes) => match std::str::from_utf8(bytes) {
+            Ok(text) => Value::text(text),
+            Err(_) => Value::Text(String::from_utf8_lossy(bytes)),
+        },
         Cow::Owned(bytes) => Value::text(String::from_utf8_lossy(&bytes).into_owned()),
     }
 }

@@ -13,6 +13,7 @@ mod operator;
 mod time;
 mod tls;
 pub(in crate::telemetry) mod value;
+mod write;
 
 pub use builtin::{AccessLog, Sink, open};
 pub use file::{File, Sinks};
@@ -20,11 +21,20 @@ pub(crate) use filter::Filter;
 pub use format::{Format, Text};
 pub(crate) use tls::url_encoded_pem;
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use proxy_config::model;
 
 use super::Entry;
+
+/// Of a line's buffer; one that was longer is given back.
+const LINE_KEPT: usize = 4 * 1024;
+
+thread_local! {
+    /// Lines are written here before they go to their files.
+    static LINE: RefCell<String> = const { RefCell::new(String::new()) };
+}
 
 /// Why an `access_log` entry cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +64,12 @@ impl Logger {
     /// Writes the line of `entry`, unless the filter is against it.
     pub fn log(&self, entry: &Entry) {
         if self.filter.as_ref().is_none_or(|filter| filter.accepts(entry)) {
-            self.file.write(&self.format.line(entry));
+            LINE.with_borrow_mut(|line| {
+                line.clear();
+                self.format.write_line(entry, line);
+                self.file.write(line.as_bytes());
+                line.shrink_to(LINE_KEPT);
+            });
         }
     }
 }

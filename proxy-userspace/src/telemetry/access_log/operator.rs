@@ -110,13 +110,30 @@ impl Operator {
         })
     }
 
+    /// Its value, behind what is there. Whether there is any.
+    pub(super) fn write(&self, entry: &Entry, out: &mut String) -> bool {
+        match self {
+            Self::StartTime(format) => format.write(entry.start, out),
+            Self::EmitTime(format) => format.write(clock::wall(), out),
+            Self::Field(_)
+            | Self::Ip { .. }
+            | Self::CommonDuration { .. }
+            | Self::Metadata { .. }
+            | Self::Tls(_)
+            | Self::Http(_)
+            | Self::Either(..)
+            | Self::Constant(_) => return self.value(entry).push_to(out),
+        }
+        true
+    }
+
     pub(super) fn value<'a>(&'a self, entry: &'a Entry) -> Value<'a> {
         match self {
             Self::Field(read) => read(entry),
             Self::StartTime(format) => Value::text(format.render(entry.start)),
             Self::EmitTime(format) => Value::text(format.render(clock::wall())),
             Self::Ip { address, prefix } => {
-                address(entry).map_or(Value::Missing, |address| Value::text(masked(address.ip(), *prefix)))
+                address(entry).map_or(Value::Missing, |address| masked(address.ip(), *prefix))
             }
             Self::CommonDuration { from, to, unit } => match (from.at(entry), to.at(entry)) {
                 (Some(from), Some(to)) => Value::Number(unit.of(to.saturating_sub(from))),
@@ -225,10 +242,10 @@ fn hostname() -> String {
         .map_or_else(|_| "-".to_owned(), |s| s.trim().to_owned())
 }
 
-fn masked(ip: IpAddr, prefix: Option<u8>) -> String {
+fn masked<'a>(ip: IpAddr, prefix: Option<u8>) -> Value<'a> {
     match prefix.and_then(|prefix| Cidr::new(ip, prefix)) {
-        Some(cidr) => format!("{}/{}", cidr.address, cidr.prefix),
-        None => ip.to_string(),
+        Some(cidr) => Value::text(format!("{}/{}", cidr.address, cidr.prefix)),
+        None => Value::Ip(ip),
     }
 }
 
@@ -281,7 +298,7 @@ const FIELDS: &[(&str, Read)] = &[
     ("CONNECTION_ID", |e| Value::Number(e.origin.connection_id)),
     ("UPSTREAM_CONNECTION_ID", |e| Value::Number(e.upstream.connection_id)),
     ("UPSTREAM_REQUEST_ATTEMPT_COUNT", |e| Value::Number(u64::from(e.upstream.attempts))),
-    ("RESPONSE_FLAGS", |e| Value::text(e.outcome.flags.to_string())),
+    ("RESPONSE_FLAGS", |e| flags(e.outcome.flags)),
     ("RESPONSE_FLAGS_LONG", |e| Value::text(e.outcome.flags.long())),
     ("RESPONSE_CODE_DETAILS", |e| Value::option(e.outcome.response_code_details.as_deref())),
     ("CONNECTION_TERMINATION_DETAILS", |e| Value::option(e.outcome.termination_details.as_deref())),
@@ -333,7 +350,11 @@ fn connected_host(entry: &Entry) -> Option<SocketAddr> {
 }
 
 fn address<'a>(address: Option<SocketAddr>) -> Value<'a> {
-    Value::option(address.map(|address| address.to_string()))
+    address.map_or(Value::Missing, Value::Address)
+}
+
+fn flags<'a>(flags: Flags) -> Value<'a> {
+    if flags.is_empty() { Value::text("-") } else { Value::text(flags.to_string()) }
 }
 
 fn port<'a>(address: Option<SocketAddr>) -> Value<'a> {

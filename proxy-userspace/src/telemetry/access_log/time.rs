@@ -1,8 +1,10 @@
 //! `strftime`, with Envoy's additions: `%3f` is milliseconds, `%s` seconds, and absl's `%E…`.
 
+use std::cell::RefCell;
 use std::fmt::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::write;
 use crate::clock;
 use crate::sys::time::local_offset;
 
@@ -11,6 +13,14 @@ use crate::sys::time::local_offset;
 pub(super) struct Format {
     format: String,
     local: bool,
+}
+
+/// Of UTC, where nothing else is asked for.
+const DEFAULT: &str = "%Y-%m-%dT%H:%M:%E3SZ";
+
+thread_local! {
+    /// The last second in the default format, up to its point: most lines of a log are of the same one.
+    static SECOND: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
 }
 
 const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
@@ -31,23 +41,48 @@ const MONTHS: [&str; 12] = [
 
 impl Format {
     pub(super) fn new(format: Option<&str>, local: bool) -> Self {
-        let default = if local { "%Y-%m-%dT%H:%M:%E3S%z" } else { "%Y-%m-%dT%H:%M:%E3SZ" };
+        let default = if local { "%Y-%m-%dT%H:%M:%E3S%z" } else { DEFAULT };
         Self { format: format.filter(|f| !f.is_empty()).unwrap_or(default).to_owned(), local }
     }
 
     pub(super) fn render(&self, time: SystemTime) -> String {
+        let mut out = String::with_capacity(32);
+        self.write(time, &mut out);
+        out
+    }
+
+    /// As [`Self::render`], behind what is there.
+    pub(super) fn write(&self, time: SystemTime, out: &mut String) {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        if !self.local && self.format == DEFAULT {
+            return write_default(since, out);
+        }
         let offset = if self.local { local_offset(since.as_secs()) } else { 0 };
         let moment = Moment::new(since, offset);
-        let mut out = String::with_capacity(32);
         let mut rest = self.format.as_str();
         while let Some(at) = rest.find('%') {
             out.push_str(&rest[..at]);
-            rest = moment.specifier(&mut out, &rest[at + 1..]);
+            rest = moment.specifier(out, &rest[at + 1..]);
         }
         out.push_str(rest);
-        out
     }
+}
+
+fn write_default(since: Duration, out: &mut String) {
+    SECOND.with_borrow_mut(|(second, text)| {
+        if *second != since.as_secs() || text.is_empty() {
+            *second = since.as_secs();
+            text.clear();
+            let moment = Moment::new(since, 0);
+            moment.field(text, 'F');
+            text.push('T');
+            moment.field(text, 'T');
+            text.push('.');
+        }
+        out.push_str(text);
+    });
+    write::padded(out, since.subsec_millis().into(), 3);
+    out.push('Z');
 }
 
 /// A moment, broken down.

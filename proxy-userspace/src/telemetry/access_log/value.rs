@@ -1,9 +1,12 @@
 //! What an operator yields: typed, so that JSON keeps numbers as numbers.
 
 use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
 
 use proxy_config::model::metadata::{Metadata, Value as Meta};
 use serde_json::{Map, Number, Value as Json};
+
+use super::write;
 
 /// The value of one operator for one connection.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,6 +15,8 @@ pub(in crate::telemetry) enum Value<'a> {
     Missing,
     Text(Cow<'a, str>),
     Number(u64),
+    Address(SocketAddr),
+    Ip(IpAddr),
     /// Of metadata.
     Json(Json),
 }
@@ -31,9 +36,25 @@ impl<'a> Value<'a> {
             Self::Missing => None,
             Self::Text(text) => Some(Cow::Borrowed(text)),
             Self::Number(number) => Some(number.to_string().into()),
+            Self::Address(address) => Some(address.to_string().into()),
+            Self::Ip(ip) => Some(ip.to_string().into()),
             Self::Json(Json::String(text)) => Some(Cow::Borrowed(text)),
             Self::Json(json) => Some(json.to_string().into()),
         }
+    }
+
+    /// As [`Self::to_text`], behind what is there. Whether there is any.
+    pub(super) fn push_to(&self, out: &mut String) -> bool {
+        match self {
+            Self::Missing => return false,
+            Self::Text(text) => out.push_str(text),
+            Self::Number(number) => write::number(out, *number),
+            Self::Address(address) => write::address(out, *address),
+            Self::Ip(ip) => write::ip(out, *ip),
+            Self::Json(Json::String(text)) => out.push_str(text),
+            Self::Json(json) => out.push_str(&json.to_string()),
+        }
+        true
     }
 
     pub(in crate::telemetry) fn into_json(self) -> Option<Json> {
@@ -41,6 +62,8 @@ impl<'a> Value<'a> {
             Self::Missing => None,
             Self::Text(text) => Some(Json::String(text.into_owned())),
             Self::Number(number) => Some(Json::from(number)),
+            Self::Address(address) => Some(Json::String(address.to_string())),
+            Self::Ip(ip) => Some(Json::String(ip.to_string())),
             Self::Json(json) => Some(json),
         }
     }
