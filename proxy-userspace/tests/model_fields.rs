@@ -22,7 +22,6 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("RouteAction.flush_timeout", NOT_YET),
     ("WeightedClusters.total_weight", NOT_YET),
     ("MirrorPolicy.trace_sampled", NOT_YET),
-    ("ConnectConfig.allow_post", NOT_YET),
     ("ExtAuthz.failure_mode_allow", NOT_YET),
     ("ExtAuthz.failure_mode_allow_header_add", NOT_YET),
     ("ExtAuthz.with_request_body", NOT_YET),
@@ -71,7 +70,6 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("Hcm.http1_safe_max_connection_duration", NOT_YET),
     ("Hcm.proxy_status", NOT_YET),
     ("Hcm.append_local_overload", NOT_YET),
-    ("Hcm.flush_log_on_tunnel_successfully_established", NOT_YET),
     ("HcmTimeouts.stream_flush", NOT_YET),
     ("InternalAddresses.unix_sockets", NOT_YET),
     ("ProxyStatus.remove_details", NOT_YET),
@@ -123,11 +121,6 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("VirtualHost.include_is_timeout_retry_header", NOT_YET),
     ("Tracing.verbose", NOT_YET),
     ("Zipkin.timestamp_trace_ids", NOT_YET),
-    ("Tunneling.use_post", NOT_YET),
-    ("Tunneling.post_path", NOT_YET),
-    ("Tunneling.propagate_response_headers", NOT_YET),
-    ("Tunneling.propagate_response_trailers", NOT_YET),
-    ("TunnelRequestId.metadata_key", NOT_YET),
 ];
 
 /// Files that make models of their own, or are for tests.

@@ -250,6 +250,41 @@ fn general() -> Result<()> {
     })
 }
 
+/// The port at which the posts' tunnels end.
+const TUNNEL: u16 = 10_001;
+
+#[test]
+fn tunnels() -> Result<()> {
+    lab(|lab| {
+        let app = Upstream::echo("app")?;
+        let mut cases = Cases::new();
+        let hello = [client_hello(Some("tcp-echo.example.com"), &[]), b"\n".to_vec()].concat();
+        for (name, said) in [
+            ("tcp_proxy-tunneling-http1_connect.yaml", &hello[..]),
+            ("tcp_proxy-tunneling-http2_connect.yaml", b"hello\n"),
+            ("tcp_proxy-tunneling-http2_post.yaml", b"hello\n"),
+        ] {
+            for kind in Kind::BOTH {
+                cases.case(format_args!("{name}, {}", kind.name()), || {
+                    let example = place(Example::load(name)?, &[(9_000, &app)])?.free(31_400)?;
+                    let example = example.port(TUNNEL, unused()?.port())?;
+                    let proxy = Proxy::start(lab, kind, example.yaml())?;
+                    let seen = app.mark();
+                    let mut client = Client::connect(proxy.at(GATEWAY)?)?;
+                    client.send(said)?;
+                    let echo = client.line()?;
+                    ensure!(echo.starts_with("app "), "{echo}");
+                    drop(client);
+                    ensure!(app.ended(seen)?.head == said, "other bytes");
+                    proxy.expect_stat("http.ingress_http.downstream_rq_2xx", 1)?;
+                    proxy.expect_stat("tcp.tcp_stats.downstream_cx_total", 1)
+                });
+            }
+        }
+        cases.finish()
+    })
+}
+
 #[test]
 fn sidecar_clusters() -> Result<()> {
     lab(|lab| {

@@ -22,6 +22,7 @@ mod http_filters;
 mod http_malformed;
 mod http_manager;
 mod http_routes;
+mod http_tunnels;
 mod inbound;
 mod interception;
 mod kernel_log;

@@ -3,6 +3,7 @@
 //! Whoever polls a body drives all that it needs: what reads the socket, what decodes, and for a response from upstream
 //! also what is still to be sent of its request. Nothing of it runs in another task.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -20,7 +21,18 @@ enum Kind {
     #[default]
     Empty,
     Full(Bytes),
-    Stream(Pin<Box<dyn http_body::Body<Data = Bytes, Error = Reset> + Send>>),
+    Stream(Frames),
+    Tunnel(Box<Tunnel>),
+}
+
+type Frames = Pin<Box<dyn http_body::Body<Data = Bytes, Error = Reset> + Send>>;
+
+/// Sends what is left of a request. Of a tunnel, where it goes on whatever becomes of the response's bytes.
+pub type Upload = Pin<Box<dyn Future<Output = Result<(), Reset>> + Send>>;
+
+struct Tunnel {
+    frames: Frames,
+    upload: Upload,
 }
 
 impl Body {
@@ -35,6 +47,30 @@ impl Body {
 
     pub fn stream(body: impl http_body::Body<Data = Bytes, Error = Reset> + Send + 'static) -> Self {
         Self(Kind::Stream(Box::pin(body)))
+    }
+
+    /// The response's side of a tunnel. Whoever carries it takes the other direction off, and polls both; it is dropped
+    /// with this one else.
+    pub fn tunnel(
+        body: impl http_body::Body<Data = Bytes, Error = Reset> + Send + 'static,
+        upload: Upload,
+    ) -> Self {
+        Self(Kind::Tunnel(Box::new(Tunnel { frames: Box::pin(body), upload })))
+    }
+
+    /// The other direction of a tunnel.
+    pub fn take_upload(&mut self) -> Option<Upload> {
+        match std::mem::take(&mut self.0) {
+            Kind::Tunnel(tunnel) => {
+                let Tunnel { frames, upload } = *tunnel;
+                self.0 = Kind::Stream(frames);
+                Some(upload)
+            }
+            other @ (Kind::Empty | Kind::Full(_) | Kind::Stream(_)) => {
+                self.0 = other;
+                None
+            }
+        }
     }
 
     /// Takes it, and leaves an empty one.
@@ -53,6 +89,7 @@ impl Body {
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Kind::Stream(body) => body.as_mut().poll_frame(cx),
+            Kind::Tunnel(tunnel) => tunnel.frames.as_mut().poll_frame(cx),
         }
     }
 
@@ -63,7 +100,7 @@ impl Body {
 
     /// It is not here as a whole.
     pub fn is_stream(&self) -> bool {
-        matches!(self.0, Kind::Stream(_))
+        matches!(self.0, Kind::Stream(_) | Kind::Tunnel(_))
     }
 
     /// No frame will come.
@@ -90,6 +127,7 @@ impl http_body::Body for Body {
             Kind::Empty => true,
             Kind::Full(_) => false,
             Kind::Stream(body) => body.is_end_stream(),
+            Kind::Tunnel(tunnel) => tunnel.frames.is_end_stream(),
         }
     }
 
@@ -98,6 +136,7 @@ impl http_body::Body for Body {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Stream(body) => body.size_hint(),
+            Kind::Tunnel(tunnel) => tunnel.frames.size_hint(),
         }
     }
 }
@@ -108,6 +147,7 @@ impl std::fmt::Debug for Body {
             Kind::Empty => f.write_str("Body::Empty"),
             Kind::Full(bytes) => write!(f, "Body::Full({} bytes)", bytes.len()),
             Kind::Stream(_) => f.write_str("Body::Stream"),
+            Kind::Tunnel(_) => f.write_str("Body::Tunnel"),
         }
     }
 }

@@ -30,6 +30,8 @@ pub struct Observer {
     pub progress: Arc<Progress>,
     /// None: 1xx are dropped.
     pub interim: Option<Interim>,
+    /// The request's bytes go on whatever becomes of the response's: see [`super::Body::take_upload`].
+    pub tunnel: bool,
 }
 
 /// Of one attempt at one upstream. Counted by whoever polls, read by whoever logs: one task both.

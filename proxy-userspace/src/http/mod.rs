@@ -15,6 +15,7 @@ pub mod io;
 pub(crate) mod manager;
 pub mod message;
 pub mod pool;
+pub(crate) mod raw;
 pub mod reset;
 pub mod route;
 pub mod router;
@@ -22,11 +23,12 @@ pub mod stream;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use self::body::Body;
+pub use self::body::{Body, Upload};
 pub use self::exchange::{Interim, Observer, Progress, Sent};
 pub use self::filter::{Filter, LocalReply, Step, Stop, StreamFilter};
 pub use self::hcm::Hcm;
 pub use self::io::Io;
+pub(crate) use self::manager::fresh_request_id;
 pub use self::message::{Case, Request, RequestHead, Response, ResponseHead, Scheme};
 pub use self::reset::{Reset, ResetReason};
 pub use self::route::{Routed, Routes};

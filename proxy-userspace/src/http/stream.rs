@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::Extensions;
 
 use super::route::Routed;
-use super::{Body, Hcm, RequestHead, ResponseHead, Routes};
+use super::{Body, Hcm, RequestHead, ResponseHead, Routes, Upload};
 use crate::clock::Start;
 use crate::cluster::Cluster;
 use crate::net::{Dial, Direction, Place, Shared};
@@ -36,6 +36,8 @@ pub struct Stream {
     pub random: u64,
     pub request_body: Body,
     pub response_body: Body,
+    /// Of a tunnel: what carries the client's bytes on, beside the response's body.
+    pub upload: Option<Upload>,
     /// The routes of now, for as long as the stream lasts.
     pub routes: Option<Arc<Routes>>,
     /// Outer `None`: not looked for yet, or cleared; inner: there is none.
@@ -94,6 +96,7 @@ impl Stream {
             random: rand::random(),
             request_body,
             response_body: Body::empty(),
+            upload: None,
             routes,
             route: None,
             span: None,

@@ -1,5 +1,6 @@
 //! What is known of a downstream connection before its first byte goes anywhere.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -42,6 +43,8 @@ pub struct Extra {
     pub original_src: Option<OriginalSrc>,
     /// `%DYNAMIC_METADATA(…)%`.
     pub dynamic_metadata: Metadata,
+    /// `%FILTER_STATE(…)%` of the connection.
+    pub filter_state: BTreeMap<&'static str, serde_json::Value>,
 }
 
 impl Facts {

@@ -28,12 +28,12 @@ pub struct Limits {
 
 /// On which side bytes have moved.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Moved {
-    pub(super) downstream: bool,
-    pub(super) upstream: bool,
+pub(crate) struct Moved {
+    pub(crate) downstream: bool,
+    pub(crate) upstream: bool,
 }
 
-pub(super) struct Timers<'a> {
+pub(crate) struct Timers<'a> {
     limits: &'a Limits,
     downstream: Instant,
     upstream: Instant,
@@ -43,13 +43,13 @@ pub(super) struct Timers<'a> {
 }
 
 impl<'a> Timers<'a> {
-    pub(super) fn new(limits: &'a Limits, now: Instant) -> Self {
+    pub(crate) fn new(limits: &'a Limits, now: Instant) -> Self {
         let flush = limits.flush_every.map(|every| now + every);
         Self { limits, downstream: now, upstream: now, flush, armed: false }
     }
 
     /// When the next limit is reached if nothing moves; `None` where there is no limit.
-    pub(super) fn next(&self) -> Option<Instant> {
+    pub(crate) fn next(&self) -> Option<Instant> {
         let ends = self.ends().into_iter().filter_map(|(at, _)| at);
         ends.chain(self.flush).min()
     }
@@ -57,7 +57,7 @@ impl<'a> Timers<'a> {
     /// Ends the relay where a limit is reached; calls `flush` where a line is due.
     ///
     /// The timer is not moved at each byte, only when it fires too early.
-    pub(super) fn poll(
+    pub(crate) fn poll(
         &mut self,
         mut sleep: Pin<&mut Sleep>,
         moved: Moved,

@@ -1,6 +1,7 @@
 //! The TCP proxy: picks the cluster and the endpoint, connects, relays.
 
 mod negotiate;
+mod tunnel;
 mod upstream;
 
 use std::io;
@@ -11,11 +12,13 @@ use proxy_config::model::network_filter as model;
 use rand::RngExt as _;
 
 use self::negotiate::negotiate;
+pub use self::tunnel::Tunnel;
 use self::upstream::{Upstream, close_event, connect, while_wanted};
 use super::Conn;
 use super::starttls::{Driver, Leftover};
 use crate::clock::Instant;
 use crate::cluster::connect::errno_text;
+use crate::http::BuildError;
 use crate::net::conn::reset_on_close;
 use crate::net::copy::{self, End, Terms};
 use crate::net::socket::Socket;
@@ -32,12 +35,15 @@ pub struct TcpProxy {
     pub access_log: Arc<[Logger]>,
     /// Sum of the clusters' weights.
     weights: u64,
+    /// The bytes go through HTTP.
+    tunnel: Option<Box<Tunnel>>,
 }
 
 impl TcpProxy {
-    pub fn new(model: model::TcpProxy, access_log: Arc<[Logger]>, stats: &Stats) -> Self {
+    pub fn new(model: model::TcpProxy, access_log: Arc<[Logger]>, stats: &Stats) -> Result<Self, BuildError> {
+        let tunnel = model.tunneling.as_ref().map(|tunnel| Tunnel::new(tunnel).map(Box::new)).transpose()?;
         let weights = model.clusters.iter().map(|c| u64::from(c.weight)).sum();
-        Self { stats: TcpStats::of(stats, &model.stat_prefix), model, access_log, weights }
+        Ok(Self { stats: TcpStats::of(stats, &model.stat_prefix), model, access_log, weights, tunnel })
     }
 
     /// The cluster of one connection, by weight.
@@ -91,6 +97,12 @@ pub(super) fn enter(conn: &mut Conn<'_>, proxy: &TcpProxy) {
 /// Proxies one connection to its end. The caller closes the downstream socket: by reset, if it was told so here.
 pub(crate) async fn run(conn: &mut Conn<'_>, proxy: &TcpProxy, driver: Option<&dyn Driver>) -> Outcome {
     let deadline = proxy.deadline(*conn.accepted);
+    if let Some(tunnel) = &proxy.tunnel {
+        return match driver {
+            Some(_) => tunnel::unserved(),
+            None => Box::pin(tunnel::run(conn, proxy, tunnel, deadline)).await,
+        };
+    }
     let mut upstream = match Box::pin(while_wanted(connect(conn, proxy), conn, deadline)).await {
         Ok(upstream) => upstream,
         Err(failure) => {

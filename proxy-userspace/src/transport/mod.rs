@@ -25,6 +25,7 @@ use std::task::{Context, Poll};
 use proxy_config::model::TransportSocket;
 
 pub use self::info::{Certificate, TlsInfo};
+pub(crate) use self::proxy_protocol::proxy_header;
 pub use self::raw::Raw;
 pub use self::stream::Stream;
 use crate::cluster::Host;

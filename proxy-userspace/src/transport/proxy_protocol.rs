@@ -72,6 +72,15 @@ impl Factory for ProxyProtocol {
     }
 }
 
+/// Of a client, without TLVs.
+pub(crate) fn proxy_header(version: ProxyVersion, facts: &Facts) -> Vec<u8> {
+    let addresses = Some((facts.remote, facts.local));
+    match version {
+        ProxyVersion::V1 => header::v1(addresses),
+        ProxyVersion::V2 => header::v2(addresses, std::iter::empty()).bytes,
+    }
+}
+
 /// What goes into headers.
 struct Rules {
     version: ProxyVersion,

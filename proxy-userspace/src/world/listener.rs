@@ -246,12 +246,6 @@ fn closed(config: &NetworkFilterConfig, prefix: &str, parts: &Parts<'_>) -> Opti
             let why = format!("the configuration of filter {} has not come", config.name);
             Some(Closed::new((Flags::NONE, "network_extension_config_missing"), counter, why))
         }
-        NetworkFilter::TcpProxy(model) if model.tunneling.is_some() => {
-            let name = "envoy.filters.network.tcp_proxy";
-            let counter = stats.counter(format!("shunt.unserved.{name}"));
-            let why = format!("{name}: TCP over HTTP tunnels are to come");
-            Some(Closed::new((Flags::NR, format!("unserved_filter:{name}")), counter, why))
-        }
         NetworkFilter::TcpProxy(_)
         | NetworkFilter::Http(_)
         | NetworkFilter::DirectResponse(_)
@@ -272,7 +266,8 @@ fn last_filter(config: &NetworkFilterConfig, prefix: &str, parts: &Parts<'_>) ->
         NetworkFilter::TcpProxy(model) => {
             let access_log = parts.loggers(&model.access_log).map_err(ChainError::Log)?;
             let stats = parts.cluster.stats.as_ref();
-            Last::TcpProxy(Box::new(TcpProxy::new(model.as_ref().clone(), access_log, stats)))
+            let proxy = TcpProxy::new(model.as_ref().clone(), access_log, stats).map_err(ChainError::Http)?;
+            Last::TcpProxy(Box::new(proxy))
         }
         NetworkFilter::Http(model) => Last::Http(Hcm::new(model, prefix, parts).map_err(ChainError::Http)?),
         NetworkFilter::DirectResponse(body) => Last::DirectResponse(body.clone()),

@@ -11,7 +11,7 @@ use crate::net::socket::is_again;
 use crate::transport::CloseEvent;
 
 /// Of a head, mostly.
-pub(super) const READ: usize = 4 * 1024;
+pub(in crate::http) const READ: usize = 4 * 1024;
 const READ_MAX: usize = 64 * 1024;
 /// Up to this much is copied behind what goes before it; more is written from where it lies.
 const COPY: usize = 8 * 1024;
@@ -23,26 +23,26 @@ thread_local! {
     static SHORT: RefCell<[u8; READ]> = const { RefCell::new([0; READ]) };
 }
 
-pub(super) struct Conn {
-    pub(super) io: Io,
+pub(in crate::http) struct Conn {
+    pub(in crate::http) io: Io,
     /// Read, and not taken yet.
-    pub(super) input: BytesMut,
+    pub(in crate::http) input: BytesMut,
     /// The peer sends no more.
-    pub(super) eof: bool,
+    pub(in crate::http) eof: bool,
     /// To be written: this, then `data`, then `tail`.
-    pub(super) output: BytesMut,
+    pub(in crate::http) output: BytesMut,
     data: Bytes,
     tail: &'static [u8],
     /// How much was ever read.
-    pub(super) read: u64,
+    pub(in crate::http) read: u64,
     /// How much was ever written.
-    pub(super) written: u64,
+    pub(in crate::http) written: u64,
     unflushed: bool,
     closed: bool,
 }
 
 impl Conn {
-    pub(super) fn new(io: Io, early: Bytes) -> Self {
+    pub(in crate::http) fn new(io: Io, early: Bytes) -> Self {
         Self {
             io,
             read: early.len() as u64,
@@ -58,7 +58,11 @@ impl Conn {
     }
 
     /// Reads more, as much as is worth it where `want` is how much may follow. 0: no more will come.
-    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<io::Result<usize>> {
+    pub(in crate::http) fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        want: usize,
+    ) -> Poll<io::Result<usize>> {
         if self.eof {
             return Poll::Ready(Ok(0));
         }
@@ -100,12 +104,12 @@ impl Conn {
     }
 
     /// There is room for another frame.
-    pub(super) fn has_room(&self) -> bool {
+    pub(in crate::http) fn has_room(&self) -> bool {
         self.data.is_empty() && self.tail.is_empty() && self.output.len() < BATCH
     }
 
     /// Behind all else; where there is room.
-    pub(super) fn push(&mut self, data: Bytes, tail: &'static [u8]) {
+    pub(in crate::http) fn push(&mut self, data: Bytes, tail: &'static [u8]) {
         debug_assert!(self.has_room());
         if data.len() <= COPY {
             self.output.extend_from_slice(&data);
@@ -121,7 +125,7 @@ impl Conn {
     }
 
     /// Writes all that there is to write.
-    pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(in crate::http) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.has_output() {
             let n = ready!(self.poll_write(cx))?;
             if n == 0 {
@@ -171,20 +175,20 @@ impl Conn {
         self.tail = self.tail.get(n..).unwrap_or_default();
     }
 
-    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(in crate::http) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_send(cx))?;
         self.io.wire().poll_shutdown(cx)
     }
 
     /// Between messages: who waits has no buffers.
-    pub(super) fn rest(&mut self) {
+    pub(in crate::http) fn rest(&mut self) {
         if self.output.is_empty() {
             self.output = BytesMut::new();
         }
     }
 
     /// Tells the transport, once, before the connection is dropped.
-    pub(super) fn close(&mut self, by: CloseEvent) {
+    pub(in crate::http) fn close(&mut self, by: CloseEvent) {
         if !self.closed {
             self.closed = true;
             self.io.closed(by);

@@ -8,7 +8,7 @@
 
 mod chunked;
 mod client;
-mod conn;
+pub(in crate::http) mod conn;
 mod encode;
 mod framing;
 mod parse;

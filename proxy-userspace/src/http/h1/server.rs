@@ -215,6 +215,10 @@ impl Server {
                 return Poll::Ready(Err(reset));
             }
             if reply.writer.is_ended() {
+                if state.turned {
+                    // The other direction may go on.
+                    ready!(state.conn.poll_shutdown(cx)).map_err(|error| lost(&error))?;
+                }
                 sent.complete = true;
                 sent.last_byte = Some(clock::now());
                 return Poll::Ready(Ok(()));
@@ -351,6 +355,10 @@ impl State {
         while self.reusable && !self.reader.is_done() {
             let read = self.reader.read(&mut self.conn.input, &self.settings);
             self.reusable = matches!(read, Ok(Read::Frame(_) | Read::End));
+        }
+        if self.turned && complete {
+            // A client's bytes go on after the upstream's end.
+            return;
         }
         // No body of this request reads on.
         self.exchange += 1;

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::client::{Builder, Connection, ResponseFuture, SendRequest};
+use http::StatusCode;
 use http_body::{Frame, SizeHint};
 use tokio::sync::Notify;
 
@@ -18,7 +19,7 @@ use super::server::{Slot, keepalive_timeout};
 use super::watch::{End, Seen, Watched};
 use super::{Http2Stats, RESET_MEMORY, Settings, head, reset_of};
 use crate::http::exchange::{Observer, Progress};
-use crate::http::{Body, Io, RequestHead, Reset, ResetReason, Response};
+use crate::http::{Body, Io, RequestHead, Reset, ResetReason, Response, ResponseHead};
 use crate::task::Tasks;
 use crate::telemetry::Side;
 
@@ -112,7 +113,7 @@ impl Client {
             Ok(request) => request,
             Err(reset) => return Err((reset, false, body)),
         };
-        let slot = Slot::new(&self.shared.streams, &self.shared.stats);
+        let slot = Arc::new(Slot::new(&self.shared.streams, &self.shared.stats));
         let mut requests = self.requests.clone();
         let ready = poll_fn(|cx| requests.poll_ready(cx)).await;
         let end = body.is_end();
@@ -135,7 +136,9 @@ impl Client {
             Some(Outgoing::new(stream, body, Side::Upstream))
         };
         let upgrade = head.upgrade.is_some();
-        let upload = Upload { outgoing, stopped: false, progress: on.progress.clone() };
+        let held = head.is_upgrade();
+        let upload =
+            Upload { outgoing, held, stopped: false, progress: on.progress.clone(), _slot: slot.clone() };
         Exchange { response, upload, slot, upgrade }.run(on).await
     }
 }
@@ -187,7 +190,7 @@ async fn drive(
 struct Exchange {
     response: ResponseFuture,
     upload: Upload,
-    slot: Slot,
+    slot: Arc<Slot>,
     upgrade: bool,
 }
 
@@ -199,13 +202,25 @@ impl Exchange {
                 let (parts, stream) = response.into_parts();
                 let head = head::response(parts, self.upgrade);
                 on.progress.response_head.store(head.size as u64, Ordering::Relaxed);
+                self.upload.answered(&head);
                 let incoming = Incoming::new(stream, &head.headers, Side::Upstream);
                 if incoming.is_end() && self.upload.outgoing.is_none() {
                     on.progress.received();
                     return Ok(Response { head, body: Body::empty() });
                 }
-                let body = Receiving { incoming, upload: self.upload, _slot: self.slot };
-                Ok(Response { head, body: Body::stream(body) })
+                let progress = on.progress.clone();
+                if !on.tunnel {
+                    let upload = Some(self.upload);
+                    let body = Receiving { incoming, upload, progress, _slot: self.slot };
+                    return Ok(Response { head, body: Body::stream(body) });
+                }
+                let body = Receiving { incoming, upload: None, progress, _slot: self.slot };
+                let mut upload = self.upload;
+                let upload = poll_fn(move |cx| {
+                    upload.poll(cx)?;
+                    if upload.is_done() { Poll::Ready(Ok(())) } else { Poll::Pending }
+                });
+                Ok(Response { head, body: Body::tunnel(body, Box::pin(upload)) })
             }
             Err(reset) => {
                 let untouched = reset.reason == ResetReason::RemoteRefused;
@@ -234,15 +249,33 @@ impl Exchange {
 /// What is left of a request, until all of it went out.
 struct Upload {
     outgoing: Option<Outgoing>,
+    /// Raw bytes wait for the upstream's consent, as in HTTP/1.
+    held: bool,
     /// By the upstream.
     stopped: bool,
     progress: Arc<Progress>,
+    _slot: Arc<Slot>,
 }
 
 impl Upload {
+    /// The response to what may be an upgrade.
+    fn answered(&mut self, head: &ResponseHead) {
+        if std::mem::take(&mut self.held) && !is_consent(head) {
+            // It was a request without a body.
+            self.outgoing = None;
+            self.progress.sent();
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.outgoing.is_none() || self.stopped
+    }
+
     /// Fails where the request's own body broke.
     fn poll(&mut self, cx: &mut Context<'_>) -> Result<(), Reset> {
-        let Some(outgoing) = self.outgoing.as_mut().filter(|_| !self.stopped) else { return Ok(()) };
+        let Some(outgoing) = self.outgoing.as_mut().filter(|_| !self.stopped && !self.held) else {
+            return Ok(());
+        };
         let poll = outgoing.poll(cx);
         self.progress.request_body.store(outgoing.data_bytes, Ordering::Relaxed);
         match poll {
@@ -266,11 +299,17 @@ impl Upload {
     }
 }
 
+fn is_consent(head: &ResponseHead) -> bool {
+    head.status.is_success() || head.status == StatusCode::SWITCHING_PROTOCOLS
+}
+
 /// The response's body.
 struct Receiving {
     incoming: Incoming,
-    upload: Upload,
-    _slot: Slot,
+    /// None: of a tunnel, whose other direction goes its own way.
+    upload: Option<Upload>,
+    progress: Arc<Progress>,
+    _slot: Arc<Slot>,
 }
 
 impl http_body::Body for Receiving {
@@ -279,15 +318,17 @@ impl http_body::Body for Receiving {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Reset>>> {
         let this = self.get_mut();
-        this.upload.poll(cx)?;
+        if let Some(upload) = &mut this.upload {
+            upload.poll(cx)?;
+        }
         let frame = ready!(this.incoming.poll(cx));
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
         {
-            this.upload.progress.response_body.fetch_add(data.len() as u64, Ordering::Relaxed);
+            this.progress.response_body.fetch_add(data.len() as u64, Ordering::Relaxed);
         }
         if this.incoming.is_end() {
-            this.upload.progress.received();
+            this.progress.received();
         }
         Poll::Ready(frame)
     }

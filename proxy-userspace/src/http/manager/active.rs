@@ -1,7 +1,9 @@
 //! A stream while it is served, whatever the protocol: from its request's head until its last line is written.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use http::header::EXPECT;
 use http::{HeaderValue, StatusCode};
@@ -13,7 +15,7 @@ use super::{Peer, finish, limits, local_reply, outbound};
 use crate::clock::{self, Instant};
 use crate::http::filter::Stop;
 use crate::http::hcm::HttpStats;
-use crate::http::{Body, ConnCx, Hcm, LocalReply, Request, Reset, ResponseHead, Sent, Stream};
+use crate::http::{Body, ConnCx, Hcm, LocalReply, Request, Reset, ResponseHead, Sent, Stream, Upload};
 use crate::telemetry::stats::Held;
 use crate::telemetry::{Flags, LogType, Side};
 
@@ -224,8 +226,9 @@ impl Active {
 
     async fn send<P: Peer>(&mut self, peer: &mut P, watch: &mut Watch<'_>) -> Result<After, Broken> {
         let complete = self.is_complete();
-        let Self { stream, limits, mark, meter, sent, close, .. } = self;
+        let Self { stream, limits, mark, meter, sent, close, upgraded, .. } = self;
         let mut body = stream.response_body.take();
+        let upload = stream.upload.take();
         if body.is_stream() {
             let meter = meter.get_or_insert_with(|| {
                 let meter = Arc::new(Meter::new(stream.start.at));
@@ -234,17 +237,25 @@ impl Active {
             });
             body = meter.response(body);
         }
-        let stats = &stream.conn.hcm.stats;
+        let hcm = stream.conn.hcm.clone();
+        let stats = &hcm.stats;
         if !complete {
             stats.downstream_rq_response_before_rq_complete.inc();
         }
         let Some(head) = stream.response() else { return Err(Broken::Reset(outbound::no_response())) };
         finish::charge(&stream.conn.hcm, head.status.as_u16());
+        let agreed = head.status.is_success() || head.status == StatusCode::SWITCHING_PROTOCOLS;
+        if agreed && upgraded.is_some() && stream.conn.hcm.model.flush_log_on_tunnel_successfully_established
+        {
+            finish::interim(stream, LogType::DownstreamTunnelSuccessfullyEstablished);
+        }
+        let Some(head) = stream.response() else { return Err(Broken::Reset(outbound::no_response())) };
         // As Envoy: something was wrong with the message, and who knows where the next one begins.
         let bad = P::HTTP1 && stream.local_reply && head.status == StatusCode::BAD_REQUEST;
         let close = watch.closing(&stream.conn.hcm) || *close || bad;
         let standing = Standing { limits: *limits, mark: *mark, meter: meter.as_deref() };
-        let written = watch.over::<_, P>(peer.respond(head, body, close, sent), None, &standing).await;
+        let work = both_ways(peer.respond(head, body, close, sent), upload);
+        let written = watch.over::<_, P>(work, None, &standing).await;
         match written {
             Ok(Ok(())) => Ok(if close { After::Close } else { After::Keep }),
             Ok(Err(reset)) if reset.side == Side::Downstream => Err(Broken::Gone(reset)),
@@ -257,6 +268,32 @@ impl Active {
             }
         }
     }
+}
+
+/// A tunnel's other direction goes on beside the response, and after it.
+async fn both_ways(
+    responding: impl Future<Output = Result<(), Reset>>,
+    upload: Option<Upload>,
+) -> Result<(), Reset> {
+    let Some(mut upload) = upload else { return responding.await };
+    let mut responding = pin!(responding);
+    let (mut sent, mut responded) = (false, false);
+    poll_fn(|cx| {
+        if !sent {
+            match upload.as_mut().poll(cx) {
+                Poll::Pending => {}
+                Poll::Ready(Err(reset)) if reset.side == Side::Downstream => return Poll::Ready(Err(reset)),
+                // An upstream that takes no more may still have something to say.
+                Poll::Ready(Ok(()) | Err(_)) => sent = true,
+            }
+        }
+        if !responded {
+            ready!(responding.as_mut().poll(cx))?;
+            responded = true;
+        }
+        if sent { Poll::Ready(Ok(())) } else { Poll::Pending }
+    })
+    .await
 }
 
 fn tell(peer: &mut impl Peer, interims: &Interims, hcm: &Hcm) {

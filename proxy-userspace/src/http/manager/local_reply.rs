@@ -124,6 +124,7 @@ pub(super) fn make(stream: &mut Stream, reply: LocalReply) {
     stream.flag(flags);
     stream.details(details);
     stream.local_reply = true;
+    stream.upload = None;
     stream.http_mut().response = Some(head);
     if routed && let Some(route) = stream.known_route().cloned() {
         route::finalize_response(stream, &route);

@@ -43,7 +43,7 @@ impl Attempt {
             Err(error) => {
                 log::debug!("{}: {:?}: {error}", cluster.model.name, pool.host());
                 cluster.connect_failed(pool.host(), &error);
-                self.failed(&refused(&error));
+                self.failed(&Refused::from(&error));
             }
         }
     }
@@ -129,16 +129,18 @@ fn version(protocol: Protocol, alpn: Option<&str>) -> Version {
     }
 }
 
-fn refused(error: &ConnectError) -> Refused {
-    let local = error.is_local();
-    match error {
-        ConnectError::Overflow(overflow) => Refused::Overflow(*overflow),
-        ConnectError::Timeout => {
-            Refused::Failed { reason: ResetReason::ConnectionTimeout, local, details: "".into() }
-        }
-        ConnectError::Immediate { .. } | ConnectError::Delayed { .. } | ConnectError::Transport(_) => {
-            let details = error.to_string().into();
-            Refused::Failed { reason: ResetReason::ConnectionFailure, local, details }
+impl From<&ConnectError> for Refused {
+    fn from(error: &ConnectError) -> Self {
+        let local = error.is_local();
+        match error {
+            ConnectError::Overflow(overflow) => Self::Overflow(*overflow),
+            ConnectError::Timeout => {
+                Self::Failed { reason: ResetReason::ConnectionTimeout, local, details: "".into() }
+            }
+            ConnectError::Immediate { .. } | ConnectError::Delayed { .. } | ConnectError::Transport(_) => {
+                let details = error.to_string().into();
+                Self::Failed { reason: ResetReason::ConnectionFailure, local, details }
+            }
         }
     }
 }

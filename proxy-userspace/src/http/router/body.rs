@@ -12,10 +12,10 @@ use super::charge::Origin;
 use super::reply::{self, Broken};
 use super::retry::grpc_to_http;
 use super::timeouts::{Alarm, Reached};
+use super::tunnel::Hold;
 use crate::clock;
 use crate::cluster::{Cluster, Event, Host};
 use crate::http::hcm::HttpStats;
-use crate::http::pool::Attached;
 use crate::http::{Body, Progress, Reset, ResetReason};
 use crate::telemetry::Side;
 
@@ -37,7 +37,7 @@ pub(super) struct Ledger {
     pub(super) dynamic: bool,
     /// A gRPC status is still to come, in trailers.
     pub(super) grpc: bool,
-    pub(super) attached: Attached,
+    pub(super) hold: Hold,
 }
 
 impl Watched {
@@ -76,7 +76,7 @@ pub(super) fn details(reached: Reached) -> &'static str {
 impl Ledger {
     /// All of the response is there.
     pub(super) fn complete(mut self, alarm: &Alarm, trailers: Option<u32>) {
-        self.attached.complete();
+        self.hold.complete();
         if self.grpc {
             let code = trailers.map_or(500, grpc_to_http);
             self.cluster.report(&self.host, Event::Status(code));
@@ -92,7 +92,7 @@ impl Ledger {
 
     fn broken(mut self, reset: Reset, progress: &Progress) -> Reset {
         self.bytes(progress);
-        self.attached.broke(&reset);
+        self.hold.broke(&reset);
         if reset.side == Side::Downstream {
             return reset;
         }

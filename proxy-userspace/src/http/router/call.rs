@@ -11,6 +11,7 @@ use super::charge::Origin;
 use super::forward::{guarded, unconnected};
 use super::retry::grpc_status;
 use super::timeouts::{Alarm, Timeouts};
+use super::tunnel::Hold;
 use crate::clock;
 use crate::cluster::{Cluster, Event, Source, Want};
 use crate::http::pool::{Caller, Demand, Failed};
@@ -48,7 +49,7 @@ pub async fn call(
             more: None,
         };
         let lease = cluster.pools().acquire(demand).await.map_err(|refused| unconnected(refused).reset)?;
-        let observer = Observer { progress, interim: None };
+        let observer = Observer { progress, interim: None, tunnel: false };
         lease.send(&head, body, observer).await.map_err(|Failed { reset, .. }| reset)
     };
     let result = match guarded(&mut alarm, exchange).await {
@@ -75,7 +76,8 @@ pub async fn call(
     }
     let whole = body.is_end() || alarm.progress().last_received().is_some();
     let cluster = cluster.clone();
-    let ledger = Ledger { cluster, host, stats: None, origin, dynamic: true, grpc, attached };
+    let ledger =
+        Ledger { cluster, host, stats: None, origin, dynamic: true, grpc, hold: Hold::Pooled(attached) };
     if whole {
         ledger.complete(&alarm, None);
         return Ok(Response { head: answer, body });

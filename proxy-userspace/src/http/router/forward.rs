@@ -22,12 +22,13 @@ use super::replay::{Payload, Replay};
 use super::reply::{self, Broken};
 use super::retry::{Retry, grpc_status};
 use super::timeouts::{Alarm, Reached, Timeouts};
+use super::tunnel::{self, Hold};
 use super::wishes;
 use crate::clock;
 use crate::cluster::{Cluster, Host};
 use crate::http::filter::Stop;
 use crate::http::message::number;
-use crate::http::pool::{Attached, Caller, Demand, Failed, Life, Refused};
+use crate::http::pool::{Caller, Demand, Failed, Life, Refused};
 use crate::http::{
     Body, Hcm, LocalReply, Observer, Progress, Reset, ResetReason, Response, Routed, Stream, route,
 };
@@ -110,15 +111,15 @@ impl<'a> Forward<'a> {
             self.begin(&host);
             self.trace();
             match self.attempt(&host, body).await {
-                Ok((response, attached)) if self.judge(&response, &host, &source) => {
-                    self.retried(response, attached);
+                Ok((response, hold)) if self.judge(&response, &host, &source) => {
+                    self.retried(response, hold);
                 }
-                Ok((response, attached)) if self.follows(&response, &source, followed) => {
-                    self.redirected(response, attached);
+                Ok((response, hold)) if self.follows(&response, &source, followed) => {
+                    self.redirected(response, hold);
                     return Ok(true);
                 }
-                Ok((response, attached)) => {
-                    self.respond(response, attached, host);
+                Ok((response, hold)) => {
+                    self.respond(response, hold, host);
                     return Ok(false);
                 }
                 Err(End::Client(reset)) => return Err(reset.into()),
@@ -196,9 +197,23 @@ impl<'a> Forward<'a> {
     }
 
     /// Sends it, until there is the head of a response.
-    async fn attempt(&mut self, host: &Arc<Host>, body: Body) -> Result<(Response, Attached), End> {
+    async fn attempt(&mut self, host: &Arc<Host>, body: Body) -> Result<(Response, Hold), End> {
         let Self { stream, alarm, cluster, action, names, .. } = self;
         let stream: &mut Stream = stream;
+        if let Some(config) = tunnel::config(action, stream.request()) {
+            let progress = alarm.progress().clone();
+            let open = tunnel::open(stream, (cluster, host), names, config, body, progress);
+            return match guarded(alarm, Box::pin(open)).await {
+                Ok(Ok(response)) => {
+                    alarm.connected();
+                    Ok((response, Hold::Own))
+                }
+                Ok(Err(error)) => {
+                    Err(End::Broken { broken: unconnected(Refused::from(&error)), sent: false })
+                }
+                Err(reached) => Err(End::Late(reached)),
+            };
+        }
         let caller = Caller::of(&stream.conn);
         let (source, more) = wishes::of(stream, cluster, host, names);
         let demand = Demand {
@@ -218,10 +233,14 @@ impl<'a> Forward<'a> {
         };
         alarm.connected();
         tell_connection(stream, lease.life());
-        let observer = Observer { progress: alarm.progress().clone(), interim: stream.interim.take() };
+        let observer = Observer {
+            progress: alarm.progress().clone(),
+            interim: stream.interim.take(),
+            tunnel: stream.request().is_upgrade(),
+        };
         let http2 = lease.life().version == Version::HTTP_2;
         match guarded(alarm, lease.send(stream.request(), body, observer)).await {
-            Ok(Ok(sent)) => Ok(sent),
+            Ok(Ok((response, attached))) => Ok((response, Hold::Pooled(attached))),
             Ok(Err(Failed { reset, .. })) if reset.side == Side::Downstream => Err(End::Client(reset)),
             Ok(Err(Failed { reset, .. })) => {
                 body::bytes(cluster, alarm.progress());
@@ -299,8 +318,9 @@ impl<'a> Forward<'a> {
     }
 
     /// The response goes to the client.
-    fn respond(mut self, response: Response, attached: Attached, host: Arc<Host>) {
-        let Response { mut head, body } = response;
+    fn respond(mut self, response: Response, hold: Hold, host: Arc<Host>) {
+        let Response { mut head, mut body } = response;
+        self.stream.upload = body.take_upload();
         if !self.suppresses()
             && let Some(complete) = self.alarm.complete()
         {
@@ -319,7 +339,7 @@ impl<'a> Forward<'a> {
             origin,
             dynamic: self.is_dynamic(),
             grpc,
-            attached,
+            hold,
         };
         let counted = self.routed.host().is_some_and(|host| host.include_attempt_count_in_response);
         self.stream.http_mut().response = Some(head);

@@ -16,6 +16,7 @@ mod retry;
 #[cfg(test)]
 mod tests;
 mod timeouts;
+mod tunnel;
 mod wishes;
 
 use std::sync::Arc;

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
 use proxy_config::model::cluster::Discovery;
 use proxy_config::model::network_filter::{self as model, HashPolicy};
 use rand::RngExt as _;
@@ -18,6 +19,8 @@ use crate::cluster::connect::errno_text;
 use crate::cluster::{
     self, Client, Cluster, ConnectError, Host, Io, NoHost, Source, SourceAddress, Want, address_text,
 };
+use crate::http::pool::Refused;
+use crate::http::{Reset, ResetReason};
 use crate::net::conn::{canonical, reset_on_close};
 use crate::net::copy::End;
 use crate::network::Conn;
@@ -126,6 +129,12 @@ pub(super) enum Why {
     NoCluster,
     NoHost(NoHost),
     Connect(ConnectError),
+    /// Of a tunnel: no connection of HTTP.
+    Pool(Refused),
+    /// Of a tunnel: the exchange broke before there was a response.
+    Broken(Reset),
+    /// Of a tunnel: no agreement.
+    Answer(StatusCode),
     DownstreamReset,
     MaxDuration,
     Drained,
@@ -143,6 +152,18 @@ impl Why {
                 (Side::Upstream, Flags::UO, "upstream_overflow".into())
             }
             Self::Connect(error) => (Side::Upstream, Flags::UF | Flags::URX, details(error)),
+            Self::Pool(Refused::Overflow(_)) => (Side::Upstream, Flags::UO, "upstream_overflow".into()),
+            Self::Pool(Refused::Failed { reason: ResetReason::ConnectionTimeout, .. }) => {
+                (Side::Upstream, Flags::UF | Flags::URX, "upstream_connect_timeout".into())
+            }
+            Self::Pool(Refused::Failed { .. } | Refused::Gone) => {
+                (Side::Upstream, Flags::UF | Flags::URX, "upstream_connect_failed".into())
+            }
+            Self::Broken(reset) if reset.side == Side::Downstream => {
+                (Side::Downstream, Flags::NONE, "downstream_reset".into())
+            }
+            Self::Broken(_) => (Side::Upstream, Flags::UF | Flags::URX, "upstream_tunnel_broken".into()),
+            Self::Answer(_) => (Side::Upstream, Flags::UF | Flags::URX, "upstream_tunnel_refused".into()),
             Self::DownstreamReset => (Side::Downstream, Flags::NONE, "downstream_reset".into()),
             Self::MaxDuration => return max_duration(proxy),
             Self::Drained => (Side::Internal, Flags::NONE, "drain_timeout".into()),
@@ -150,9 +171,16 @@ impl Why {
         let upstream_failure = match self {
             Self::Connect(ConnectError::Overflow(_)) => None,
             Self::Connect(error) => Some(error.to_string()),
-            Self::NoCluster | Self::NoHost(_) | Self::DownstreamReset | Self::MaxDuration | Self::Drained => {
-                None
-            }
+            Self::Pool(Refused::Failed { details, .. }) if !details.is_empty() => Some(details.to_string()),
+            // In Envoy's words.
+            Self::Answer(status) => Some(format!("tunnel_response:{}", status.as_u16())),
+            Self::Pool(_)
+            | Self::Broken(_)
+            | Self::NoCluster
+            | Self::NoHost(_)
+            | Self::DownstreamReset
+            | Self::MaxDuration
+            | Self::Drained => None,
         };
         Outcome { upstream_failure, ..Outcome::new(side, flags, details) }
     }
@@ -160,11 +188,11 @@ impl Why {
 
 /// Gives up connecting when the client resets, or when the connection's or a drain's time is over. A client that
 /// only sends FIN still waits for its answer.
-pub(super) async fn while_wanted(
-    connect: impl Future<Output = Result<Box<Upstream>, Failure>>,
+pub(super) async fn while_wanted<T>(
+    connect: impl Future<Output = Result<Box<T>, Failure>>,
     conn: &Conn<'_>,
     deadline: Option<Instant>,
-) -> Result<Box<Upstream>, Failure> {
+) -> Result<Box<T>, Failure> {
     let gone = |why| Err(Failure { cluster: None, host: None, attempts: 0, why });
     let late = async {
         match deadline {
@@ -208,13 +236,12 @@ pub(super) async fn connect(conn: &Conn<'_>, proxy: &TcpProxy) -> Result<Box<Ups
     Err(failure)
 }
 
-async fn connect_once(
+pub(super) fn choose(
     conn: &Conn<'_>,
     cluster: &Arc<Cluster>,
     want: &Want<'_>,
-    (since, attempts): (Instant, u32),
     tried: &mut Option<std::net::SocketAddr>,
-) -> Result<Box<Upstream>, Why> {
+) -> Result<Arc<Host>, Why> {
     let host = cluster.choose(want).map_err(Why::NoHost)?;
     *tried = host.socket_address();
     // A configuration may route to its own admin; a client's destination may not lead there.
@@ -223,6 +250,17 @@ async fn connect_once(
         conn.shared.own.original_destination_is_admin.inc();
         return Err(Why::NoHost(NoHost::NoHealthy));
     }
+    Ok(host)
+}
+
+async fn connect_once(
+    conn: &Conn<'_>,
+    cluster: &Arc<Cluster>,
+    want: &Want<'_>,
+    (since, attempts): (Instant, u32),
+    tried: &mut Option<std::net::SocketAddr>,
+) -> Result<Box<Upstream>, Why> {
+    let host = choose(conn, cluster, want, tried)?;
     let start = clock::now();
     let connection_id = conn.shared.next_connection();
     let source = source(conn);
@@ -251,7 +289,7 @@ async fn connect_once(
     }
 }
 
-fn want<'a>(
+pub(super) fn want<'a>(
     conn: &'a Conn<'_>,
     proxy: &TcpProxy,
     picked: &'a model::WeightedCluster,
@@ -272,7 +310,7 @@ fn want<'a>(
 }
 
 /// original_src: the client's own address, which needs the policy routing that its mark is for.
-fn source(conn: &Conn<'_>) -> Source {
+pub(super) fn source(conn: &Conn<'_>) -> Source {
     let facts = &conn.record.entry.facts;
     let Some(original) = facts.extra.as_ref().and_then(|extra| extra.original_src) else {
         return Source::Cluster;
@@ -300,7 +338,7 @@ fn details(error: &ConnectError) -> Cow<'static, str> {
     }
 }
 
-async fn back_off(proxy: &TcpProxy, attempt: u32) {
+pub(super) async fn back_off(proxy: &TcpProxy, attempt: u32) {
     let Some(backoff) = proxy.model.backoff else { return };
     // Envoy's jittered exponential: anything up to base * (2^n - 1), within the maximum.
     let base = backoff.base.saturating_mul(2_u32.saturating_pow(attempt).saturating_sub(1)).min(backoff.max);

@@ -26,6 +26,7 @@ pub(super) enum Operator {
     },
     FilterState {
         key: String,
+        plain: bool,
     },
     GrpcStatus(GrpcFormat),
     Field(fn(&Entry, &HttpEntry) -> Value<'static>),
@@ -84,9 +85,10 @@ impl Operator {
             "PATH" => path(text),
             "QUERY_PARAM" => Self::Query { name: Some(text.to_owned()) },
             "QUERY_PARAMS" => Self::Query { name: None },
-            // What is behind the key says how an object is shown; here all are texts.
+            // What is behind the key says how an object is shown; those of streams are all texts.
             "FILTER_STATE" => {
-                Self::FilterState { key: text.split(':').next().unwrap_or_default().to_owned() }
+                let (key, form) = text.split_once(':').unwrap_or((text, ""));
+                Self::FilterState { key: key.to_owned(), plain: form == "PLAIN" }
             }
             "GRPC_STATUS" => Self::GrpcStatus(match text {
                 "SNAKE_STRING" => GrpcFormat::Snake,
@@ -102,10 +104,15 @@ impl Operator {
         let Some(http) = entry.http.as_deref() else {
             return match self {
                 Self::Count(_) => Value::Number(0),
+                Self::FilterState { key, plain: false } => {
+                    let state =
+                        entry.facts.extra.as_ref().and_then(|extra| extra.filter_state.get(key.as_str()));
+                    state.map_or(Value::Missing, |state| Value::Json(state.clone()))
+                }
                 Self::Header { .. }
                 | Self::Path { .. }
                 | Self::Query { .. }
-                | Self::FilterState { .. }
+                | Self::FilterState { plain: true, .. }
                 | Self::GrpcStatus(_)
                 | Self::Field(_)
                 | Self::Text(_) => Value::Missing,
@@ -123,7 +130,7 @@ impl Operator {
             })),
             Self::Query { name: None } => Value::option(http.request.query()),
             Self::Query { name: Some(name) } => Value::option(parameter(http.request.query(), name)),
-            Self::FilterState { key } => {
+            Self::FilterState { key, .. } => {
                 Value::option(http.filter_state.get(key.as_str()).map(AsRef::as_ref))
             }
             Self::GrpcStatus(format) => grpc_status(http, *format),

@@ -37,7 +37,7 @@ async fn an_upstream_is_asked_twice() {
     let (give, mut given) = mpsc::unbounded_channel();
     let head = RequestHead::new(Method::POST, "h", "/x");
     let progress = Arc::<Progress>::default();
-    let observer = Observer { progress: progress.clone(), interim: None };
+    let observer = Observer { progress: progress.clone(), interim: None, tunnel: false };
     let sending = client.send(&head, Body::full("abc"), observer, move |client| {
         let _ = give.send(client);
     });
@@ -70,7 +70,7 @@ async fn interim_responses_are_told() {
     let (mut peer, client) = client(Settings::default()).await;
     let (tell, mut told) = mpsc::unbounded_channel();
     let interim: crate::http::Interim = Box::new(move |head| tell.send(head.status.as_u16()).unwrap());
-    let observer = Observer { progress: Arc::default(), interim: Some(interim) };
+    let observer = Observer { progress: Arc::default(), interim: Some(interim), tunnel: false };
     let head = get();
     let sending = client.send(&head, Body::empty(), observer, drop);
     let answering = async {

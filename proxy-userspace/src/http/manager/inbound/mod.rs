@@ -6,7 +6,7 @@ mod certificate;
 mod host;
 mod path;
 mod referer;
-mod request_id;
+pub(super) mod request_id;
 mod underscores;
 
 use std::net::SocketAddr;

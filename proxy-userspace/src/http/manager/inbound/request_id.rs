@@ -38,7 +38,7 @@ fn put(headers: &mut HeaderMap, id: &str) {
 }
 
 /// A UUID of version 4.
-fn fresh() -> HeaderValue {
+pub(crate) fn fresh() -> HeaderValue {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut bits: u128 = rand::random();
     bits = bits & !(0xf << 76) | 0x4 << 76;

@@ -2,19 +2,19 @@
 
 use std::sync::Arc;
 
-use http::{StatusCode, Version};
+use http::StatusCode;
 
 use super::{Forward, guarded};
 use crate::clock;
 use crate::cluster::{Event, Host};
 use crate::http::filter::Stop;
-use crate::http::pool::Attached;
 use crate::http::router::body;
 use crate::http::router::redirect::Followed;
 use crate::http::router::replay::Payload;
 use crate::http::router::reply::{self, Broken};
 use crate::http::router::retry::{Verdict, grpc_status, grpc_to_http};
 use crate::http::router::timeouts::Reached;
+use crate::http::router::tunnel::{self, Hold};
 use crate::http::{Body, Reset, ResetReason, Response};
 use crate::telemetry::{Flags, Side};
 
@@ -51,12 +51,12 @@ impl Forward<'_> {
     }
 
     /// A response that nobody will see.
-    pub(super) fn retried(&mut self, response: Response, mut attached: Attached) {
+    pub(super) fn retried(&mut self, response: Response, mut hold: Hold) {
         self.cluster.pools().codes().charge_retry(response.head.status.as_u16());
         body::bytes(self.cluster, self.alarm.progress());
         if self.alarm.progress().last_received().is_some() || response.body.is_end() {
-            attached.complete();
-        } else if attached.life().version == Version::HTTP_2 {
+            hold.complete();
+        } else if hold.is_http2() {
             self.cluster.stats.upstream_rq_tx_reset.inc();
         }
         drop(response);
@@ -98,7 +98,9 @@ impl Forward<'_> {
         source: &Payload,
     ) -> Result<(), Stop> {
         let overflow = broken.reset.reason == ResetReason::Overflow;
-        if overflow {
+        // What connects by itself has told of it.
+        let told = tunnel::config(self.action, self.stream.request()).is_some() && !sent;
+        if overflow || told {
             host.stats.rq_error.inc();
         } else {
             self.cluster.report(host, Event::RequestFailed);
@@ -176,10 +178,10 @@ impl Forward<'_> {
     }
 
     /// A response that was followed has a line in the log.
-    pub(super) fn redirected(&mut self, response: Response, mut attached: Attached) {
+    pub(super) fn redirected(&mut self, response: Response, mut hold: Hold) {
         body::bytes(self.cluster, self.alarm.progress());
         if self.alarm.progress().last_received().is_some() || response.body.is_end() {
-            attached.complete();
+            hold.complete();
         }
         let mut entry = self.stream.entry.clone();
         entry.duration = clock::now() - self.started;

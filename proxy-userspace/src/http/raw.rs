@@ -1,0 +1,229 @@
+//! A connection of raw bytes at an end of a tunnel: what it says is one body, what it is told is another one.
+//!
+//! Both directions go on by themselves. Little is buffered: a read's bytes, and what a socket does not take.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::Frame;
+
+use super::h1::conn::Conn;
+use super::{Body, Io, Reset, ResetReason};
+use crate::telemetry::Side;
+
+/// The largest read.
+const CHUNK: usize = 64 * 1024;
+/// Frames of one direction before others get their turn.
+const ROUNDS: usize = 8;
+
+/// Clones share the connection. All of them are of one task: nobody waits for the lock.
+#[derive(Clone)]
+pub(crate) struct Raw(Arc<Mutex<State>>);
+
+struct State {
+    conn: Conn,
+    side: Side,
+    /// Nothing is read yet: nobody has agreed to the tunnel.
+    held: bool,
+    /// What it is told is complete.
+    last: bool,
+    /// It has been told that.
+    told: bool,
+    /// What it said is complete.
+    ended: bool,
+    /// Why writing has failed: its end is then no good one, whatever reading says.
+    broken: Option<Reset>,
+    /// The most that is read at once.
+    most: usize,
+}
+
+/// How much has passed, ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Passed {
+    pub(crate) read: u64,
+    pub(crate) written: u64,
+}
+
+impl Raw {
+    /// Of that side of the proxy. `most`: how much is buffered in a direction, at most.
+    pub(crate) fn new(io: Io, side: Side, most: usize) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            conn: Conn::new(io, Bytes::new()),
+            side,
+            held: false,
+            last: false,
+            told: false,
+            ended: false,
+            broken: None,
+            most: most.clamp(1, CHUNK),
+        })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it says, until its FIN.
+    pub(crate) fn body(&self) -> Body {
+        Body::stream(Reading(self.clone()))
+    }
+
+    /// Its body has nothing until it is released.
+    pub(crate) fn hold(&self, held: bool) {
+        self.lock().held = held;
+    }
+
+    /// The first bytes are here, or the end is. A failure shows again where the bytes are read.
+    pub(crate) fn poll_first(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        if !state.conn.input.is_empty() {
+            return Poll::Ready(());
+        }
+        let most = state.most;
+        state.conn.poll_fill(cx, most).map(drop)
+    }
+
+    /// Goes out before all else.
+    pub(crate) fn begin(&self, bytes: Bytes) {
+        self.lock().conn.push(bytes, b"");
+    }
+
+    /// Tells it what a body says, and then its end. Where the body breaks, what came before goes out.
+    pub(crate) fn poll_tell(
+        &self,
+        cx: &mut Context<'_>,
+        body: &mut Body,
+        mut seen: impl FnMut(&Frame<Bytes>),
+    ) -> Poll<Result<(), Reset>> {
+        for _ in 0..ROUNDS {
+            let waits = self.poll_frames(cx, body, &mut seen).is_pending();
+            let mut state = self.lock();
+            if state.told {
+                return Poll::Ready(Ok(()));
+            }
+            if let Err(error) = ready!(state.poll_send(cx)) {
+                let reset = state.lost(&error);
+                state.broken = Some(reset.clone());
+                return Poll::Ready(Err(reset));
+            }
+            if let Some(reset) = state.broken.take() {
+                return Poll::Ready(Err(reset));
+            }
+            if state.last {
+                state.told = true;
+                return Poll::Ready(Ok(()));
+            }
+            if waits {
+                return Poll::Pending;
+            }
+        }
+        // There is more; let others go first.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// The body is polled with the connection free: it may be the one that reads from it.
+    fn poll_frames(
+        &self,
+        cx: &mut Context<'_>,
+        body: &mut Body,
+        seen: &mut impl FnMut(&Frame<Bytes>),
+    ) -> Poll<()> {
+        loop {
+            let state = self.lock();
+            if state.last || state.broken.is_some() || !state.conn.has_room() {
+                return Poll::Ready(());
+            }
+            drop(state);
+            match ready!(body.poll(cx)) {
+                Some(Ok(frame)) => {
+                    seen(&frame);
+                    if let Ok(data) = frame.into_data() {
+                        self.lock().conn.push(data, b"");
+                    }
+                }
+                Some(Err(reset)) => self.lock().broken = Some(reset),
+                None => self.lock().last = true,
+            }
+        }
+    }
+
+    pub(crate) fn passed(&self) -> Passed {
+        let state = self.lock();
+        Passed { read: state.conn.read, written: state.conn.written }
+    }
+
+    /// It has said FIN.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.lock().ended
+    }
+
+    /// Both directions have come to a good end.
+    pub(crate) fn is_complete(&self) -> bool {
+        let state = self.lock();
+        state.ended && state.told
+    }
+
+    /// Nobody reads it now, so that its failure would go unseen.
+    pub(crate) fn is_blind(&self) -> bool {
+        let state = self.lock();
+        state.ended || state.held
+    }
+
+    /// Closing it tells the peer of a failure.
+    pub(crate) fn reset_on_close(&self) {
+        self.lock().conn.io.socket().reset_on_close();
+    }
+}
+
+impl State {
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.last { self.conn.poll_shutdown(cx) } else { self.conn.poll_send(cx) }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Reset>>> {
+        if self.held {
+            return Poll::Pending;
+        }
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        if self.conn.input.is_empty() {
+            match ready!(self.conn.poll_fill(cx, self.most)) {
+                Ok(1..) => {}
+                Ok(0) => {
+                    if let Some(reset) = &self.broken {
+                        return Poll::Ready(Some(Err(reset.clone())));
+                    }
+                    self.ended = true;
+                    return Poll::Ready(None);
+                }
+                Err(error) => return Poll::Ready(Some(Err(self.lost(&error)))),
+            }
+        }
+        Poll::Ready(Some(Ok(self.conn.input.split().freeze())))
+    }
+
+    fn lost(&self, error: &io::Error) -> Reset {
+        log::debug!("an end of a tunnel is lost: {error}");
+        let details = match self.side {
+            Side::Downstream => "downstream_remote_disconnect",
+            Side::Upstream | Side::Internal => "",
+        };
+        Reset::new(self.side, ResetReason::ConnectionTermination, details)
+    }
+}
+
+struct Reading(Raw);
+
+impl http_body::Body for Reading {
+    type Data = Bytes;
+    type Error = Reset;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Reset>>> {
+        self.0.lock().poll_read(cx).map_ok(Frame::data)
+    }
+}
