@@ -7,6 +7,7 @@
 //! Problems on the way are [`diagnostic`]s. Nothing outside of this crate sees protobuf.
 #![forbid(unsafe_code)]
 
+pub mod authz;
 pub mod decode;
 pub mod diagnostic;
 pub mod dump;

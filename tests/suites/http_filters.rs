@@ -1,6 +1,6 @@
 //! HTTP filters: the same requests through Envoy and through shunt.
 
-mod peer;
+pub(crate) mod peer;
 
 use anyhow::Result;
 use serde_json::json;

@@ -18,6 +18,7 @@ mod http2_abuse;
 mod http2_common;
 mod http2_conformance;
 mod http_examples;
+mod http_ext_authz;
 mod http_filters;
 mod http_malformed;
 mod http_manager;

@@ -366,3 +366,4 @@ mod value;
 
 pub use docs::markdown;
 pub use registry::messages;
+pub(crate) use value::structure;

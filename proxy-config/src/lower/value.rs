@@ -123,7 +123,7 @@ pub(super) fn number(value: Option<pb::UInt32Value>) -> Option<u32> {
 }
 
 /// A `google.protobuf.Struct`.
-pub(super) fn structure(value: pb::Struct) -> Struct {
+pub(crate) fn structure(value: pb::Struct) -> Struct {
     value.fields.into_iter().map(|(key, value)| (key, json_value(value))).collect()
 }
 

@@ -38,6 +38,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use proxy_config::model::bootstrap;
+use proxy_config::model::metadata::Struct;
 use proxy_config::model::network_filter::RouteRef;
 
 use crate::telemetry::trace::Node;
@@ -55,16 +56,18 @@ pub struct Common {
     pub failing: Arc<AtomicBool>,
     /// Who this is, for traces.
     pub node: Node,
+    pub node_metadata: Struct,
 }
 
 impl Common {
     pub fn new(node: Option<&bootstrap::Node>) -> Self {
-        let node = node.map(|node| Node {
+        let metadata = node.map(|node| node.metadata.clone());
+        let told = node.map(|node| Node {
             id: node.id.as_str().into(),
             cluster: node.cluster.as_str().into(),
             zone: node.zone.as_str().into(),
         });
-        Self { node: node.unwrap_or_default(), ..Self::default() }
+        Self { node: told.unwrap_or_default(), node_metadata: metadata.unwrap_or_default(), ..Self::default() }
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use proxy_config::model::metadata::{Struct, Value};
 use proxy_config::model::network_filter::{Rbac as Config, RbacAction};
 
-pub(crate) use self::judge::{Judgement, Subject, judge};
+pub(crate) use self::judge::{Judgement, Subject, judge, value_at};
 use super::gates::{Close, Verdict};
 use crate::net::facts::Facts;
 use crate::telemetry::Flags;

@@ -127,7 +127,7 @@ pub fn message(of: &str, value: Value) -> Result<DynamicMessage> {
 }
 
 /// A message as JSON, by the names of the fields; what cannot be read is nothing.
-pub(super) fn json(of: &str, bytes: &Bytes) -> Value {
+pub fn json(of: &str, bytes: &Bytes) -> Value {
     let read = || {
         let descriptor = pool().get_message_by_name(of)?;
         let message = DynamicMessage::decode(descriptor, bytes.clone()).ok()?;

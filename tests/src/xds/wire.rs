@@ -118,7 +118,7 @@ pub(super) fn span_of(time: Duration) -> Span {
 
 /// Messages as bytes: what is no message can be sent as well.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Raw;
+pub(crate) struct Raw;
 
 impl Codec for Raw {
     type Encode = Bytes;

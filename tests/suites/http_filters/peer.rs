@@ -11,15 +11,15 @@ use serde_json::{Value, json};
 const LONG: Duration = Duration::from_secs(20);
 
 /// A message as it came.
-pub(super) struct Message {
-    pub first: String,
-    pub headers: BTreeMap<String, Vec<String>>,
-    pub body: Vec<u8>,
+pub(crate) struct Message {
+    pub(crate) first: String,
+    pub(crate) headers: BTreeMap<String, Vec<String>>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Message {
     /// A request, or a response, with a body or without.
-    fn read(from: &mut impl BufRead, end: Option<bool>) -> Result<Option<Self>> {
+    pub(crate) fn read(from: &mut impl BufRead, end: Option<bool>) -> Result<Option<Self>> {
         let mut first = String::new();
         if from.read_line(&mut first)? == 0 {
             return Ok(None);
@@ -64,12 +64,12 @@ impl Message {
         Ok(())
     }
 
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|values| values.first()).map(String::as_str)
     }
 
     /// What is compared: nothing of it differs from one run to the next.
-    pub(super) fn compared(&self) -> Value {
+    pub(crate) fn compared(&self) -> Value {
         let mut headers = self.headers.clone();
         for name in
             ["date", "x-request-id", "x-envoy-upstream-service-time", "connection", "transfer-encoding"]
@@ -89,7 +89,7 @@ impl Message {
 }
 
 /// One request on a connection of its own.
-pub(super) fn ask(
+pub(crate) fn ask(
     to: SocketAddr,
     method: &str,
     path: &str,
@@ -111,7 +111,7 @@ pub(super) fn ask(
 }
 
 /// Answers with what it was asked; `x-want-…` headers say what else. It lives as long as the test.
-pub(super) fn server() -> Result<SocketAddr> {
+pub(crate) fn server() -> Result<SocketAddr> {
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     let address = listener.local_addr()?;
     std::thread::spawn(move || {

@@ -8,7 +8,6 @@ use super::header::{Format, MutationRules};
 use crate::model::FractionalPercent;
 use crate::model::grpc::GrpcService;
 use crate::model::matcher::{MetadataMatcher, StringMatcher};
-use crate::model::metadata::Struct;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExtAuthz {
@@ -47,8 +46,6 @@ pub struct ExtAuthz {
     pub mutation_rules: Option<MutationRules>,
     /// Default true.
     pub enable_dynamic_metadata_ingestion: bool,
-    pub filter_metadata: Struct,
-    pub emit_filter_state_stats: bool,
     /// 0: no limit.
     pub max_denied_response_body_bytes: u32,
 }

@@ -263,7 +263,7 @@ impl Name {
     }
 }
 
-fn put(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue, append: AppendAction) {
+pub(super) fn put(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue, append: AppendAction) {
     match append {
         AppendAction::AppendIfExistsOrAdd => {
             headers.append(name, value);

@@ -9,6 +9,7 @@ pub mod compressor;
 pub mod cors;
 pub mod csrf;
 mod edits;
+pub mod ext_authz;
 pub mod fault;
 pub mod grpc_stats;
 mod grpc_web;
@@ -18,6 +19,7 @@ pub mod jwt_authn;
 pub mod local_ratelimit;
 #[cfg(feature = "lua")]
 mod lua;
+mod mutation_rules;
 mod per_route;
 mod rbac;
 mod set_filter_state;
@@ -35,6 +37,7 @@ use self::buffer::Buffer;
 use self::compressor::Compressor;
 use self::cors::Cors;
 use self::csrf::Csrf;
+use self::ext_authz::ExtAuthz;
 use self::fault::Fault;
 use self::grpc_stats::GrpcStats;
 use self::grpc_web::GrpcWeb;
@@ -82,8 +85,7 @@ fn of_kind(kind: &FilterKind, cx: &FilterCx<'_>) -> Result<Option<Arc<dyn Filter
         FilterKind::GrpcWeb => some(GrpcWeb::new(cx)),
         FilterKind::Compressor(config) => some(Compressor::new(config, cx)),
         FilterKind::JwtAuthn(config) => some(JwtAuthn::new(config, cx)?),
-        // Nobody passes who would have been asked about.
-        FilterKind::ExtAuthz(_) => some(Refusing::unbuilt("envoy.filters.http.ext_authz", cx)),
+        FilterKind::ExtAuthz(config) => some(ExtAuthz::new(config, cx)?),
         FilterKind::LocalRateLimit(config) => some(LocalRateLimit::new(config, cx)?),
         FilterKind::Unserved(config) => Refusing::unserved(config, cx).and_then(some),
         FilterKind::Discovered(config) => match &config.default {

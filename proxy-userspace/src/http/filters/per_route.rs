@@ -6,8 +6,9 @@ use proxy_config::model::http::filter::{PerFilter, PerFilters, PerRoute};
 use proxy_config::model::http::filters::{
     Buffer, CompressorPerRoute, CorsPolicy, CsrfPolicy, Fault, HttpRbac, LuaPerRoute,
 };
-use proxy_config::model::http::{ext_authz::ExtAuthzPerRoute, jwt::JwtPerRoute};
+use proxy_config::model::http::jwt::JwtPerRoute;
 
+use super::ext_authz::PerRoute as ExtAuthzPerRoute;
 use super::header_mutation::Mutations;
 use super::local_ratelimit::Limit;
 use super::set_filter_state::Values;
@@ -31,7 +32,7 @@ pub enum RouteConfig {
     Fault(Arc<Fault>),
     /// None: there are no rules here.
     Rbac(Option<Box<HttpRbac>>),
-    ExtAuthz(Box<ExtAuthzPerRoute>),
+    ExtAuthz(ExtAuthzPerRoute),
     JwtAuthn(JwtPerRoute),
     LocalRateLimit(Arc<Limit>),
     HeaderMutation(Box<Mutations>),
@@ -100,7 +101,7 @@ impl RouteConfig {
             PerRoute::Cors(policy) => Self::Cors(policy.clone()),
             PerRoute::Fault(fault) => Self::Fault(Arc::new(fault.as_ref().clone())),
             PerRoute::Rbac(rules) => Self::Rbac(rules.clone()),
-            PerRoute::ExtAuthz(settings) => Self::ExtAuthz(settings.clone()),
+            PerRoute::ExtAuthz(settings) => Self::ExtAuthz(ExtAuthzPerRoute::new(settings)?),
             PerRoute::JwtAuthn(requirement) => Self::JwtAuthn(requirement.clone()),
             PerRoute::LocalRateLimit(limit) => Self::LocalRateLimit(Arc::new(Limit::new(limit)?)),
             PerRoute::HeaderMutation(mutations) => Self::HeaderMutation(Box::new(Mutations::new(mutations)?)),

@@ -36,6 +36,7 @@ impl Refusing {
     }
 
     /// It guards, and cannot: no request passes.
+    #[cfg(not(feature = "lua"))]
     pub(super) fn unbuilt(extension: &str, cx: &FilterCx<'_>) -> Self {
         log::warn!("http filter {}: {extension} is not served yet: all requests are refused", cx.name);
         Self {

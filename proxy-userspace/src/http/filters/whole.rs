@@ -50,6 +50,21 @@ impl Whole {
         Ok(whole)
     }
 
+    /// Reads on until there are `limit` bytes, and no further.
+    pub(super) async fn begin(body: Body, limit: usize) -> Result<Self, Reset> {
+        let mut whole = Self { rest: body, ..Self::default() };
+        let mut data = BytesMut::new();
+        while data.len() < limit {
+            let Some(frame) = whole.rest.frame().await else { break };
+            match frame?.into_data() {
+                Ok(more) => data.extend_from_slice(&more),
+                Err(frame) => whole.trailers = frame.into_trailers().ok(),
+            }
+        }
+        whole.data = data.freeze();
+        Ok(whole)
+    }
+
     /// The body again, as it was.
     pub(super) fn body(self) -> Body {
         if self.rest.is_end() && self.trailers.is_none() {

@@ -1,22 +1,38 @@
 //! Requests of the proxy's own, to a cluster: of filters, of tracers, of whatever follows a remote document.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Version;
+use http::{HeaderValue, Version};
 use proxy_config::model::http::Priority;
 
 use super::body::{self, Ledger, Watched};
 use super::charge::Origin;
 use super::forward::{guarded, unconnected};
 use super::retry::grpc_status;
-use super::timeouts::{Alarm, Timeouts};
+use super::timeouts::{Alarm, EXPECTED, Timeouts};
 use super::tunnel::Hold;
 use crate::clock;
 use crate::cluster::{Cluster, Event, Source, Want};
+use crate::http::message::joined;
 use crate::http::pool::{Caller, Demand, Failed};
-use crate::http::{Observer, Progress, Request, Reset, ResetReason, Response};
+use crate::http::{Observer, Progress, Request, RequestHead, Reset, ResetReason, Response};
 use crate::telemetry::Side;
+
+/// Says of a request that it is the proxy's own, as Envoy does: on whose behalf, and how long it is waited for.
+pub fn announce(head: &mut RequestHead, own: IpAddr, timeout: Option<Duration>) {
+    head.headers.insert("x-envoy-internal", HeaderValue::from_static("true"));
+    let before = joined(&head.headers, "x-forwarded-for").map(|before| [&before, &b","[..]].concat());
+    let all = [&before.unwrap_or_default(), own.to_string().as_bytes()].concat();
+    if let Ok(all) = HeaderValue::from_bytes(&all) {
+        head.headers.insert("x-forwarded-for", all);
+    }
+    if let Some(timeout) = timeout {
+        let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        head.headers.insert(EXPECTED, HeaderValue::from(millis));
+    }
+}
 
 /// Sends it once. The time is for all of it, the response's body included; `None`: without a limit. Counted as an
 /// internal request, as in Envoy.

@@ -54,6 +54,11 @@ impl CodeStats {
         }
     }
 
+    /// Of a response that is not the cluster's own, though it is counted as if it were.
+    pub fn charge_internal(&self, code: u16) {
+        self.charge(code, Origin { internal: true, canary: false });
+    }
+
     /// Of a response that is not sent on, because its request is sent again.
     pub(super) fn charge_retry(&self, code: u16) {
         self.named(&self.retry, "retry").charge(code);

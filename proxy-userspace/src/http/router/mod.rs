@@ -29,7 +29,7 @@ use self::redirect::Followed;
 use super::filter::Stop;
 use super::{Hcm, Stream, route};
 
-pub use self::call::call;
+pub use self::call::{announce, call};
 pub use self::charge::CodeStats;
 
 /// Makes the response: its head in the stream's entry, its body in [`Stream::response_body`].

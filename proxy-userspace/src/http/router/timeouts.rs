@@ -15,7 +15,7 @@ use crate::clock::{self, Instant};
 use crate::http::message::number;
 use crate::http::{Progress, RequestHead};
 
-const EXPECTED: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+pub(super) const EXPECTED: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 const TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
 const PER_TRY: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
 const GRPC: HeaderName = HeaderName::from_static("grpc-timeout");

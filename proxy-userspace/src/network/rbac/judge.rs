@@ -143,7 +143,7 @@ fn within(range: &Cidr, ip: IpAddr) -> bool {
     range.contains(ip.to_canonical())
 }
 
-fn value_at<'a>(matcher: &MetadataMatcher, metadata: Option<&'a Metadata>) -> Option<&'a Value> {
+pub(crate) fn value_at<'a>(matcher: &MetadataMatcher, metadata: Option<&'a Metadata>) -> Option<&'a Value> {
     let mut fields = metadata?.of(&matcher.filter)?;
     let (last, path) = matcher.path.split_last()?;
     for key in path {

@@ -10,7 +10,8 @@ use envoy_types::pb::envoy::r#type::matcher::v3::ListStringMatcher;
 use crate::lower::Cx;
 use crate::lower::http::header::{format, header_name, plain};
 use crate::lower::registry::registry;
-use crate::lower::value::{flag, structure};
+use crate::model::grpc::{GrpcService, GrpcTarget};
+use crate::lower::value::flag;
 use crate::model::http::ext_authz::{
     AuthzHttpService, AuthzService, BodyToAuthz, CheckSettings, ExtAuthz, ExtAuthzPerRoute,
 };
@@ -31,8 +32,7 @@ lower! { "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz" pb::ExtAuthz => E
         route_metadata_context_namespaces, filter_enabled, filter_enabled_metadata, deny_at_disable,
         include_peer_certificate, stat_prefix, bootstrap_metadata_labels_key, allowed_headers, disallowed_headers,
         include_tls_session, charge_cluster_response_stats, encode_raw_headers, decoder_header_mutation_rules,
-        enable_dynamic_metadata_ingestion, filter_metadata, emit_filter_state_stats,
-        max_denied_response_body_bytes, services
+        enable_dynamic_metadata_ingestion, max_denied_response_body_bytes, services
     }
     reject {
         shadow_mode: "asking without heeding the answer is not implemented",
@@ -42,6 +42,8 @@ lower! { "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz" pb::ExtAuthz => E
         route_typed_metadata_context_namespaces: NO_TYPED,
         enforce_response_header_limits: "the limits of the headers of a response always hold",
         emit_client_span: "a check has no span of its own",
+        filter_metadata: "what a check has cost is not kept as filter state",
+        emit_filter_state_stats: "what a check has cost is not kept as filter state",
     }
     {
         match cx.variant("transport_api_version", transport_api_version)? {
@@ -96,8 +98,6 @@ lower! { "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz" pb::ExtAuthz => E
             mutation_rules: decoder_header_mutation_rules
                 .and_then(|rules| cx.lower("decoder_header_mutation_rules", rules)),
             enable_dynamic_metadata_ingestion: flag(enable_dynamic_metadata_ingestion, true),
-            filter_metadata: filter_metadata.map(structure).unwrap_or_default(),
-            emit_filter_state_stats,
             max_denied_response_body_bytes,
             service: service?,
         })
@@ -113,7 +113,12 @@ fn matchers(cx: &mut Cx, field: &'static str, list: Option<ListStringMatcher>) -
 }
 
 fn grpc_service(cx: &mut Cx, service: core::GrpcService) -> Option<AuthzService> {
-    cx.for_calls(|cx| cx.lower("grpc_service", service)).map(Box::new).map(AuthzService::Grpc)
+    let service: GrpcService = cx.for_calls(|cx| cx.lower("grpc_service", service))?;
+    if matches!(service.target, GrpcTarget::Google(_)) {
+        cx.reject("grpc_service", "google_grpc is not called for each request: name a cluster by envoy_grpc");
+        return None;
+    }
+    Some(AuthzService::Grpc(Box::new(service)))
 }
 
 fn http_service(cx: &mut Cx, service: pb::HttpService) -> Option<AuthzService> {

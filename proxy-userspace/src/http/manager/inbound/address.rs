@@ -148,7 +148,7 @@ pub(super) fn is_internal(internal: &InternalAddresses, ip: IpAddr) -> bool {
 }
 
 /// Of this machine: as Envoy, the first of its addresses of IPv4 that is not loopback.
-pub(in crate::http::manager) fn own_address() -> IpAddr {
+pub(crate) fn own_address() -> IpAddr {
     let addresses = getifaddrs().into_iter().flatten();
     let of = |address: nix::ifaddrs::InterfaceAddress| {
         let ip = address.address?.as_sockaddr_in()?.ip();

@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use proxy_config::model::http::hcm::{EscapedSlashes, SchemeHeader};
 use proxy_config::model::matcher::StringMatcher;
 
-pub(super) use self::address::own_address;
+pub(crate) use self::address::own_address;
 
 use super::outbound::append;
 use crate::http::filter::Stop;
