@@ -10,7 +10,7 @@ use super::address::{BindConfig, TcpKeepalive};
 use super::config_source::ConfigSource;
 use super::endpoint::LoadAssignment;
 use super::http::{HeaderOption, HttpOptions};
-use super::matcher::{MetadataMatcher, StringMatcher};
+use super::matcher::StringMatcher;
 use super::metadata::Struct;
 use super::packed::Packed;
 use super::{DEFAULT_BUFFER_LIMIT, TransportSocket};
@@ -290,8 +290,6 @@ pub struct RetryBudget {
 pub struct Preconnect {
     /// 1 to 3, of an endpoint. Default 1.
     pub per_upstream: f64,
-    /// Endpoints whose metadata does not match have none.
-    pub enabled_metadata: Option<MetadataMatcher>,
 }
 
 impl Default for Thresholds {

@@ -8,7 +8,7 @@ use super::filter::Filter;
 use super::filters;
 use super::manager::Prepared;
 use super::route::{RouteSlot, Routes};
-use super::{BuildError, Common, Stream};
+use super::{BuildError, Common, Stream, router};
 use crate::telemetry::access_log::Logger;
 use crate::telemetry::stats::{Stats, stats_block};
 use crate::telemetry::trace::Tracer;
@@ -19,6 +19,8 @@ pub struct Hcm {
     pub model: Arc<model::Hcm>,
     pub stats: Arc<HttpStats>,
     pub access_log: Arc<[Logger]>,
+    /// The router's, of requests upstream.
+    pub upstream_log: Arc<[Logger]>,
     /// In their order; the router, which ends the chain, is not among them.
     pub filters: Box<[Slot]>,
     /// Upgrades that have filters of their own: see [`Self::slots`].
@@ -33,6 +35,8 @@ impl Hcm {
     pub fn new(model: &model::Hcm, listener: &str, parts: &Parts<'_>) -> Result<Arc<Self>, BuildError> {
         let stats = HttpStats::of(&parts.cluster.stats, &model.stat_prefix);
         let access_log = parts.loggers(&model.access_log).map_err(|error| BuildError(error.to_string()))?;
+        let upstream_log = router::settings_of(model).map(|router| &*router.upstream_log).unwrap_or_default();
+        let upstream_log = parts.loggers(upstream_log).map_err(|error| BuildError(error.to_string()))?;
         let prefix = format!("http.{}", model.stat_prefix);
         let filters = slots(&model.filters, &prefix, parts)?;
         let upgrades = model.upgrades.iter().filter_map(|upgrade| {
@@ -44,7 +48,7 @@ impl Hcm {
         let prepared = Prepared::new(model, listener, parts)?;
         let tracer = model.tracing.as_ref().map(|tracing| Tracer::new(tracing, parts)).transpose()?;
         let model = Arc::new(model.clone());
-        Ok(Arc::new(Self { model, stats, access_log, filters, upgrades, routes, tracer, prepared }))
+        Ok(Arc::new(Self { model, stats, access_log, upstream_log, filters, upgrades, routes, tracer, prepared }))
     }
 
     /// The filters of a request; those of an upgrade may be others.

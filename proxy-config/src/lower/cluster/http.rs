@@ -259,8 +259,11 @@ fn has_alpn(socket: &TransportSocket) -> bool {
 }
 
 lower! { "envoy.config.cluster.v3.Cluster.PreconnectPolicy" PreconnectPolicy => Preconnect, cx;
-    read { per_upstream_preconnect_ratio, preconnect_enabled_metadata }
-    warn { predictive_preconnect_ratio: "connections are made ahead for an endpoint, not for those that are next" }
+    read { per_upstream_preconnect_ratio }
+    warn {
+        predictive_preconnect_ratio: "connections are made ahead for an endpoint, not for those that are next",
+        preconnect_enabled_metadata: "connections are made ahead for all endpoints alike",
+    }
     {
         let mut ratio = |name, given: Option<DoubleValue>| {
             cx.ranged(name, given.map_or(1.0, |ratio| ratio.value), 1.0..=3.0)
@@ -268,11 +271,10 @@ lower! { "envoy.config.cluster.v3.Cluster.PreconnectPolicy" PreconnectPolicy => 
         let per_upstream = ratio("per_upstream_preconnect_ratio", per_upstream_preconnect_ratio);
         // What Envoy refuses stays refused.
         ratio("predictive_preconnect_ratio", predictive_preconnect_ratio)?;
-        Some(Preconnect {
-            enabled_metadata: preconnect_enabled_metadata
-                .and_then(|matcher| cx.lower("preconnect_enabled_metadata", matcher)),
-            per_upstream: per_upstream?,
-        })
+        if let Some(matcher) = preconnect_enabled_metadata {
+            let _: Option<crate::model::matcher::MetadataMatcher> = cx.lower("preconnect_enabled_metadata", matcher);
+        }
+        Some(Preconnect { per_upstream: per_upstream? })
     }
 }
 

@@ -62,7 +62,7 @@ lower! { "envoy.config.route.v3.WeightedCluster" pb::WeightedCluster => Weighted
             Some(RandomValueSpecifier::UseHashPolicy(hash)) if hash.value => WeightedChoice::HashPolicy,
             Some(RandomValueSpecifier::UseHashPolicy(_)) | None => WeightedChoice::Random,
         };
-        Some(WeightedClusters { clusters, total_weight, choice })
+        Some(WeightedClusters { clusters, choice })
     }
 }
 
@@ -101,16 +101,16 @@ lower! { "envoy.config.route.v3.WeightedCluster.ClusterWeight" weighted::Cluster
 
 lower! { "envoy.config.route.v3.RouteAction.RequestMirrorPolicy" inner::RequestMirrorPolicy => MirrorPolicy, cx;
     read {
-        cluster, cluster_header, runtime_fraction, trace_sampled, disable_shadow_host_suffix_append,
-        request_headers_mutations, host_rewrite_literal
+        cluster, cluster_header, runtime_fraction, disable_shadow_host_suffix_append, request_headers_mutations,
+        host_rewrite_literal
     }
+    warn { trace_sampled: "a mirrored request has no span of its own" }
     {
         let cluster = cluster_name(cx, "cluster", cluster, &cluster_header);
         plain(cx, "host_rewrite_literal", &host_rewrite_literal);
         let host_rewrite = (!host_rewrite_literal.is_empty()).then(|| host_rewrite_literal.into());
         Some(MirrorPolicy {
             runtime_fraction: runtime_fraction.and_then(|fraction| cx.lower("runtime_fraction", fraction)),
-            trace_sampled: trace_sampled.map(|sampled| sampled.value),
             disable_shadow_host_suffix: disable_shadow_host_suffix_append,
             mutations: cx.list("request_headers_mutations", request_headers_mutations),
             host_rewrite,

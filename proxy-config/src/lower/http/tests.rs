@@ -180,7 +180,7 @@ fn a_weighted_cluster_has_the_routes_metadata_under_its_own() {
     }}));
     let Action::Route(action) = weighted.action else { panic!() };
     let ClusterSpecifier::Weighted(clusters) = action.cluster else { panic!() };
-    assert_eq!(clusters.total_weight, 10);
+    assert_eq!(clusters.clusters.iter().map(|cluster| cluster.weight).sum::<u32>(), 10);
     let own = format!("{:?}", clusters.clusters[0].metadata_match);
     assert!(own.contains("\"a\": String(\"2\")") && own.contains("\"b\": String(\"1\")"), "{own}");
 }

@@ -39,8 +39,6 @@ pub struct RouteAction {
     pub timeout: Option<Duration>,
     /// Goes before that of the connection manager. Outer `None`: not given; inner: none (`0s`).
     pub idle_timeout: Option<Option<Duration>>,
-    /// As `idle_timeout`, of a response that is written to the client.
-    pub flush_timeout: Option<Option<Duration>>,
     /// `None`: the virtual host's.
     pub retry_policy: Option<Arc<RetryPolicy>>,
     /// Empty: the virtual host's, then that of all routes.
@@ -68,8 +66,6 @@ pub enum ClusterSpecifier {
 pub struct WeightedClusters {
     /// Never empty, and not all of weight 0.
     pub clusters: Vec<WeightedCluster>,
-    /// Of all weights.
-    pub total_weight: u64,
     pub choice: WeightedChoice,
 }
 
@@ -143,8 +139,6 @@ pub struct MirrorPolicy {
     pub cluster: ClusterName,
     /// `None`: always.
     pub runtime_fraction: Option<FractionalPercent>,
-    /// `None`: as the request itself.
-    pub trace_sampled: Option<bool>,
     /// The host of a copy ends with `-shadow`, unless this is said.
     pub disable_shadow_host_suffix: bool,
     pub mutations: Vec<HeaderMutation>,

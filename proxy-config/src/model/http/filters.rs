@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use super::action::RateLimit;
 use super::content::Content;
-use super::filter::HttpFilter;
 use super::header::{Format, HeaderMatcher, HeaderMutation, HeaderOption};
 use crate::model::FractionalPercent;
 use crate::model::access_log::{AccessLog, LogFormat};
@@ -22,18 +21,12 @@ pub struct Router {
     pub dynamic_stats: bool,
     pub start_child_span: bool,
     pub upstream_log: Vec<AccessLog>,
-    pub flush_upstream_log_on_upstream_stream: bool,
-    pub upstream_log_flush_interval: Option<Duration>,
     /// No `x-envoy-…` is added to requests or responses.
     pub suppress_envoy_headers: bool,
     /// A request in which one of them is wrong is refused. In lower case.
     pub strict_check_headers: Vec<Arc<str>>,
     pub respect_expected_rq_timeout: bool,
     pub suppress_grpc_request_failure_code_stats: bool,
-    /// End with the codec. Empty: nothing but it.
-    pub upstream_filters: Vec<HttpFilter>,
-    /// Payload before the answer to CONNECT ends the request.
-    pub reject_connect_request_early_data: bool,
 }
 
 impl Default for Router {
@@ -42,14 +35,10 @@ impl Default for Router {
             dynamic_stats: true,
             start_child_span: false,
             upstream_log: Vec::new(),
-            flush_upstream_log_on_upstream_stream: false,
-            upstream_log_flush_interval: None,
             suppress_envoy_headers: false,
             strict_check_headers: Vec::new(),
             respect_expected_rq_timeout: false,
             suppress_grpc_request_failure_code_stats: false,
-            upstream_filters: Vec::new(),
-            reject_connect_request_early_data: false,
         }
     }
 }
@@ -320,7 +309,6 @@ pub enum CompressorLibrary {
         level: Option<u32>,
         /// 9 to 15. Default 12.
         window_bits: u32,
-        memory_level: u32,
         chunk_size: u32,
     },
     Brotli {
@@ -364,19 +352,8 @@ pub struct SetFilterState {
 #[derive(Clone, Debug, PartialEq)]
 pub struct FilterStateValue {
     pub key: Arc<str>,
-    /// What makes the object; the key's own name where it is not given.
-    pub factory_key: Arc<str>,
     pub value: LogFormat,
-    pub shared_with_upstream: SharedWithUpstream,
     pub skip_if_empty: bool,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SharedWithUpstream {
-    #[default]
-    None,
-    Once,
-    Transitive,
 }
 
 /// `envoy.filters.http.csrf`.

@@ -128,8 +128,6 @@ pub struct RemoteJwks {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JwksAsyncFetch {
-    /// The listener does not wait for them.
-    pub fast_listener: bool,
     /// Default 1 s.
     pub failed_refetch_duration: Duration,
 }

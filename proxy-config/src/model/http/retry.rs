@@ -14,7 +14,6 @@ pub struct RetryPolicy {
     /// `None`: the route's timeout alone.
     pub per_try_timeout: Option<Duration>,
     pub per_try_idle_timeout: Option<Duration>,
-    pub priority: RetryPriority,
     /// A host that one of them rejects is not chosen again.
     pub host_predicates: Vec<RetryHostPredicate>,
     /// How often another host is looked for. Default 1.
@@ -36,7 +35,6 @@ impl Default for RetryPolicy {
             num_retries: 1,
             per_try_timeout: None,
             per_try_idle_timeout: None,
-            priority: RetryPriority::Same,
             host_predicates: Vec::new(),
             host_selection_max_attempts: 1,
             retriable_status_codes: Vec::new(),
@@ -98,7 +96,7 @@ impl RetryOn {
     }
 
     #[must_use]
-    pub fn with(self, other: Self) -> Self {
+    pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
@@ -151,15 +149,6 @@ pub struct ResetHeader {
 pub enum ResetFormat {
     Seconds,
     UnixTimestamp,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RetryPriority {
-    #[default]
-    Same,
-    /// `envoy.retry_priorities.previous_priorities`: tried ones are left out, and that is worked out anew after so
-    /// many attempts.
-    PreviousPriorities { update_frequency: u32 },
 }
 
 #[derive(Clone, Debug, PartialEq)]

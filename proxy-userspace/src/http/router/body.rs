@@ -13,11 +13,12 @@ use super::reply::{self, Broken};
 use super::retry::grpc_to_http;
 use super::timeouts::{Alarm, Reached};
 use super::tunnel::Hold;
+use super::upstream_log::Line;
 use crate::clock;
 use crate::cluster::{Cluster, Event, Host};
 use crate::http::hcm::HttpStats;
 use crate::http::{Body, Progress, Reset, ResetReason};
-use crate::telemetry::Side;
+use crate::telemetry::{Flags, Side};
 
 /// A response's body, and what waits for its end.
 pub(super) struct Watched {
@@ -38,6 +39,8 @@ pub(super) struct Ledger {
     /// A gRPC status is still to come, in trailers.
     pub(super) grpc: bool,
     pub(super) hold: Hold,
+    /// For the log of requests upstream.
+    pub(super) line: Option<Box<Line>>,
 }
 
 impl Watched {
@@ -88,14 +91,17 @@ impl Ledger {
             self.cluster.pools().codes().time(took, self.origin);
         }
         self.bytes(alarm.progress());
+        self.log(Flags::NONE, alarm.progress());
     }
 
-    fn broken(mut self, reset: Reset, progress: &Progress) -> Reset {
+    fn broken(mut self, reset: Reset, progress: &Arc<Progress>) -> Reset {
         self.bytes(progress);
         self.hold.broke(&reset);
         if reset.side == Side::Downstream {
+            self.log(Flags::DC, progress);
             return reset;
         }
+        self.log(reply::flags(reset.reason), progress);
         self.cluster.report(&self.host, Event::RequestFailed);
         self.count_late();
         let broken = Broken { reset, local: false };
@@ -103,8 +109,9 @@ impl Ledger {
         Reset { details, ..broken.reset }
     }
 
-    fn late(self, reached: Reached, progress: &Progress) {
+    fn late(mut self, reached: Reached, progress: &Arc<Progress>) {
         self.bytes(progress);
+        self.log(if reached == Reached::Stream { Flags::UMSDR } else { Flags::UT }, progress);
         self.count_late();
         let stats = &self.cluster.stats;
         match reached {
@@ -122,6 +129,12 @@ impl Ledger {
         {
             self.host.stats.rq_error.inc();
             stats.rq_reset_after_downstream_response_started.inc();
+        }
+    }
+
+    fn log(&mut self, flags: Flags, progress: &Arc<Progress>) {
+        if let Some(line) = self.line.take() {
+            line.write(flags, Some(progress));
         }
     }
 
@@ -185,9 +198,10 @@ impl http_body::Body for Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         // Whoever wanted it has gone: first the connection, then what is told of it.
-        if let Some(ledger) = self.ledger.take() {
+        if let Some(mut ledger) = self.ledger.take() {
             self.inner = Body::empty();
             ledger.bytes(self.alarm.progress());
+            ledger.log(Flags::DC, self.alarm.progress());
         }
     }
 }

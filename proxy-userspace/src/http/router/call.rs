@@ -92,8 +92,8 @@ pub async fn call(
     }
     let whole = body.is_end() || alarm.progress().last_received().is_some();
     let cluster = cluster.clone();
-    let ledger =
-        Ledger { cluster, host, stats: None, origin, dynamic: true, grpc, hold: Hold::Pooled(attached) };
+    let hold = Hold::Pooled(attached);
+    let ledger = Ledger { cluster, host, stats: None, origin, dynamic: true, grpc, hold, line: None };
     if whole {
         ledger.complete(&alarm, None);
         return Ok(Response { head: answer, body });

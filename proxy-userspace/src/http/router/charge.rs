@@ -54,6 +54,11 @@ impl CodeStats {
         }
     }
 
+    /// Of one whose code says nothing.
+    pub(super) fn charge_completed(&self) {
+        self.all.completed.inc();
+    }
+
     /// Of a response that is not the cluster's own, though it is counted as if it were.
     pub fn charge_internal(&self, code: u16) {
         self.charge(code, Origin { internal: true, canary: false });

@@ -23,6 +23,7 @@ use super::reply::{self, Broken};
 use super::retry::{Retry, grpc_status};
 use super::timeouts::{Alarm, Reached, Timeouts};
 use super::tunnel::{self, Hold};
+use super::upstream_log::Line;
 use super::wishes;
 use crate::clock;
 use crate::cluster::{Cluster, Host};
@@ -36,6 +37,7 @@ use crate::telemetry::Side;
 use crate::transport::Names;
 
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+const IS_TIMEOUT_RETRY: HeaderName = HeaderName::from_static("x-envoy-is-timeout-retry");
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 
 pub(super) struct Forward<'a> {
@@ -51,6 +53,10 @@ pub(super) struct Forward<'a> {
     /// Whom the upstream's TLS is asked for.
     names: Option<Names>,
     attempts: u32,
+    /// The last attempt has taken too long.
+    timed_out: bool,
+    /// This attempt's begin.
+    begun: clock::Instant,
     /// Hosts of former attempts, where some are to be avoided.
     tried: Vec<SocketAddr>,
     started: clock::Instant,
@@ -83,6 +89,8 @@ impl<'a> Forward<'a> {
             names: None,
             retry: None,
             attempts: 0,
+            timed_out: false,
+            begun: clock::now(),
             tried: Vec::new(),
             stream,
             hcm,
@@ -188,7 +196,8 @@ impl<'a> Forward<'a> {
             span.finish_child(&self.stream.entry);
         }
         let Some(span) = &self.stream.span else { return };
-        let child = span.child(&self.stream.entry, &self.cluster.model.name);
+        let own = self.router.is_some_and(|router| router.start_child_span);
+        let child = span.child(&self.stream.entry, &self.cluster.model.name, own);
         let span = self.stream.span.take();
         if let Some(telling) = child.as_ref().or(span.as_ref()) {
             telling.inject(self.stream.request_mut());
@@ -263,7 +272,10 @@ impl<'a> Forward<'a> {
     /// Before an attempt.
     fn begin(&mut self, host: &Arc<Host>) {
         self.attempts += 1;
+        self.begun = clock::now();
         let again = self.attempts > 1;
+        let timed_out = std::mem::take(&mut self.timed_out);
+        let told = again && self.routed.host().is_some_and(|host| host.include_is_timeout_retry_header);
         let progress = Arc::<Progress>::default();
         self.alarm.begin(progress.clone());
         let counted = again && self.routed.host().is_some_and(|host| host.include_request_attempt_count);
@@ -271,6 +283,10 @@ impl<'a> Forward<'a> {
         http.progress = Some(progress);
         if counted {
             http.request.headers.insert(ATTEMPTS, HeaderValue::from(self.attempts));
+        }
+        if told {
+            let value = HeaderValue::from_static(if timed_out { "true" } else { "false" });
+            http.request.headers.insert(IS_TIMEOUT_RETRY, value);
         }
         if again {
             let elapsed = clock::now() - self.started;
@@ -300,8 +316,15 @@ impl<'a> Forward<'a> {
     }
 
     fn charge_of(&self, code: u16, origin: Origin) {
-        if self.is_dynamic() {
-            self.cluster.pools().codes().charge(code, origin);
+        if !self.is_dynamic() {
+            return;
+        }
+        let codes = self.cluster.pools().codes();
+        let suppressed = self.router.is_some_and(|router| router.suppress_grpc_request_failure_code_stats);
+        if suppressed && self.stream.request().is_grpc() {
+            codes.charge_completed();
+        } else {
+            codes.charge(code, origin);
         }
     }
 
@@ -340,6 +363,7 @@ impl<'a> Forward<'a> {
             dynamic: self.is_dynamic(),
             grpc,
             hold,
+            line: Line::of(self.stream, self.begun, Some(&head)),
         };
         let counted = self.routed.host().is_some_and(|host| host.include_attempt_count_in_response);
         self.stream.http_mut().response = Some(head);

@@ -13,15 +13,17 @@ mod redirect;
 mod replay;
 mod reply;
 mod retry;
+mod strict;
 #[cfg(test)]
 mod tests;
 mod timeouts;
 mod tunnel;
+mod upstream_log;
 mod wishes;
 
 use std::sync::Arc;
 
-use proxy_config::model::http::FilterKind;
+use proxy_config::model::http::{self as model, FilterKind};
 use proxy_config::model::http::filters::Router;
 
 use self::forward::Forward;
@@ -63,12 +65,19 @@ async fn once(stream: &mut Stream, followed: &mut Followed) -> Result<bool, Stop
         hcm.stats.no_cluster.inc();
         return Err(reply::no_cluster(Some(action)).into());
     };
+    if let Some(reply) = router.and_then(|router| strict::check(&router.strict_check_headers, stream.request())) {
+        return Err(reply.into());
+    }
     Forward::new(stream, &hcm, router, &routed, action, &cluster).run(followed).await
 }
 
 /// None: all defaults.
 fn settings(hcm: &Arc<Hcm>) -> Option<&Router> {
-    match &hcm.model.filters.last()?.kind {
+    settings_of(&hcm.model)
+}
+
+pub(super) fn settings_of(model: &model::Hcm) -> Option<&Router> {
+    match &model.filters.last()?.kind {
         FilterKind::Router(router) => Some(router),
         FilterKind::Lua(_)
         | FilterKind::Cors

@@ -194,9 +194,9 @@ impl Span {
         }
     }
 
-    /// The span of one attempt upstream; none where attempts have none of their own.
-    pub fn child(&self, entry: &Entry, cluster: &str) -> Option<Self> {
-        if !self.tracer.model.spawn_upstream_span {
+    /// The span of one attempt upstream; none where attempts have none of their own, and it is not `wanted` either.
+    pub fn child(&self, entry: &Entry, cluster: &str, wanted: bool) -> Option<Self> {
+        if !self.tracer.model.spawn_upstream_span && !wanted {
             return None;
         }
         let name = match &self.tracer.upstream_operation {

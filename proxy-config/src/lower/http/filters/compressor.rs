@@ -255,7 +255,8 @@ fn chunk(cx: &mut Cx, size: Option<UInt32Value>) -> Option<u32> {
 }
 
 lower! { "envoy.extensions.compression.gzip.compressor.v3.Gzip" Gzip => CompressorLibrary, cx;
-    read { memory_level, compression_level, window_bits, chunk_size, compression_strategy }
+    read { compression_level, window_bits, chunk_size, compression_strategy }
+    warn { memory_level: "the encoder has one amount of memory" }
     {
         if cx.variant::<gzip::CompressionStrategy>("compression_strategy", compression_strategy)? != gzip::CompressionStrategy::DefaultStrategy {
             cx.warn("compression_strategy", "there is the default one only");
@@ -264,13 +265,13 @@ lower! { "envoy.extensions.compression.gzip.compressor.v3.Gzip" Gzip => Compress
             gzip::CompressionLevel::DefaultCompression => None,
             level => u32::try_from(i32::from(level)).ok(),
         };
-        let memory_level = cx.ranged("memory_level", number(memory_level).unwrap_or(5), 1..=9);
+        // What Envoy refuses stays refused.
+        cx.ranged("memory_level", number(memory_level).unwrap_or(5), 1..=9)?;
         let window_bits = cx.ranged("window_bits", number(window_bits).unwrap_or(12), 9..=15);
         let chunk_size = chunk(cx, chunk_size);
         Some(CompressorLibrary::Gzip {
             level,
             window_bits: window_bits?,
-            memory_level: memory_level?,
             chunk_size: chunk_size?,
         })
     }

@@ -216,11 +216,12 @@ fn retries(cx: &mut Cx, policy: core::RetryPolicy) -> Option<(u32, (Duration, Du
 }
 
 lower! { "envoy.extensions.filters.http.jwt_authn.v3.JwksAsyncFetch" pb::JwksAsyncFetch => JwksAsyncFetch, cx;
-    read { fast_listener, failed_refetch_duration }
+    read { failed_refetch_duration }
+    warn { fast_listener: "no listener waits for keys: they are fetched when the first token asks for them" }
     {
         let failed_refetch_duration =
             cx.timeout("failed_refetch_duration", failed_refetch_duration, Some(REFETCH)).unwrap_or(REFETCH);
-        Some(JwksAsyncFetch { fast_listener, failed_refetch_duration })
+        Some(JwksAsyncFetch { failed_refetch_duration })
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::extensions::filters::http::router::v3 as pb;
 use envoy_types::pb::envoy::extensions::filters::http::upstream_codec::v3::UpstreamCodec;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter as HttpFilterPb;
 
 use crate::lower::Cx;
 use crate::lower::http::filter::chain;
@@ -33,20 +34,32 @@ lower! { "envoy.extensions.filters.http.router.v3.Router" pb::Router => Router, 
         upstream_http_filters, reject_connect_request_early_data
     }
     {
-        let options = upstream_log_options.and_then(|o| cx.lower("upstream_log_options", o)).unwrap_or_default();
+        if let Some(options) = upstream_log_options {
+            let _: Option<()> = cx.lower("upstream_log_options", options);
+        }
+        if flag(reject_connect_request_early_data, false) {
+            cx.reject("reject_connect_request_early_data", "what comes before the answer to CONNECT is kept for it");
+        }
+        only_codec(cx, upstream_http_filters);
         Some(Router {
             dynamic_stats: flag(dynamic_stats, true),
             start_child_span,
             upstream_log: cx.list("upstream_log", upstream_log).into_iter().flatten().collect(),
-            flush_upstream_log_on_upstream_stream: options.0,
-            upstream_log_flush_interval: options.1,
             suppress_envoy_headers,
             strict_check_headers: strict(cx, strict_check_headers),
             respect_expected_rq_timeout,
             suppress_grpc_request_failure_code_stats,
-            upstream_filters: chain(cx, "upstream_http_filters", upstream_http_filters),
-            reject_connect_request_early_data: flag(reject_connect_request_early_data, false),
         })
+    }
+}
+
+/// The codec alone is what requests go through anyway.
+fn only_codec(cx: &mut Cx, filters: Vec<HttpFilterPb>) {
+    for filter in chain(cx, "upstream_http_filters", filters) {
+        if filter.kind != FilterKind::UpstreamCodec {
+            let why = format!("{}: filters of upstream requests are not implemented", filter.name);
+            cx.reject("upstream_http_filters", why);
+        }
     }
 }
 
@@ -63,12 +76,16 @@ fn strict(cx: &mut Cx, names: Vec<String>) -> Vec<Arc<str>> {
 }
 
 lower! { "envoy.extensions.filters.http.router.v3.Router.UpstreamAccessLogOptions"
-    pb::router::UpstreamAccessLogOptions => (bool, Option<Duration>), cx;
-    read { flush_upstream_log_on_upstream_stream, upstream_log_flush_interval }
+    pb::router::UpstreamAccessLogOptions => (), cx;
+    read {}
+    warn {
+        flush_upstream_log_on_upstream_stream: "a request upstream has one line, at its end",
+        upstream_log_flush_interval: "a request upstream has one line, at its end",
+    }
     {
-        let interval =
-            cx.duration_from("upstream_log_flush_interval", upstream_log_flush_interval, Duration::from_millis(1));
-        Some((flush_upstream_log_on_upstream_stream, interval))
+        let _ = flush_upstream_log_on_upstream_stream;
+        cx.duration_from("upstream_log_flush_interval", upstream_log_flush_interval, Duration::from_millis(1));
+        Some(())
     }
 }
 

@@ -19,7 +19,7 @@ use crate::lower::value::flag;
 use crate::model::http::filter::FilterKind;
 use crate::model::http::filters::{
     Buffer, CsrfPolicy, FilterStateValue, GrpcMethods, GrpcStats, HealthCheckFilter, Mutations,
-    MutationsFilter, QueryMutation, SetFilterState, SharedWithUpstream,
+    MutationsFilter, QueryMutation, SetFilterState,
 };
 use crate::model::http::header::AppendAction;
 
@@ -231,15 +231,15 @@ lower! { "envoy.extensions.filters.http.set_filter_state.v3.Config"
 
 lower! { "envoy.extensions.filters.common.set_filter_state.v3.FilterStateValue"
     state::FilterStateValue => FilterStateValue, cx;
-    read { factory_key, shared_with_upstream, skip_if_empty, key, value }
-    warn { read_only: "an object is set once only" }
+    read { skip_if_empty, key, value }
+    warn {
+        read_only: "an object is set once only",
+        factory_key: "every object is a text, whatever makes it elsewhere",
+        shared_with_upstream: "connections upstream do not know the state of a request",
+    }
     {
-        use state::filter_state_value::{Key, SharedWithUpstream as Shared, Value};
-        let shared_with_upstream = match cx.variant("shared_with_upstream", shared_with_upstream)? {
-            Shared::None => SharedWithUpstream::None,
-            Shared::Once => SharedWithUpstream::Once,
-            Shared::Transitive => SharedWithUpstream::Transitive,
-        };
+        use state::filter_state_value::{Key, SharedWithUpstream, Value};
+        cx.variant::<SharedWithUpstream>("shared_with_upstream", shared_with_upstream)?;
         let key: Option<Arc<str>> = match key {
             Some(Key::ObjectKey(key)) => cx.name("object_key", key),
             None => {
@@ -254,9 +254,7 @@ lower! { "envoy.extensions.filters.common.set_filter_state.v3.FilterStateValue"
                 None
             }
         };
-        let key = key?;
-        let factory_key = if factory_key.is_empty() { key.clone() } else { factory_key.into() };
-        Some(FilterStateValue { key, factory_key, value: value?, shared_with_upstream, skip_if_empty })
+        Some(FilterStateValue { key: key?, value: value?, skip_if_empty })
     }
 }
 

@@ -26,8 +26,8 @@ pub(super) fn encoding(library: Library) -> &'static str {
 impl Encoder {
     pub(super) fn new(library: Library) -> io::Result<Self> {
         Ok(match library {
-            // The library has one window and one amount of memory, which any decoder can do with.
-            Library::Gzip { level, window_bits: _, memory_level: _, chunk_size: _ } => Self::Gzip(
+            // The library has one window, which any decoder can do with.
+            Library::Gzip { level, window_bits: _, chunk_size: _ } => Self::Gzip(
                 GzEncoder::new(Vec::new(), level.map_or_else(Compression::default, Compression::new)),
             ),
             Library::Brotli { quality, window_bits, chunk_size } => {

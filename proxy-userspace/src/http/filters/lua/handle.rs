@@ -7,9 +7,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use mlua::{AnyUserData, Table, UserData, UserDataMethods, UserDataRef, Value};
 use proxy_config::model::Metadata;
+use proxy_config::model::metadata::Struct;
 
 use super::headers::{Headers, Of, from_table};
-use super::info::{Connection, Dynamic, Fixed, Info, Metadatas};
+use super::info::{Connection, Dynamic, Fixed, Info};
 use crate::http::filter::{LocalReply, Stop};
 use crate::http::filters::whole::Whole;
 use crate::http::pool::Caller;
@@ -52,8 +53,8 @@ pub(super) struct Lent {
 }
 
 impl Handle {
-    pub(super) fn lend(side: Side, stream: &mut Stream, name: &str) -> Self {
-        let fixed = Arc::new(Fixed::of(stream, name));
+    pub(super) fn lend(side: Side, stream: &mut Stream, name: &str, context: &Arc<Struct>) -> Self {
+        let fixed = Arc::new(Fixed::of(stream, name, context.clone()));
         let limit = match stream.conn.listener.buffer_limit {
             0 => MOST_BODY,
             limit => limit as usize,
@@ -283,7 +284,8 @@ impl UserData for Handle {
             }
             Err(this.respond(&headers, body.as_ref())?)
         });
-        methods.add_method("metadata", |_, this, ()| Ok(Metadatas { fixed: this.lock().fixed.clone() }));
+        methods.add_method("metadata", |_, this, ()| Ok(this.lock().fixed.metadata()));
+        methods.add_method("filterContext", |_, this, ()| Ok(this.lock().fixed.context()));
         methods.add_method("streamInfo", |_, this, ()| Ok(Info { handle: this.clone() }));
         methods.add_method("connection", |_, this, ()| Ok(Connection { fixed: this.lock().fixed.clone() }));
         methods.add_method("clearRouteCache", |_, this, ()| {

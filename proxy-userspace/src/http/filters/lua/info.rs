@@ -23,12 +23,14 @@ pub(super) struct Fixed {
     server_name: Option<Arc<str>>,
     tls: Option<Arc<TlsInfo>>,
     /// The route's, under the filter's name.
-    metadata: Option<Struct>,
+    metadata: Option<Arc<Struct>>,
+    /// `filter_context`: of the route, or the filter's own.
+    context: Arc<Struct>,
     pub(super) tasks: Tasks,
 }
 
 impl Fixed {
-    pub(super) fn of(stream: &Stream, name: &str) -> Self {
+    pub(super) fn of(stream: &Stream, name: &str, context: Arc<Struct>) -> Self {
         let (http, facts) = (stream.http(), &stream.entry.facts);
         Self {
             protocol: protocol(http.request.version),
@@ -39,7 +41,8 @@ impl Fixed {
             remote: facts.remote,
             server_name: facts.server_name.clone(),
             tls: facts.tls.clone(),
-            metadata: http.route_metadata.as_ref().and_then(|metadata| metadata.of(name).cloned()),
+            metadata: http.route_metadata.as_ref().and_then(|metadata| metadata.of(name).cloned()).map(Arc::new),
+            context,
             tasks: stream.conn.shared().tasks.clone(),
         }
     }
@@ -124,19 +127,26 @@ impl UserData for Ssl {
     }
 }
 
-pub(super) struct Metadatas {
-    pub(super) fixed: Arc<Fixed>,
+impl Fixed {
+    pub(super) fn metadata(&self) -> Metadatas {
+        Metadatas(self.metadata.clone().unwrap_or_default())
+    }
+
+    pub(super) fn context(&self) -> Metadatas {
+        Metadatas(self.context.clone())
+    }
 }
+
+/// Fields that a script can only read.
+pub(super) struct Metadatas(Arc<Struct>);
 
 impl UserData for Metadatas {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
         methods.add_method("get", |lua, this, key: String| {
-            let value = this.fixed.metadata.as_ref().and_then(|fields| fields.get(&key));
-            value.map_or(Ok(Value::Nil), |value| to_lua(lua, value))
+            this.0.get(&key).map_or(Ok(Value::Nil), |value| to_lua(lua, value))
         });
         methods.add_meta_method(MetaMethod::Pairs, |lua, this, ()| {
-            let fields = this.fixed.metadata.clone().unwrap_or_default();
-            let all: Vec<_> = fields.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+            let all: Vec<_> = this.0.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
             let mut all = all.into_iter();
             let next = lua.create_function_mut(move |lua, _: mlua::MultiValue| match all.next() {
                 Some((key, value)) => Ok((Some(key), to_lua(lua, &value)?)),

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use proxy_config::model::http::Content;
 use proxy_config::model::http::filters::{Lua as Model, LuaOverride};
+use proxy_config::model::metadata::Struct;
 
 use self::handle::{Handle, Side};
 use self::script::Script;
@@ -35,6 +36,7 @@ pub(super) struct Lua {
     code: Option<Arc<Script>>,
     named: HashMap<Arc<str>, Arc<Script>>,
     clear_route_cache: bool,
+    context: Arc<Struct>,
     shared: Arc<Shared>,
 }
 
@@ -60,12 +62,23 @@ impl Lua {
             code: model.code.as_ref().map(compile).transpose()?,
             named: named.collect::<Result<_, BuildError>>()?,
             clear_route_cache: model.clear_route_cache,
+            context: Arc::new(model.filter_context.clone()),
             shared: Arc::new(Shared {
                 stats: cx.parts.cluster.stats.block(prefix),
                 workers,
                 routes: Mutex::default(),
             }),
         })
+    }
+
+    /// The route's, or the filter's own.
+    fn context(&self, stream: &Stream) -> Arc<Struct> {
+        match stream.known_route().and_then(|route| route.filters().config(&self.name)) {
+            Some(RouteConfig::Lua(said)) if !said.filter_context.is_empty() => {
+                Arc::new(said.filter_context.clone())
+            }
+            Some(_) | None => self.context.clone(),
+        }
     }
 
     /// What the route says, or the filter's own.
@@ -125,6 +138,7 @@ impl Filter for Lua {
             name: self.name.clone(),
             shared: self.shared.clone(),
             clear_route_cache: self.clear_route_cache,
+            context: self.context(stream),
         }))
     }
 }
@@ -134,12 +148,13 @@ struct One {
     name: Arc<str>,
     shared: Arc<Shared>,
     clear_route_cache: bool,
+    context: Arc<Struct>,
 }
 
 impl One {
     async fn run(&mut self, side: Side, stream: &mut Stream) -> Result<(), Stop> {
         self.shared.stats.executions.inc();
-        let handle = Handle::lend(side, stream, &self.name);
+        let handle = Handle::lend(side, stream, &self.name, &self.context);
         let ran = self.script.run(side, stream.conn.worker, handle.clone()).await;
         let (changed, reply) = handle.give_back(stream);
         if side == Side::Request && changed && self.clear_route_cache {

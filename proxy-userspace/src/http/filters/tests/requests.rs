@@ -8,7 +8,7 @@ use proxy_config::model::access_log::LogFormat;
 use proxy_config::model::http::filters::{
     AbortKind, Buffer, CorsPolicy, CsrfPolicy, DelayKind, Fault, FaultAbort, FaultDelay, FaultRateLimit,
     FilterStateValue, HealthCheckFilter, HttpRbac, Mutations, MutationsFilter, QueryMutation, RateKind,
-    SetFilterState, SharedWithUpstream,
+    SetFilterState,
 };
 use proxy_config::model::http::header::HeaderMutation;
 use proxy_config::model::metadata::Value;
@@ -404,9 +404,7 @@ async fn answers_to_health_checks_are_kept() {
 async fn filter_state() {
     let value = |key: &str, format: &str, skip_if_empty| FilterStateValue {
         key: key.into(),
-        factory_key: "envoy.string".into(),
         value: LogFormat::Text { format: format.into(), omit_empty_values: true },
-        shared_with_upstream: SharedWithUpstream::None,
         skip_if_empty,
     };
     let values = vec![

@@ -15,6 +15,7 @@ use crate::http::router::reply::{self, Broken};
 use crate::http::router::retry::{Verdict, grpc_status, grpc_to_http};
 use crate::http::router::timeouts::Reached;
 use crate::http::router::tunnel::{self, Hold};
+use crate::http::router::upstream_log::Line;
 use crate::http::{Body, Reset, ResetReason, Response};
 use crate::telemetry::{Flags, Side};
 
@@ -54,6 +55,9 @@ impl Forward<'_> {
     pub(super) fn retried(&mut self, response: Response, mut hold: Hold) {
         self.cluster.pools().codes().charge_retry(response.head.status.as_u16());
         body::bytes(self.cluster, self.alarm.progress());
+        if let Some(line) = Line::of(self.stream, self.begun, Some(&response.head)) {
+            line.write(Flags::NONE, Some(self.alarm.progress()));
+        }
         if self.alarm.progress().last_received().is_some() || response.body.is_end() {
             hold.complete();
         } else if hold.is_http2() {
@@ -72,6 +76,8 @@ impl Forward<'_> {
             Reached::Stream => stats.upstream_rq_max_duration_reached.inc(),
         }
         self.cluster.report(host, Event::RequestTimeout);
+        self.timed_out = matches!(reached, Reached::PerTry | Reached::PerTryIdle);
+        self.log(if reached == Reached::Stream { Flags::UMSDR } else { Flags::UT });
         let details = body::details(reached);
         let flag = match reached {
             Reached::Global => Flags::UT,
@@ -105,6 +111,7 @@ impl Forward<'_> {
         } else {
             self.cluster.report(host, Event::RequestFailed);
         }
+        self.log(reply::flags(broken.reset.reason));
         let failure = broken.failure();
         self.stream.entry.outcome.upstream_failure = Some(failure.to_owned()).filter(|why| !why.is_empty());
         if self.goes_on(&broken.reset, sent, source) {
@@ -113,6 +120,13 @@ impl Forward<'_> {
         let reply = reply::reset(&broken, self.attempts, self.suppresses());
         self.charge(reply.status.as_u16(), Some(host));
         Err(self.refuse(reply))
+    }
+
+    /// An attempt without a response.
+    fn log(&self, flags: Flags) {
+        if let Some(line) = Line::of(self.stream, self.begun, None) {
+            line.write(flags, Some(self.alarm.progress()));
+        }
     }
 
     pub(super) fn goes_on(&mut self, reset: &Reset, sent: bool, source: &Payload) -> bool {
