@@ -84,7 +84,7 @@ lower! { "envoy.config.cluster.v3.Cluster" Cluster => model::Cluster, cx;
         };
         let http = http::options(cx, old, typed_extension_protocol_options);
         http::upstream_config(cx, upstream_config);
-        http::filters(cx, filters);
+        let metadata_exchange = http::filters(cx, filters);
         let common = common_lb_config.and_then(|config| cx.lower("common_lb_config", config)).unwrap_or_default();
         let (original_dst_lb_config, lb_config) = match lb_config {
             Some(LbConfig::OriginalDstLbConfig(config)) => (Some(config), None),
@@ -151,6 +151,7 @@ lower! { "envoy.config.cluster.v3.Cluster" Cluster => model::Cluster, cx;
             close_connections_on_host_health_failure,
             ignore_health_on_host_removal,
             wait_for_warm_on_init: flag(wait_for_warm_on_init, true),
+            metadata_exchange,
             metadata: crate::model::Packed::from(&super::core::metadata(cx, "metadata", metadata)),
         };
         let sockets = rest.transport_socket_matches.iter().map(|one| &one.transport_socket);

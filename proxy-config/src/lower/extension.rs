@@ -1,5 +1,7 @@
 //! Extensions: from the `Any` of a filter to the message inside, or the reason why not.
 
+use std::sync::Arc;
+
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::core::v3::{async_data_source, data_source};
 use envoy_types::pb::envoy::extensions::access_loggers as loggers;
@@ -10,6 +12,7 @@ use nf::http_connection_manager::v3::HttpConnectionManager;
 use prost::Message;
 
 use super::access_log::Logger;
+use super::http::filters::istio;
 pub use super::refused::{Dynamic, REFUSED, Refused};
 use super::{Cx, Lower, unserved};
 use crate::decode::any;
@@ -18,7 +21,9 @@ use crate::model::access_log::{LogFormat, LogSink};
 use crate::model::listener_filter::{ListenerFilter, TlsInspector};
 use crate::model::network_filter::NetworkFilter;
 use crate::proto::pb::envoy::extensions::filters::network::postgres_proxy::v3alpha::PostgresProxy;
+use crate::proto::pb::envoy::tcp::metadataexchange::config as mx;
 use crate::proto::pb::shunt::filters::network::smtp_starttls::v1::SmtpStarttls;
+use crate::proto::pb::stats;
 
 /// An extension's configuration: its message's full name and its bytes.
 #[derive(Debug)]
@@ -147,12 +152,18 @@ pub(super) fn network_filter(cx: &mut Cx, name: &str, any: Option<Any>) -> Optio
         nf::direct_response::v3::Config::NAME => e.lower::<nf::direct_response::v3::Config>(cx),
         PostgresProxy::NAME => e.lower::<PostgresProxy>(cx).map(NetworkFilter::PostgresProxy),
         SmtpStarttls::NAME => e.lower::<SmtpStarttls>(cx).map(NetworkFilter::SmtpStarttls),
-        "envoy.tcp.metadataexchange.config.MetadataExchange" => Some(metadata_exchange(cx)),
-        "stats.PluginConfig" => Some(istio_stats(cx)),
+        mx::MetadataExchange::NAME => {
+            e.lower::<mx::MetadataExchange>(cx).map(Arc::new).map(NetworkFilter::MetadataExchange)
+        }
+        stats::PluginConfig::NAME => {
+            e.lower::<stats::PluginConfig>(cx).map(Box::new).map(NetworkFilter::IstioStats)
+        }
         "envoy.extensions.filters.network.wasm.v3.Wasm" => {
             match wasm_config(&e).and_then(built_in_module).as_deref() {
-                Some("envoy.wasm.stats") => Some(istio_stats(cx)),
-                Some("envoy.wasm.metadata_exchange") => Some(metadata_exchange(cx)),
+                Some("envoy.wasm.stats") => Some(NetworkFilter::IstioStats(Box::new(istio::default_stats()))),
+                Some("envoy.wasm.metadata_exchange") => {
+                    Some(NetworkFilter::MetadataExchange(Arc::new(istio::default_exchange())))
+                }
                 Some(_) | None => e.refuse(cx),
             }
         }
@@ -163,16 +174,6 @@ pub(super) fn network_filter(cx: &mut Cx, name: &str, any: Option<Any>) -> Optio
             Some(_) | None => e.refuse_as(cx, name),
         },
     }
-}
-
-fn istio_stats(cx: &mut Cx) -> NetworkFilter {
-    cx.warn("typed_config", "istio.stats: Istio's metrics of connections are not produced yet");
-    NetworkFilter::IstioStats
-}
-
-fn metadata_exchange(cx: &mut Cx) -> NetworkFilter {
-    cx.warn("typed_config", "istio.metadata_exchange: peers are not asked for their metadata");
-    NetworkFilter::MetadataExchange
 }
 
 fn wasm_config(extension: &Extension) -> Option<PluginConfig> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::address::{BindConfig, TcpKeepalive};
 use super::config_source::ConfigSource;
 use super::endpoint::LoadAssignment;
+use super::http::istio::MetadataExchange;
 use super::http::{HeaderOption, HttpOptions};
 use super::matcher::StringMatcher;
 use super::metadata::Struct;
@@ -48,6 +49,8 @@ pub struct Cluster {
     pub close_connections_on_host_health_failure: bool,
     pub ignore_health_on_host_removal: bool,
     pub wait_for_warm_on_init: bool,
+    /// Its endpoints are asked who they are, and told.
+    pub metadata_exchange: Option<Arc<MetadataExchange>>,
     pub metadata: Packed,
 }
 
@@ -84,6 +87,7 @@ impl Cluster {
             close_connections_on_host_health_failure: false,
             ignore_health_on_host_removal: false,
             wait_for_warm_on_init: true,
+            metadata_exchange: None,
             metadata: Packed::default(),
         }
     }

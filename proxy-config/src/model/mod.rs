@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod config_source;
 pub mod discovered;
 pub mod endpoint;
+pub mod expression;
 pub mod grpc;
 pub mod http;
 pub mod listener;

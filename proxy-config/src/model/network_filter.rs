@@ -10,6 +10,7 @@ use super::config_source::ConfigSource;
 use super::discovered::Discovered;
 use super::http::Hcm;
 use super::http::header::{HeaderMatcher, HeaderOption};
+use super::http::istio::{IstioStats, MetadataExchange};
 use super::http::route_match::PathTemplate;
 use super::listener_filter::LocalRateLimit;
 use super::matcher::{MetadataMatcher, StringMatcher};
@@ -35,10 +36,10 @@ pub enum NetworkFilter {
     /// The bytes that are sent before the connection is closed.
     DirectResponse(Vec<u8>),
     Echo,
-    /// `istio.metadata_exchange`: peers are not asked for their metadata on plain TCP.
-    MetadataExchange,
-    /// `istio.stats`: no Istio metrics on TCP yet.
-    IstioStats,
+    /// `istio.metadata_exchange`.
+    MetadataExchange(Arc<MetadataExchange>),
+    /// `istio.stats`.
+    IstioStats(Box<IstioStats>),
     PostgresProxy(PostgresProxy),
     SmtpStarttls(SmtpStarttls),
     /// Its configuration comes by ECDS, under the filter's name.
@@ -75,8 +76,8 @@ impl NetworkFilter {
             | Self::SniCluster
             | Self::ConnectionLimit(_)
             | Self::LocalRateLimit(_)
-            | Self::MetadataExchange
-            | Self::IstioStats
+            | Self::MetadataExchange(_)
+            | Self::IstioStats(_)
             | Self::PostgresProxy(_)
             | Self::SmtpStarttls(_) => false,
         }
@@ -95,8 +96,8 @@ impl NetworkFilter {
             | Self::SniCluster
             | Self::ConnectionLimit(_)
             | Self::LocalRateLimit(_)
-            | Self::MetadataExchange
-            | Self::IstioStats
+            | Self::MetadataExchange(_)
+            | Self::IstioStats(_)
             | Self::Discovered(_)
             | Self::Unserved(_) => None,
         }

@@ -15,6 +15,7 @@ use pb::http_protocol_options::{
 use prost::Message;
 
 use crate::diagnostic::Segment;
+use crate::lower::extension::Extension;
 use crate::lower::http::filter::chain;
 use crate::lower::http::header::optional_name;
 use crate::lower::http::options::{Http1WithError, Http2WithError};
@@ -23,8 +24,10 @@ use crate::lower::value::number;
 use crate::lower::{Cx, Lower};
 use crate::model::TransportSocket;
 use crate::model::cluster::Preconnect;
+use crate::model::http::istio::MetadataExchange;
 use crate::model::http::options::UpstreamProtocol;
 use crate::model::http::{CommonHttpOptions, HttpOptions};
+use crate::proto::pb::envoy::tcp::metadataexchange::config as mx;
 
 registry! {
     pb::HttpProtocolOptions, inner::ExplicitHttpConfig, inner::UseDownstreamHttpConfig, inner::AutoHttpConfig,
@@ -296,30 +299,40 @@ pub fn upstream_config(cx: &mut Cx, config: Option<core::TypedExtensionConfig>) 
     }
 }
 
-/// Network filters on the way upstream: istio's peer metadata exchange is known and does nothing here.
-pub fn filters(cx: &mut Cx, filters: Vec<Filter>) {
+/// Network filters on the way upstream: Istio's exchange of peer metadata is the one that is known, and one of it is
+/// enough.
+pub fn filters(cx: &mut Cx, filters: Vec<Filter>) -> Option<Arc<MetadataExchange>> {
+    let mut exchange = None;
     cx.field("filters", |cx| {
         for (i, filter) in filters.into_iter().enumerate() {
-            cx.index(i, |cx| upstream_filter(cx, filter));
+            let lowered = cx.index(i, |cx| upstream_filter(cx, filter));
+            if exchange.is_some() && lowered.is_some() {
+                cx.index(i, |cx| cx.warn_here("peers are asked once: the first filter says how"));
+            }
+            exchange = exchange.take().or(lowered);
         }
     });
+    exchange
 }
 
-fn upstream_filter(cx: &mut Cx, filter: Filter) {
+fn upstream_filter(cx: &mut Cx, filter: Filter) -> Option<Arc<MetadataExchange>> {
     let Filter { name, typed_config, config_discovery } = filter;
     if config_discovery.is_some() {
-        return cx.reject("config_discovery", "the discovery of upstream filters is not implemented");
+        cx.reject("config_discovery", "the discovery of upstream filters is not implemented");
+        return None;
     }
-    match name.as_str() {
-        "" => cx.reject("name", "must not be empty"),
-        "istio.metadata_exchange" | "envoy.filters.network.upstream.metadata_exchange" => {
-            cx.warn_here(format!(
-                "\"{name}\": peers' metadata is not exchanged, since it needs istio's ALPN over mTLS"
-            ));
-        }
-        _ => {
-            let type_url = typed_config.map(|any| any.type_url).unwrap_or_default();
-            cx.reject_here(format!("\"{name}\": no such upstream filter is implemented ({type_url})"));
-        }
+    if name.is_empty() {
+        cx.reject("name", "must not be empty");
+        return None;
     }
+    let Some(any) = typed_config else {
+        cx.reject_here(format!("\"{name}\": typed_config is required"));
+        return None;
+    };
+    let e = Extension::unpack(cx, &any)?;
+    if e.type_name == mx::MetadataExchange::NAME {
+        return e.lower::<mx::MetadataExchange>(cx).map(Arc::new);
+    }
+    cx.reject_here(format!("\"{name}\": no such upstream filter is implemented ({})", any.type_url));
+    None
 }

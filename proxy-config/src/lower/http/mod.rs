@@ -4,7 +4,7 @@ pub(super) mod action;
 mod action_parts;
 mod discovered;
 pub(super) mod filter;
-mod filters;
+pub(super) mod filters;
 mod hcm;
 mod hcm_parts;
 pub(super) mod header;

@@ -233,5 +233,5 @@ fn a_module_that_istio_has_built_in_is_its_filter() {
     else {
         panic!("{kinds:?}")
     };
-    assert!(peer.upstream_propagation.is_some());
+    assert!(!peer.upstream_propagation.is_empty());
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::model::expression::Expression;
+
 /// `istio.alpn`: what is offered to the upstream, by the protocol that it is spoken to in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IstioAlpn {
@@ -19,27 +21,38 @@ pub struct PeerMetadata {
     pub downstream_discovery: Vec<PeerDiscovery>,
     /// How the upstream's is.
     pub upstream_discovery: Vec<PeerDiscovery>,
-    /// Whether the client is told who we are, in the response.
-    pub downstream_propagation: Option<PeerPropagation>,
-    pub upstream_propagation: Option<PeerPropagation>,
-    pub shared_with_upstream: bool,
+    /// How the client is told who we are, in the response.
+    pub downstream_propagation: Vec<PeerPropagation>,
+    pub upstream_propagation: Vec<PeerPropagation>,
     /// Labels that are kept beside the usual ones.
     pub additional_labels: Vec<Arc<str>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerDiscovery {
-    /// `x-envoy-peer-metadata` and `x-envoy-peer-metadata-id`.
-    IstioHeaders { skip_external_clusters: bool },
-    /// By the address, of a workload that was discovered.
-    Workload,
+    /// `x-envoy-peer-metadata` and `x-envoy-peer-metadata-id`, which go no further.
+    IstioHeaders,
+    /// Of a client: its `baggage`.
+    Baggage,
 }
 
-/// By `x-envoy-peer-metadata`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PeerPropagation {
-    /// Clusters outside of the mesh are told nothing.
-    pub skip_external_clusters: bool,
+pub enum PeerPropagation {
+    /// By `x-envoy-peer-metadata` and its id.
+    IstioHeaders {
+        /// Clusters outside of the mesh are told nothing.
+        skip_external_clusters: bool,
+    },
+    Baggage,
+}
+
+/// `envoy.tcp.metadataexchange.config.MetadataExchange`: who peers are, before their first byte.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetadataExchange {
+    /// ALPN: only those that agree on it tell each other.
+    pub protocol: Arc<str>,
+    /// As [`PeerMetadata`]'s.
+    pub additional_labels: Vec<Arc<str>>,
 }
 
 /// `stats.PluginConfig`, as `istio.stats` and as Wasm's `envoy.wasm.stats`.
@@ -47,8 +60,8 @@ pub struct PeerPropagation {
 pub struct IstioStats {
     /// `destination_service` is that of the host header only where that is known otherwise.
     pub disable_host_header_fallback: bool,
-    /// Default 15 s.
-    pub tcp_reporting_duration: Duration,
+    /// How often long connections are reported; `None`: at their end. Default 5 s.
+    pub tcp_reporting_duration: Option<Duration>,
     pub metrics: Vec<IstioMetric>,
     pub definitions: Vec<IstioMetricDefinition>,
     /// SERVER_GATEWAY: the reporter is a gateway of its own.
@@ -63,23 +76,21 @@ pub struct IstioRotation {
     pub grace_period: Duration,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct IstioMetric {
     /// `requests_total`; empty: all.
     pub name: Arc<str>,
-    /// Labels, and the expressions of their values.
-    pub dimensions: BTreeMap<Arc<str>, Arc<str>>,
+    /// Labels, and the expressions of their values; `None`: one that is not understood. A label of Istio's own goes
+    /// then, and no other comes.
+    pub dimensions: BTreeMap<Arc<str>, Option<Expression>>,
     pub tags_to_remove: Vec<Arc<str>>,
-    /// The expression under which all of this holds; empty: always.
-    pub condition: Arc<str>,
     pub drop: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct IstioMetricDefinition {
     pub name: Arc<str>,
-    /// The expression of its value.
-    pub value: Arc<str>,
+    pub value: Expression,
     pub kind: IstioMetricKind,
 }
 

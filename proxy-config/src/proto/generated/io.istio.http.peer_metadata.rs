@@ -55,14 +55,29 @@ pub mod config {
             "/io.istio.http.peer_metadata.Config.IstioHeaders".into()
         }
     }
-    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct UpstreamFilterState {
+        #[prost(string, tag = "1")]
+        pub peer_metadata_key: ::prost::alloc::string::String,
+    }
+    impl ::prost::Name for UpstreamFilterState {
+        const NAME: &'static str = "UpstreamFilterState";
+        const PACKAGE: &'static str = "io.istio.http.peer_metadata";
+        fn full_name() -> ::prost::alloc::string::String {
+            "io.istio.http.peer_metadata.Config.UpstreamFilterState".into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "/io.istio.http.peer_metadata.Config.UpstreamFilterState".into()
+        }
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct DiscoveryMethod {
-        #[prost(oneof = "discovery_method::MethodSpecifier", tags = "1, 2, 3")]
+        #[prost(oneof = "discovery_method::MethodSpecifier", tags = "1, 2, 3, 4")]
         pub method_specifier: ::core::option::Option<discovery_method::MethodSpecifier>,
     }
     /// Nested message and enum types in `DiscoveryMethod`.
     pub mod discovery_method {
-        #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+        #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
         pub enum MethodSpecifier {
             #[prost(message, tag = "1")]
             Baggage(super::Baggage),
@@ -70,6 +85,8 @@ pub mod config {
             WorkloadDiscovery(super::WorkloadDiscovery),
             #[prost(message, tag = "3")]
             IstioHeaders(super::IstioHeaders),
+            #[prost(message, tag = "4")]
+            UpstreamFilterState(super::UpstreamFilterState),
         }
     }
     impl ::prost::Name for DiscoveryMethod {
@@ -84,7 +101,7 @@ pub mod config {
     }
     #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct PropagationMethod {
-        #[prost(oneof = "propagation_method::MethodSpecifier", tags = "1")]
+        #[prost(oneof = "propagation_method::MethodSpecifier", tags = "1, 2")]
         pub method_specifier: ::core::option::Option<
             propagation_method::MethodSpecifier,
         >,
@@ -95,6 +112,8 @@ pub mod config {
         pub enum MethodSpecifier {
             #[prost(message, tag = "1")]
             IstioHeaders(super::IstioHeaders),
+            #[prost(message, tag = "2")]
+            Baggage(super::Baggage),
         }
     }
     impl ::prost::Name for PropagationMethod {

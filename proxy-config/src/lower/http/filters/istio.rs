@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::lower::Cx;
 use crate::lower::registry::registry;
+use crate::model::expression::Expression;
 use crate::model::http::istio::{
-    IstioAlpn, IstioMetric, IstioMetricDefinition, IstioMetricKind, IstioRotation, IstioStats, PeerDiscovery,
-    PeerMetadata, PeerPropagation,
+    IstioAlpn, IstioMetric, IstioMetricDefinition, IstioMetricKind, IstioRotation, IstioStats,
+    MetadataExchange, PeerDiscovery, PeerMetadata, PeerPropagation,
 };
+use crate::proto::pb::envoy::tcp::metadataexchange::config as mx;
 use crate::proto::pb::io::istio::http::peer_metadata as peer;
 use crate::proto::pb::istio::envoy::config::filter::http::alpn::v2alpha1 as alpn;
 use crate::proto::pb::stats;
@@ -16,10 +19,12 @@ use peer::config::{discovery_method, propagation_method};
 
 registry! {
     alpn::FilterConfig, alpn::filter_config::AlpnOverride, peer::Config, peer::config::DiscoveryMethod,
-    peer::config::PropagationMethod, stats::PluginConfig, stats::MetricConfig, stats::MetricDefinition,
+    peer::config::PropagationMethod, mx::MetadataExchange, stats::PluginConfig, stats::MetricConfig, stats::MetricDefinition,
 }
 
-const TCP_REPORTING: Duration = Duration::from_secs(15);
+/// As Istio's proxy has it.
+const TCP_REPORTING: Duration = Duration::from_secs(5);
+const GRACE_PERIOD: Duration = Duration::from_secs(300);
 
 type Override = (alpn::filter_config::Protocol, Vec<Arc<str>>);
 
@@ -53,18 +58,18 @@ lower! { "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig.AlpnOverride
 }
 
 lower! { "io.istio.http.peer_metadata.Config" peer::Config => PeerMetadata, cx;
-    read {
-        downstream_discovery, upstream_discovery, downstream_propagation, upstream_propagation,
-        shared_with_upstream, additional_labels
-    }
+    read { downstream_discovery, upstream_discovery, downstream_propagation, upstream_propagation, additional_labels }
+    warn { shared_with_upstream: "has no effect: filter state is not shared with internal listeners" }
     {
-        let propagation = |found: Vec<PeerPropagation>| found.into_iter().next();
+        let upstream_discovery = flattened(cx.list("upstream_discovery", upstream_discovery));
+        if upstream_discovery.contains(&PeerDiscovery::Baggage) {
+            cx.warn("upstream_discovery", "baggage is only looked for in requests");
+        }
         Some(PeerMetadata {
             downstream_discovery: flattened(cx.list("downstream_discovery", downstream_discovery)),
-            upstream_discovery: flattened(cx.list("upstream_discovery", upstream_discovery)),
-            downstream_propagation: propagation(cx.list("downstream_propagation", downstream_propagation)),
-            upstream_propagation: propagation(cx.list("upstream_propagation", upstream_propagation)),
-            shared_with_upstream,
+            upstream_discovery: upstream_discovery.into_iter().filter(|by| *by != PeerDiscovery::Baggage).collect(),
+            downstream_propagation: cx.list("downstream_propagation", downstream_propagation),
+            upstream_propagation: cx.list("upstream_propagation", upstream_propagation),
             additional_labels: additional_labels.into_iter().map(Into::into).collect(),
         })
     }
@@ -82,13 +87,19 @@ lower! { "io.istio.http.peer_metadata.Config.DiscoveryMethod"
         use discovery_method::MethodSpecifier;
         match method_specifier {
             Some(MethodSpecifier::IstioHeaders(peer::config::IstioHeaders { skip_external_clusters })) => {
-                Some(Some(PeerDiscovery::IstioHeaders { skip_external_clusters }))
+                if skip_external_clusters {
+                    cx.warn("istio_headers", "skip_external_clusters has no effect where peers are looked for");
+                }
+                Some(Some(PeerDiscovery::IstioHeaders))
             }
             Some(MethodSpecifier::WorkloadDiscovery(peer::config::WorkloadDiscovery {})) => {
-                Some(Some(PeerDiscovery::Workload))
+                cx.warn("workload_discovery", "workloads are not discovered: peers are not known by their address");
+                Some(None)
             }
-            Some(MethodSpecifier::Baggage(peer::config::Baggage {})) => {
-                cx.warn("baggage", "peers are not known by their baggage");
+            Some(MethodSpecifier::Baggage(peer::config::Baggage {})) => Some(Some(PeerDiscovery::Baggage)),
+            Some(MethodSpecifier::UpstreamFilterState(peer::config::UpstreamFilterState { peer_metadata_key })) => {
+                let why = format!("\"{peer_metadata_key}\": connections upstream have no filter state");
+                cx.warn("upstream_filter_state", why);
                 Some(None)
             }
             None => {
@@ -106,12 +117,27 @@ lower! { "io.istio.http.peer_metadata.Config.PropagationMethod"
         match method_specifier {
             Some(propagation_method::MethodSpecifier::IstioHeaders(peer::config::IstioHeaders {
                 skip_external_clusters,
-            })) => Some(PeerPropagation { skip_external_clusters }),
+            })) => Some(PeerPropagation::IstioHeaders { skip_external_clusters }),
+            Some(propagation_method::MethodSpecifier::Baggage(peer::config::Baggage {})) => {
+                Some(PeerPropagation::Baggage)
+            }
             None => {
-                cx.reject("method_specifier", "istio_headers is required");
+                cx.reject("method_specifier", "is required");
                 None
             }
         }
+    }
+}
+
+lower! { "envoy.tcp.metadataexchange.config.MetadataExchange" mx::MetadataExchange => MetadataExchange, cx;
+    read { protocol, additional_labels }
+    warn { enable_discovery: "workloads are not discovered: peers are not known by their address" }
+    {
+        let protocol = cx.name("protocol", protocol)?;
+        Some(MetadataExchange {
+            protocol,
+            additional_labels: additional_labels.into_iter().map(Into::into).collect(),
+        })
     }
 }
 
@@ -127,16 +153,17 @@ lower! { "stats.PluginConfig" stats::PluginConfig => IstioStats, cx;
         };
         let interval = cx.timeout("rescoping_duration", rescoping_duration, None);
         let grace_period = cx.duration("scope_grace_period_duration", scope_grace_period_duration);
-        let rotation = interval.map(|interval| IstioRotation { interval, grace_period: grace_period.unwrap_or(interval) });
+        let rotation =
+            interval.map(|interval| IstioRotation { interval, grace_period: grace_period.unwrap_or(GRACE_PERIOD) });
         if grace_period.is_some() && rotation.is_none() {
             cx.warn("scope_grace_period_duration", "has no effect without a rotation");
         }
         let reporting = cx.timeout("tcp_reporting_duration", tcp_reporting_duration, Some(TCP_REPORTING));
         Some(IstioStats {
             disable_host_header_fallback,
-            tcp_reporting_duration: reporting.unwrap_or(TCP_REPORTING),
+            tcp_reporting_duration: reporting,
             metrics: cx.list("metrics", metrics),
-            definitions: cx.list("definitions", definitions),
+            definitions: flattened(cx.list("definitions", definitions)),
             server_gateway,
             rotation,
         })
@@ -144,22 +171,25 @@ lower! { "stats.PluginConfig" stats::PluginConfig => IstioStats, cx;
 }
 
 lower! { "stats.MetricConfig" stats::MetricConfig => IstioMetric, cx;
-    read { dimensions, name, tags_to_remove, r#match, drop }
+    read { dimensions, name, tags_to_remove, drop }
+    warn { r#match: "has no effect, as in Istio's proxy: the override always holds" }
     {
-        let _ = cx;
-        let dimensions: BTreeMap<_, _> =
-            dimensions.into_iter().map(|(label, expression)| (label.into(), expression.into())).collect();
+        let dimensions: BTreeMap<_, _> = dimensions.into_iter().collect();
+        let dimensions = dimensions.into_iter().map(|(label, text)| {
+            let expression = expression(cx, "dimensions", &label, &text);
+            (Arc::from(label), expression)
+        });
         Some(IstioMetric {
             name: name.into(),
-            dimensions,
+            dimensions: dimensions.collect(),
             tags_to_remove: tags_to_remove.into_iter().map(Into::into).collect(),
-            condition: r#match.into(),
             drop,
         })
     }
 }
 
-lower! { "stats.MetricDefinition" stats::MetricDefinition => IstioMetricDefinition, cx;
+// `None`: its value is not understood. As Istio's proxy, which then has no such metric.
+lower! { "stats.MetricDefinition" stats::MetricDefinition => Option<IstioMetricDefinition>, cx;
     read { name, value, r#type }
     {
         let kind = match cx.variant("type", r#type)? {
@@ -168,15 +198,41 @@ lower! { "stats.MetricDefinition" stats::MetricDefinition => IstioMetricDefiniti
             stats::MetricType::Histogram => IstioMetricKind::Histogram,
         };
         let name: Option<Arc<str>> = cx.name("name", name);
-        Some(IstioMetricDefinition { name: name?, value: value.into(), kind })
+        let name = name?;
+        let value = expression(cx, "value", &name, &value);
+        Some(value.map(|value| IstioMetricDefinition { name, value, kind }))
     }
+}
+
+/// Says what of it is not understood. Nobody's requests depend on it.
+fn expression(cx: &mut Cx, field: &'static str, whose: &str, text: &str) -> Option<Expression> {
+    match Expression::parse(text) {
+        Ok(expression) => {
+            for name in expression.strangers() {
+                cx.warn(
+                    field,
+                    format!("\"{whose}\": {text}: nothing is known of \"{name}\": its value is unknown"),
+                );
+            }
+            Some(expression)
+        }
+        Err(why) => {
+            cx.warn(field, format!("\"{whose}\": {text}: {why}"));
+            None
+        }
+    }
+}
+
+/// What Istio asks its own by.
+pub(in crate::lower) fn default_exchange() -> MetadataExchange {
+    MetadataExchange { protocol: "istio-peer-exchange".into(), additional_labels: Vec::new() }
 }
 
 /// The filter that Istio's proxy has under a module's name.
 pub(in crate::lower) fn default_stats() -> IstioStats {
     IstioStats {
         disable_host_header_fallback: false,
-        tcp_reporting_duration: TCP_REPORTING,
+        tcp_reporting_duration: Some(TCP_REPORTING),
         metrics: Vec::new(),
         definitions: Vec::new(),
         server_gateway: false,
@@ -186,12 +242,12 @@ pub(in crate::lower) fn default_stats() -> IstioStats {
 
 /// As that module: by headers, both ways.
 pub(in crate::lower) fn default_peer_metadata() -> PeerMetadata {
-    let discovery = vec![PeerDiscovery::IstioHeaders { skip_external_clusters: false }];
-    let propagation = Some(PeerPropagation { skip_external_clusters: false });
+    let discovery = vec![PeerDiscovery::IstioHeaders];
+    let propagation = vec![PeerPropagation::IstioHeaders { skip_external_clusters: false }];
     PeerMetadata {
         downstream_discovery: discovery.clone(),
         upstream_discovery: discovery,
-        downstream_propagation: propagation,
+        downstream_propagation: propagation.clone(),
         upstream_propagation: propagation,
         ..PeerMetadata::default()
     }

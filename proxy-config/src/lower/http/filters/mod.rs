@@ -4,7 +4,7 @@ pub(super) mod compressor;
 pub(in crate::lower) mod cors;
 pub(super) mod ext_authz;
 pub(super) mod fault;
-pub(super) mod istio;
+pub(in crate::lower) mod istio;
 pub(super) mod jwt;
 pub(super) mod local_ratelimit;
 pub(super) mod lua;
