@@ -19,6 +19,7 @@ pub mod drain;
 pub mod ebpf;
 mod enrolment;
 pub mod http;
+pub mod istio;
 mod kernel_log;
 pub mod listener;
 pub mod logging;

@@ -18,6 +18,7 @@ use crate::admin::View as _;
 use crate::cluster::Env;
 use crate::drain::Drain;
 use crate::http;
+use crate::istio::Local;
 use crate::net::{Dial, Place};
 use crate::network::local_ratelimit::Buckets;
 use crate::secret::Secrets;
@@ -113,6 +114,9 @@ impl Sidecar {
         if let (Some(bootstrap), Some(decoder)) = (bootstrap, &decoder) {
             let secrets = Secrets::new(&bootstrap.secrets, (&stats, &tasks), &common.directories, &sources)?;
             env.transport.secrets = Arc::new(secrets.read_by(decoder));
+        }
+        if let Some(bootstrap) = bootstrap {
+            env.transport.local = Arc::new(Local::new(&bootstrap.node));
         }
         let sinks = Arc::new(Sinks::new(common.log_flush_interval, &stats));
         let buckets = Arc::<Buckets>::default();

@@ -163,8 +163,8 @@ impl Question {
                 | NetworkFilter::LocalRateLimit(_)
                 | NetworkFilter::DirectResponse(_)
                 | NetworkFilter::Echo
-                | NetworkFilter::MetadataExchange
-                | NetworkFilter::IstioStats
+                | NetworkFilter::MetadataExchange(_)
+                | NetworkFilter::IstioStats(_)
                 | NetworkFilter::PostgresProxy(_)
                 | NetworkFilter::SmtpStarttls(_) => {}
             }

@@ -10,6 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -22,6 +23,7 @@ use super::Cluster;
 use super::breaker::Overflow;
 use super::host::Host;
 use crate::clock;
+use crate::istio::Slot;
 use crate::net::facts::Facts;
 use crate::net::socket::Socket as StreamSocket;
 use crate::net::wire::Wire;
@@ -67,6 +69,8 @@ pub struct Connected {
     pub io: Io,
     /// None: `raw_buffer`.
     pub transport: Option<Box<dyn Transport>>,
+    /// Who is there, where the cluster asks.
+    pub peer: Option<Arc<Slot>>,
     pub took: Duration,
 }
 
@@ -156,11 +160,12 @@ pub(super) async fn to(
 ) -> Result<Connected, ConnectError> {
     let start = clock::now();
     let io = open(cluster, address, dial, client.source).await?;
-    let transport = match cluster.transport(host) {
+    let mut transport = match cluster.transport(host) {
         Some(factory) => Some(secure(factory.as_ref(), host, &io, client).await?),
         None => None,
     };
-    Ok(Connected { io, transport, took: start.elapsed() })
+    let peer = cluster.exchange.as_ref().map(|exchange| exchange.enter(&mut transport));
+    Ok(Connected { io, transport, peer, took: start.elapsed() })
 }
 
 async fn secure(

@@ -43,6 +43,7 @@ use self::lb::LbState;
 use self::outlier::Detector;
 use crate::clock::{self, Instant};
 use crate::http::pool::{Ground, Pools};
+use crate::istio::Exchange;
 use crate::net::Dial;
 use crate::secret::Slot;
 use crate::task::Tasks;
@@ -62,6 +63,8 @@ pub struct Cluster {
     pools: Pools,
     /// Makes the transports of connections on the cluster's own socket; none for `raw_buffer`.
     transport: Option<Arc<dyn Factory>>,
+    /// Asks its endpoints who they are.
+    exchange: Option<Arc<Exchange>>,
     /// Of each of `transport_socket_matches`.
     matches: Box<[SocketMatch]>,
     random: Arc<dyn Random>,
@@ -216,9 +219,12 @@ impl Cluster {
             Ok(SocketMatch { stats, transport: build(&one.transport_socket)? })
         });
         let stats: Arc<ClusterStats> = env.stats.block(prefix.clone());
+        let exchange = model.metadata_exchange.as_ref();
+        let exchange = exchange.map(|model| Exchange::new(model, &env.transport.local, &env.stats));
         let mut cluster = Self {
             transport: build(&model.transport_socket)?,
             matches: matches.collect::<Result<_, BuildError>>()?,
+            exchange: exchange.map(Arc::new),
             secrets: Box::default(),
             lb: ArcSwap::from_pointee(LbState::empty()),
             updating: Mutex::new(()),

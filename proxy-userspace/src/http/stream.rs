@@ -8,10 +8,11 @@ use super::route::Routed;
 use super::{Body, Hcm, RequestHead, ResponseHead, Routes, Upload};
 use crate::clock::Start;
 use crate::cluster::Cluster;
+use crate::istio::Peers;
 use crate::net::{Dial, Direction, Place, Shared};
 use crate::task::workers;
 use crate::telemetry::trace::Span;
-use crate::telemetry::{Bytes, Entry, Flags, HttpEntry, LogType, Outcome, Side, Upstream};
+use crate::telemetry::{Entry, Flags, HttpEntry, LogType, Outcome, Side};
 use crate::world::{Base, Live};
 
 /// What all streams of a client's connection share.
@@ -75,18 +76,14 @@ impl Stream {
         let parent = &conn.connection;
         let entry = Entry {
             start: start.wall,
-            origin: parent.origin.clone(),
-            facts: parent.facts.clone(),
             original_dst: parent.original_dst,
             filter_chain: parent.filter_chain.clone(),
             listener_metadata: parent.listener_metadata.clone(),
             filter_chain_metadata: parent.filter_chain_metadata.clone(),
-            upstream: Upstream::default(),
-            bytes: Bytes::default(),
-            duration: std::time::Duration::ZERO,
-            log_type: LogType::DownstreamEnd,
             outcome: Outcome::new(Side::Internal, Flags::NONE, ""),
+            peers: Peers { downstream: parent.peers.downstream.clone(), upstream: None },
             http: Some(Box::new(HttpEntry::new(head, start.at))),
+            ..Entry::new(parent.origin.clone(), parent.facts.clone(), LogType::DownstreamEnd)
         };
         let routes = conn.hcm.routes.now();
         Self {

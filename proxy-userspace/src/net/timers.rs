@@ -22,8 +22,17 @@ pub struct Limits {
     pub deadline: Option<Instant>,
     /// A periodic access log line.
     pub flush_every: Option<Duration>,
+    /// Whoever counts connections while they live is told.
+    pub report_every: Option<Duration>,
     /// Bytes that may wait in one direction.
     pub buffer: usize,
+}
+
+/// What is due while a relay goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    Line,
+    Report,
 }
 
 /// On which side bytes have moved.
@@ -38,6 +47,7 @@ pub(crate) struct Timers<'a> {
     downstream: Instant,
     upstream: Instant,
     flush: Option<Instant>,
+    report: Option<Instant>,
     /// Whether the timer has been polled, and so will wake the task.
     armed: bool,
 }
@@ -45,16 +55,17 @@ pub(crate) struct Timers<'a> {
 impl<'a> Timers<'a> {
     pub(crate) fn new(limits: &'a Limits, now: Instant) -> Self {
         let flush = limits.flush_every.map(|every| now + every);
-        Self { limits, downstream: now, upstream: now, flush, armed: false }
+        let report = limits.report_every.map(|every| now + every);
+        Self { limits, downstream: now, upstream: now, flush, report, armed: false }
     }
 
     /// When the next limit is reached if nothing moves; `None` where there is no limit.
     pub(crate) fn next(&self) -> Option<Instant> {
         let ends = self.ends().into_iter().filter_map(|(at, _)| at);
-        ends.chain(self.flush).min()
+        ends.chain(self.flush).chain(self.report).min()
     }
 
-    /// Ends the relay where a limit is reached; calls `flush` where a line is due.
+    /// Ends the relay where a limit is reached; calls `due` for what else there is to be done.
     ///
     /// The timer is not moved at each byte, only when it fires too early.
     pub(crate) fn poll(
@@ -62,7 +73,7 @@ impl<'a> Timers<'a> {
         mut sleep: Pin<&mut Sleep>,
         moved: Moved,
         cx: &mut Context<'_>,
-        mut flush: impl FnMut(),
+        mut due: impl FnMut(Due),
     ) -> Poll<End> {
         if moved.downstream || moved.upstream {
             let now = clock::now();
@@ -80,11 +91,17 @@ impl<'a> Timers<'a> {
             if let Some(end) = self.reached(now) {
                 return Poll::Ready(end);
             }
-            if let (Some(at), Some(every)) = (self.flush, self.limits.flush_every)
-                && at <= now
-            {
-                self.flush = Some(now + every);
-                flush();
+            let limits = self.limits;
+            for (at, every, what) in [
+                (&mut self.flush, limits.flush_every, Due::Line),
+                (&mut self.report, limits.report_every, Due::Report),
+            ] {
+                if let Some(every) = every
+                    && at.is_some_and(|at| at <= now)
+                {
+                    *at = Some(now + every);
+                    due(what);
+                }
             }
             let Some(next) = self.next() else { return Poll::Pending };
             sleep.as_mut().reset(next);
@@ -129,13 +146,14 @@ mod tests {
             upstream_idle: Some(LONGEST),
             deadline: Some(now + LONGEST.mul_f64(2.0)),
             flush_every: Some(LONGEST),
+            report_every: Some(LONGEST),
             buffer: 0,
         };
         let mut timers = Timers::new(&limits, now);
         let mut sleep = pin!(sleep_until(timers.next().unwrap()));
         let moved = Moved { downstream: true, upstream: false };
         let mut poll =
-            |cx: &mut Context<'_>| timers.poll(sleep.as_mut(), moved, cx, || panic!("a line is due"));
+            |cx: &mut Context<'_>| timers.poll(sleep.as_mut(), moved, cx, |_| panic!("a line is due"));
         assert!(poll_fn(|cx| Poll::Ready(poll(cx).is_pending())).await);
     }
 }

@@ -115,6 +115,7 @@ async fn between(wrapped: [bool; 2], leftover: Leftover) -> Relayed {
             upstream_idle: None,
             deadline: None,
             flush_every: None,
+            report_every: None,
             buffer: usize::MAX,
         };
         let terms = Terms {

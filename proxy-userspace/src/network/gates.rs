@@ -162,8 +162,8 @@ fn gate(filter: &NetworkFilter, stats: &Stats, buckets: &Buckets) -> Option<Gate
             Some(Gate::LocalRateLimit(LocalRateLimit::new(limit, stats, buckets)))
         }
         NetworkFilter::SniCluster => Some(Gate::SniCluster),
-        NetworkFilter::MetadataExchange
-        | NetworkFilter::IstioStats
+        NetworkFilter::MetadataExchange(_)
+        | NetworkFilter::IstioStats(_)
         | NetworkFilter::PostgresProxy(_)
         | NetworkFilter::SmtpStarttls(_)
         | NetworkFilter::TcpProxy(_)

@@ -28,6 +28,7 @@ use self::tcp_proxy::TcpProxy;
 use crate::clock::Instant;
 use crate::drain::Guard;
 use crate::http::{Hcm, manager};
+use crate::istio::{Exchange, Recorder, Report};
 use crate::net::conn::reset_on_close;
 use crate::net::copy::is_reset;
 use crate::net::socket::Socket;
@@ -86,6 +87,10 @@ pub struct Filters {
     pub gates: Gates,
     /// Speaks the beginning of a protocol that turns to TLS.
     pub driver: Option<Box<dyn Driver>>,
+    /// Asks clients who they are.
+    pub exchange: Option<Arc<Exchange>>,
+    /// Count connections while they live.
+    pub recorders: Vec<Arc<Recorder>>,
     pub last: Last,
 }
 
@@ -146,6 +151,7 @@ async fn through<'a>(conn: &mut Conn<'a>, chain: &'a Chain) -> Outcome {
     }
     conn.cluster.clone_from(&entered.cluster);
     conn.gates = filters.gates.needs_first_byte().then_some(&filters.gates);
+    filters.recorders.iter().for_each(|recorder| conn.record.count(Report::new(recorder.clone())));
     if let Last::TcpProxy(proxy) = &filters.last {
         tcp_proxy::enter(conn, proxy);
     }
@@ -155,6 +161,9 @@ async fn through<'a>(conn: &mut Conn<'a>, chain: &'a Chain) -> Outcome {
         if let Err(failure) = ready {
             return failure;
         }
+    }
+    if let Some(exchange) = &filters.exchange {
+        conn.record.entry.peers.downstream = Some(exchange.enter(&mut conn.transport));
     }
     match &filters.last {
         Last::TcpProxy(proxy) => tcp_proxy::run(conn, proxy, filters.driver.as_deref()).await,

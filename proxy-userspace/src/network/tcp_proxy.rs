@@ -61,13 +61,14 @@ impl TcpProxy {
         })
     }
 
-    fn limits(&self, deadline: Option<Instant>, buffer: usize) -> Limits {
+    fn limits(&self, deadline: Option<Instant>, report_every: Option<Duration>, buffer: usize) -> Limits {
         Limits {
             idle: self.model.idle_timeout,
             downstream_idle: self.model.downstream_idle_timeout,
             upstream_idle: self.model.upstream_idle_timeout,
             deadline,
             flush_every: self.model.access_log_flush_interval,
+            report_every,
             buffer,
         }
     }
@@ -145,7 +146,7 @@ async fn carry(
     let cluster = &up.cluster;
     let model = &cluster.model;
     let buffers = [conn.listener.buffer_limit, model.per_connection_buffer_limit_bytes];
-    let limits = proxy.limits(deadline, least(buffers));
+    let limits = proxy.limits(deadline, conn.record.report_every(), least(buffers));
     let closes = model.close_connections_on_host_health_failure
         || model.common_lb.close_connections_on_host_set_change;
     let terms = Terms {

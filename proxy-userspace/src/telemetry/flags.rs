@@ -74,6 +74,11 @@ impl Flags {
         self.0 & other.0 == other.0
     }
 
+    /// As a vector of bits.
+    pub fn bits(self) -> u32 {
+        self.0 & !URX_FIRST
+    }
+
     /// `%RESPONSE_FLAGS_LONG%`.
     pub fn long(self) -> String {
         let names: Vec<_> = self.shown().map(|flag| flag.2).collect();

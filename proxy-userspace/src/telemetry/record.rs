@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::access_log::Logger;
 use super::{AccessLog, Flags, HttpEntry};
 use crate::clock::{self, Start};
+use crate::istio::{Peers, Report};
 use crate::net::Direction;
 use crate::net::facts::Facts;
 use crate::transport::TlsInfo;
@@ -88,6 +89,8 @@ pub struct ConnRecord {
     log: AccessLog,
     /// The loggers of the configuration: of the listener, and of the filter that carried it.
     loggers: Vec<Arc<[Logger]>>,
+    /// Those who count it while it lives.
+    reports: Vec<Report>,
     /// The built-in log knows what it carried.
     told: bool,
 }
@@ -95,22 +98,8 @@ pub struct ConnRecord {
 impl ConnRecord {
     pub fn new(log: AccessLog, origin: Origin, facts: Facts) -> Self {
         let start = Start::new();
-        let entry = Entry {
-            start: start.wall,
-            origin,
-            facts,
-            original_dst: None,
-            filter_chain: None,
-            listener_metadata: None,
-            filter_chain_metadata: None,
-            upstream: Upstream::default(),
-            bytes: Bytes::default(),
-            duration: Duration::ZERO,
-            log_type: LogType::TcpConnectionEnd,
-            outcome: Outcome::new(Side::Internal, Flags::NONE, "aborted"),
-            http: None,
-        };
-        Self { entry: Box::new(entry), start, log, loggers: Vec::new(), told: false }
+        let entry = Entry { start: start.wall, ..Entry::new(origin, facts, LogType::TcpConnectionEnd) };
+        Self { entry: Box::new(entry), start, log, loggers: Vec::new(), reports: Vec::new(), told: false }
     }
 
     /// What it carried has lines of its own in the built-in log: it needs none.
@@ -121,6 +110,20 @@ impl ConnRecord {
     /// Has these loggers write its lines, too.
     pub fn add(&mut self, loggers: Arc<[Logger]>) {
         self.loggers.push(loggers);
+    }
+
+    /// Has it counted.
+    pub fn count(&mut self, report: Report) {
+        self.reports.push(report);
+    }
+
+    /// How often it is to be counted while it lives.
+    pub fn report_every(&self) -> Option<Duration> {
+        self.reports.iter().filter_map(Report::every).min()
+    }
+
+    pub fn report(&mut self) {
+        self.reports.iter_mut().for_each(|report| report.tell(&self.entry, false));
     }
 
     /// Writes a line about the connection as it stands, by the loggers that were added last: those of the filter
@@ -146,6 +149,7 @@ impl ConnRecord {
 impl Drop for ConnRecord {
     fn drop(&mut self) {
         self.entry.duration = clock::now() - self.start.at;
+        self.reports.iter_mut().for_each(|report| report.tell(&self.entry, true));
         // The filter's before the listener's, as Envoy has them.
         for logger in self.loggers.iter().rev().flat_map(|loggers| loggers.iter()) {
             logger.log(&self.entry);
@@ -251,11 +255,33 @@ pub struct Entry {
     pub duration: Duration,
     pub log_type: LogType,
     pub outcome: Outcome,
+    /// Who they are, where they have told.
+    pub peers: Peers,
     /// Of a stream of HTTP; none of a connection.
     pub http: Option<Box<HttpEntry>>,
 }
 
 impl Entry {
+    /// Of which nothing more is known, not even when it began.
+    pub fn new(origin: Origin, facts: Facts, log_type: LogType) -> Self {
+        Self {
+            start: SystemTime::UNIX_EPOCH,
+            origin,
+            facts,
+            original_dst: None,
+            filter_chain: None,
+            listener_metadata: None,
+            filter_chain_metadata: None,
+            upstream: Upstream::default(),
+            bytes: Bytes::default(),
+            duration: Duration::ZERO,
+            log_type,
+            outcome: Outcome::new(Side::Internal, Flags::NONE, "aborted"),
+            peers: Peers::default(),
+            http: None,
+        }
+    }
+
     /// One line of JSON with the field names of Envoy and of Istio's default log.
     pub fn json(&self) -> serde_json::Result<String> {
         let outcome = &self.outcome;

@@ -10,6 +10,7 @@ mod blocks;
 mod histogram;
 pub mod json;
 pub mod prometheus;
+mod series;
 mod snapshot;
 pub mod tags;
 pub mod text;
@@ -27,6 +28,7 @@ pub use self::blocks::{
     SubscriptionStats, TcpStats,
 };
 pub use self::histogram::{Bins, Histogram};
+pub use self::series::Series;
 pub use self::snapshot::{Buckets, Kind, Query, Snapshot};
 pub use self::text::Mode;
 use self::walk::Source;
@@ -37,6 +39,9 @@ pub use self::walk::Walk;
 pub struct Stats {
     singles: Mutex<BTreeMap<String, Single>>,
     blocks: Mutex<Blocks>,
+    series: Mutex<series::Known>,
+    /// Of [`Self::series`].
+    era: AtomicU64,
 }
 
 /// By prefix and type.
@@ -121,6 +126,9 @@ impl Stats {
                 Single::Gauge(gauge) => visit(&name, Metric::Gauge(gauge)),
             }
         }
+        for series in self.live_series() {
+            visit(series.name(), series.metric());
+        }
         let mut full = String::new();
         for (prefix, block) in self.live_blocks() {
             block.visit(&mut |name, metric| {
@@ -170,6 +178,7 @@ impl Stats {
         drop(singles);
         let blocks = self.live_blocks().into_iter();
         sources.extend(blocks.map(|(prefix, block)| Source::block(&prefix, block)));
+        sources.extend(self.live_series().into_iter().map(Source::series));
         Walk::new(query, sources)
     }
 

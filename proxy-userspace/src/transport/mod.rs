@@ -29,6 +29,7 @@ pub(crate) use self::proxy_protocol::proxy_header;
 pub use self::raw::Raw;
 pub use self::stream::Stream;
 use crate::cluster::Host;
+use crate::istio::Local;
 use crate::net::facts::Facts;
 use crate::net::socket::Socket;
 use crate::secret::{Origin, Secrets, Slot};
@@ -186,11 +187,20 @@ pub struct Env {
     pub taps: Arc<tap::Taps>,
     /// The last connection id: down- and upstream connections count together, as in Envoy.
     pub connections: Arc<AtomicU64>,
+    /// Who we are, to peers that ask.
+    pub local: Arc<Local>,
 }
 
 impl Env {
     pub fn new(stats: Arc<Stats>, tasks: Tasks, secrets: Arc<Secrets>) -> Self {
-        Self { stats, tasks, secrets, taps: Arc::default(), connections: Arc::default() }
+        Self {
+            stats,
+            tasks,
+            secrets,
+            taps: Arc::default(),
+            connections: Arc::default(),
+            local: Arc::default(),
+        }
     }
 }
 

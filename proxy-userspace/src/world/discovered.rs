@@ -100,8 +100,8 @@ impl Hub {
                 | NetworkFilter::SniCluster
                 | NetworkFilter::ConnectionLimit(_)
                 | NetworkFilter::LocalRateLimit(_)
-                | NetworkFilter::MetadataExchange
-                | NetworkFilter::IstioStats
+                | NetworkFilter::MetadataExchange(_)
+                | NetworkFilter::IstioStats(_)
                 | NetworkFilter::PostgresProxy(_)
                 | NetworkFilter::SmtpStarttls(_) => {}
             }

@@ -9,8 +9,10 @@ use proxy_config::model::network_filter::{NetworkFilter, NetworkFilterConfig};
 use proxy_config::model::{self, Address, Metadata};
 
 use super::{BuildError, Parts};
+use crate::cluster;
 use crate::drain::Roster;
 use crate::http::{self, Hcm};
+use crate::istio::{Exchange, Recorder};
 use crate::listener::chain_match::ChainMatch;
 use crate::listener::filters::Filters;
 use crate::net::facts::Facts;
@@ -226,9 +228,29 @@ impl Chain {
             transport,
             handshake_timeout: model.transport_socket_connect_timeout,
             roster: Arc::default(),
-            filters: network::Filters { gates, driver: starttls::driver(model, &parts.cluster.stats), last },
+            filters: network::Filters {
+                gates,
+                driver: starttls::driver(model, &parts.cluster.stats),
+                exchange: model.filters.iter().find_map(|filter| exchange(&filter.filter, parts.cluster)),
+                recorders: model
+                    .filters
+                    .iter()
+                    .filter_map(|filter| recorder(&filter.filter, parts.cluster))
+                    .collect(),
+                last,
+            },
         })
     }
+}
+
+fn exchange(filter: &NetworkFilter, env: &cluster::Env) -> Option<Arc<Exchange>> {
+    let NetworkFilter::MetadataExchange(model) = filter else { return None };
+    Some(Arc::new(Exchange::new(model, &env.transport.local, &env.stats)))
+}
+
+fn recorder(filter: &NetworkFilter, env: &cluster::Env) -> Option<Arc<Recorder>> {
+    let NetworkFilter::IstioStats(model) = filter else { return None };
+    Some(Arc::new(Recorder::new(model, &env.transport.local, &env.stats)))
 }
 
 /// A filter that no connection gets through.
@@ -254,8 +276,8 @@ fn closed(config: &NetworkFilterConfig, prefix: &str, parts: &Parts<'_>) -> Opti
         | NetworkFilter::SniCluster
         | NetworkFilter::ConnectionLimit(_)
         | NetworkFilter::LocalRateLimit(_)
-        | NetworkFilter::MetadataExchange
-        | NetworkFilter::IstioStats
+        | NetworkFilter::MetadataExchange(_)
+        | NetworkFilter::IstioStats(_)
         | NetworkFilter::PostgresProxy(_)
         | NetworkFilter::SmtpStarttls(_) => None,
     }
@@ -277,8 +299,8 @@ fn last_filter(config: &NetworkFilterConfig, prefix: &str, parts: &Parts<'_>) ->
         | NetworkFilter::SniCluster
         | NetworkFilter::ConnectionLimit(_)
         | NetworkFilter::LocalRateLimit(_)
-        | NetworkFilter::MetadataExchange
-        | NetworkFilter::IstioStats
+        | NetworkFilter::MetadataExchange(_)
+        | NetworkFilter::IstioStats(_)
         | NetworkFilter::PostgresProxy(_)
         | NetworkFilter::SmtpStarttls(_)
         | NetworkFilter::Discovered(_)

@@ -15,6 +15,7 @@ pub mod grpc_stats;
 mod grpc_web;
 mod header_mutation;
 pub mod health_check;
+mod istio;
 pub mod jwt_authn;
 pub mod local_ratelimit;
 #[cfg(feature = "lua")]
@@ -97,10 +98,9 @@ fn of_kind(kind: &FilterKind, cx: &FilterCx<'_>) -> Result<Option<Arc<dyn Filter
         // A script may be what keeps somebody out.
         #[cfg(not(feature = "lua"))]
         FilterKind::Lua(_) => some(Refusing::unbuilt("envoy.filters.http.lua", cx)),
-        FilterKind::IstioAlpn(_) | FilterKind::MetadataExchange(_) | FilterKind::IstioStats(_) => {
-            log::warn!("http filter {}: is not served yet: requests pass it by", cx.name);
-            None
-        }
+        FilterKind::IstioAlpn(config) => some(istio::alpn::Alpn::new(config)),
+        FilterKind::MetadataExchange(config) => some(istio::peer_metadata::PeerMetadata::new(config, cx)),
+        FilterKind::IstioStats(config) => some(istio::stats::IstioStats::new(config, cx)),
     })
 }
 

@@ -40,7 +40,7 @@ async fn server(settings: Settings) -> (TcpStream, Server) {
 async fn client(settings: Settings) -> (TcpStream, Client) {
     let (socket, upstream) = pair().await;
     let io = cluster::Io::Tcp(socket);
-    let io = Io::Upstream(Connected { io, transport: None, took: Duration::ZERO });
+    let io = Io::Upstream(Connected { io, transport: None, peer: None, took: Duration::ZERO });
     (upstream, Client::new(io, Arc::new(settings)))
 }
 

@@ -78,6 +78,19 @@ impl Settings {
         }
     }
 
+    /// As [`Self::protocol`]; what ALPN chooses is hoped to be HTTP/2, as in Envoy.
+    pub fn version(&self, version: Version) -> Version {
+        match self.protocol(version) {
+            Protocol::Http2 | Protocol::Auto => Version::HTTP_2,
+            Protocol::Http1
+                if matches!(self.choice, Choice::Downstream(_)) && version == Version::HTTP_10 =>
+            {
+                version
+            }
+            Protocol::Http1 => Version::HTTP_11,
+        }
+    }
+
     /// When a connection has lived as long as it may.
     pub(super) fn expires(&self, since: Instant) -> Option<Instant> {
         let limit = self.common.max_connection_duration?;

@@ -29,27 +29,14 @@ use crate::clock;
 use crate::http::RequestHead;
 use crate::http::testing::{any_route, header_map};
 use crate::net::facts::Facts;
-use crate::telemetry::{Bytes, Entry, Flags, HttpEntry, LogType, Origin, Outcome, Side, Upstream};
+use crate::telemetry::{Entry, HttpEntry, LogType, Origin};
 use crate::transport::TlsInfo;
 
 fn entry(head: RequestHead) -> Entry {
     let facts = Facts::new("10.0.0.1:1000".parse().unwrap(), "10.0.0.2:80".parse().unwrap());
     let origin = Origin { connection_id: 1, workload: None, direction: None, listener: "l".into() };
-    Entry {
-        start: clock::wall(),
-        origin,
-        facts,
-        original_dst: None,
-        filter_chain: None,
-        listener_metadata: None,
-        filter_chain_metadata: None,
-        upstream: Upstream::default(),
-        bytes: Bytes::default(),
-        duration: Duration::ZERO,
-        log_type: LogType::DownstreamEnd,
-        outcome: Outcome::new(Side::Internal, Flags::NONE, ""),
-        http: Some(Box::new(HttpEntry::new(head, clock::now()))),
-    }
+    let http = Some(Box::new(HttpEntry::new(head, clock::now())));
+    Entry { http, ..Entry::new(origin, facts, LogType::DownstreamEnd) }
 }
 
 fn get(path: &str, headers: &[(&str, &str)]) -> Entry {

@@ -15,7 +15,7 @@ mod reply;
 mod retry;
 mod strict;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod timeouts;
 mod tunnel;
 mod upstream_log;

@@ -82,7 +82,7 @@ fn cluster(addresses: &[&str]) -> base::Cluster {
     cluster
 }
 
-fn action() -> RouteAction {
+pub(crate) fn action() -> RouteAction {
     RouteAction {
         cluster: ClusterSpecifier::Cluster("c".into()),
         cluster_not_found_status: 503,

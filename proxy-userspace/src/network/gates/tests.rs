@@ -108,7 +108,7 @@ fn rate_limits_share_a_bucket_by_key_and_size() {
 #[test]
 fn rbac_waits_for_the_first_byte_and_sni_names_the_cluster() {
     let stats = Stats::new();
-    let filters = chain(vec![NetworkFilter::SniCluster, deny_all(), NetworkFilter::IstioStats]);
+    let filters = chain(vec![NetworkFilter::Echo, NetworkFilter::SniCluster, deny_all()]);
     let gates = Gates::new(&filters, &stats, &Buckets::default());
     let mut facts = facts();
     assert!(gates.needs_first_byte());

@@ -87,8 +87,8 @@ pub fn driver(chain: &FilterChain, stats: &Stats) -> Option<Box<dyn Driver>> {
             | NetworkFilter::SniCluster
             | NetworkFilter::ConnectionLimit(_)
             | NetworkFilter::LocalRateLimit(_)
-            | NetworkFilter::MetadataExchange
-            | NetworkFilter::IstioStats
+            | NetworkFilter::MetadataExchange(_)
+            | NetworkFilter::IstioStats(_)
             | NetworkFilter::Discovered(_)
             | NetworkFilter::Unserved(_) => None,
         }

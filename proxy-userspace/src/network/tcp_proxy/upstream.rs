@@ -66,7 +66,9 @@ impl Upstream {
         upstream.connection_id = self.connection_id;
         upstream.cluster_model = Some(self.cluster.model.clone());
         upstream.tls = self.inner.connected.transport.as_ref().and_then(|t| t.tls()).cloned();
+        let peer = self.inner.connected.peer.clone();
         upstream.host_metadata = Some(self.host.metadata()).filter(|metadata| !metadata.is_empty());
+        conn.record.entry.peers.upstream = peer;
     }
 
     /// `end`: of the relay, where it came so far.

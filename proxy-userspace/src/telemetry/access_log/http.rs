@@ -25,6 +25,7 @@ pub(super) enum Operator {
         name: Option<String>,
     },
     FilterState {
+        form: StateForm,
         key: String,
         plain: bool,
     },
@@ -58,6 +59,15 @@ pub(super) enum PathOf {
     Path,
 }
 
+/// How an object of filter state is shown.
+#[derive(Clone, Debug)]
+pub(super) enum StateForm {
+    /// As JSON.
+    Typed,
+    Plain,
+    Field(String),
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GrpcFormat {
     Camel,
@@ -85,10 +95,16 @@ impl Operator {
             "PATH" => path(text),
             "QUERY_PARAM" => Self::Query { name: Some(text.to_owned()) },
             "QUERY_PARAMS" => Self::Query { name: None },
-            // What is behind the key says how an object is shown; those of streams are all texts.
             "FILTER_STATE" => {
-                let (key, form) = text.split_once(':').unwrap_or((text, ""));
-                Self::FilterState { key: key.to_owned(), plain: form == "PLAIN" }
+                let mut parts = text.splitn(3, ':');
+                let key = parts.next().unwrap_or_default().to_owned();
+                // Of texts, which most are, all show the same.
+                let form = match (parts.next(), parts.next()) {
+                    (Some("PLAIN"), _) => StateForm::Plain,
+                    (Some("FIELD"), Some(field)) => StateForm::Field(field.to_owned()),
+                    (_, _) => StateForm::Typed,
+                };
+                Self::FilterState { key, form }
             }
             "GRPC_STATUS" => Self::GrpcStatus(match text {
                 "SNAKE_STRING" => GrpcFormat::Snake,
@@ -101,10 +117,19 @@ impl Operator {
     }
 
     pub(super) fn value<'a>(&'a self, entry: &'a Entry) -> Value<'a> {
+        if let Self::FilterState { key, form } = self
+            && let Some(peer) = entry.peers.by_key(key)
+        {
+            return match form {
+                StateForm::Plain => Value::text(peer.plain()),
+                StateForm::Typed => Value::text(peer.json().to_string()),
+                StateForm::Field(field) => Value::option(peer.field(field)),
+            };
+        }
         let Some(http) = entry.http.as_deref() else {
             return match self {
                 Self::Count(_) => Value::Number(0),
-                Self::FilterState { key, plain: false } => {
+                Self::FilterState { key, form: StateForm::Typed } => {
                     let state =
                         entry.facts.extra.as_ref().and_then(|extra| extra.filter_state.get(key.as_str()));
                     state.map_or(Value::Missing, |state| Value::Json(state.clone()))
@@ -112,7 +137,7 @@ impl Operator {
                 Self::Header { .. }
                 | Self::Path { .. }
                 | Self::Query { .. }
-                | Self::FilterState { plain: true, .. }
+                | Self::FilterState { form: StateForm::Plain | StateForm::Field(_), .. }
                 | Self::GrpcStatus(_)
                 | Self::Field(_)
                 | Self::Text(_) => Value::Missing,

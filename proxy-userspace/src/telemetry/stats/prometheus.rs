@@ -32,8 +32,13 @@ impl Prometheus {
         let Some(row) = self.snapshot.rows.get(row as usize) else { return };
         let mut name = String::new();
         self.snapshot.name(row, &mut name);
-        let (plain, tags) = self.extractor.extract(&name);
-        let metric = sanitized(&plain);
+        let (metric, tags) = match self.snapshot.series(row) {
+            Some(series) => (series.plain_name().to_owned(), self.extractor.with_fixed(series.labels())),
+            None => {
+                let (plain, tags) = self.extractor.extract(&name);
+                (sanitized(&plain), tags)
+            }
+        };
         let first = self.at.checked_sub(1).is_none_or(|before| self.order[before].1 != group);
         if first {
             let _ = writeln!(out, "# TYPE {metric} {}", self.kind(row.kind));
@@ -103,7 +108,11 @@ fn order(snapshot: &Snapshot, extractor: &Extractor) -> Vec<(u32, u32)> {
         name.clear();
         snapshot.name(row, &mut name);
         let next = groups.len() as u32;
-        let group = *groups.entry((row.kind, extractor.extract(&name).0)).or_insert(next);
+        let plain = match snapshot.series(row) {
+            Some(series) => series.metric_name().to_owned(),
+            None => extractor.extract(&name).0,
+        };
+        let group = *groups.entry((row.kind, plain)).or_insert(next);
         order.push((at as u32, group));
     }
     let mut sorted: Vec<_> = groups.into_iter().collect();

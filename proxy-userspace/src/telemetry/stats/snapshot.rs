@@ -6,7 +6,7 @@ use std::sync::Arc;
 use proxy_config::model::bootstrap::{HistogramBuckets, StatsMatcher};
 use regex::Regex;
 
-use super::{Bins, Metric};
+use super::{Bins, Metric, Series};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -47,10 +47,18 @@ impl Query {
 /// Small per stat: names are put together when they are written.
 #[derive(Debug, Default)]
 pub struct Snapshot {
-    sources: Vec<Arc<str>>,
+    sources: Vec<From>,
     pub(super) rows: Vec<Row>,
     bins: Vec<Bins>,
     texts: Vec<Box<str>>,
+}
+
+/// What the names of some rows begin with.
+#[derive(Debug)]
+enum From {
+    Prefix(Arc<str>),
+    /// All of the name, and its labels.
+    Series(Arc<Series>),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -69,8 +77,20 @@ impl Snapshot {
     }
 
     fn parts(&self, row: &Row) -> [&str; 2] {
-        let source = self.sources.get(row.source as usize).map_or("", |source| source);
+        let source = match self.sources.get(row.source as usize) {
+            Some(From::Prefix(prefix)) => prefix,
+            Some(From::Series(series)) => series.name(),
+            None => "",
+        };
         [source, row.name]
+    }
+
+    /// Its labels are known: nobody looks for tags in its name.
+    pub(super) fn series(&self, row: &Row) -> Option<&Series> {
+        match self.sources.get(row.source as usize)? {
+            From::Prefix(_) => None,
+            From::Series(series) => Some(series),
+        }
     }
 
     pub(super) fn bins(&self, row: &Row) -> Option<&Bins> {
@@ -113,8 +133,16 @@ impl<'a> Taking<'a> {
 
     /// `prefix`: with its dot, where there are names behind it.
     pub(super) fn source(&mut self, prefix: &str, visit: &mut dyn FnMut(&mut Take<'_>)) {
+        self.from(From::Prefix(prefix.into()), visit);
+    }
+
+    pub(super) fn series(&mut self, series: &Arc<Series>, visit: &mut dyn FnMut(&mut Take<'_>)) {
+        self.from(From::Series(series.clone()), visit);
+    }
+
+    fn from(&mut self, from: From, visit: &mut dyn FnMut(&mut Take<'_>)) {
         let source = u32::try_from(self.snapshot.sources.len()).unwrap_or(u32::MAX);
-        self.snapshot.sources.push(prefix.into());
+        self.snapshot.sources.push(from);
         let before = self.snapshot.rows.len();
         visit(&mut |name, metric| self.metric(source, name, metric));
         if self.snapshot.rows.len() == before {

@@ -52,6 +52,12 @@ impl Extractor {
         Self { rules, fixed }
     }
 
+    /// Labels that are known, and the fixed ones.
+    pub(super) fn with_fixed<'a>(&self, labels: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<Tag> {
+        let own = labels.map(|(name, value)| (Cow::Owned(name.to_owned()), value.to_owned()));
+        own.chain(self.fixed.iter().cloned()).collect()
+    }
+
     /// The name without its tags, and they.
     pub fn extract(&self, name: &str) -> (String, Vec<Tag>) {
         let mut tags: Vec<Tag> = Vec::new();

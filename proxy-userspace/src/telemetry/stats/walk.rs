@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::snapshot::Taking;
-use super::{Block, Kind, Metric, Query, Single, Snapshot};
+use super::{Block, Kind, Metric, Query, Series, Single, Snapshot};
 
 /// Texts by name, then counters and gauges, then histograms. Values are those of when they are taken.
 pub struct Walk {
@@ -24,6 +24,7 @@ pub(super) struct Source {
 enum What {
     Block(Arc<dyn Block>),
     Single(Single),
+    Series(Arc<Series>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +47,10 @@ impl Source {
         Self { prefix: name.into(), what: What::Single(single) }
     }
 
+    pub(super) fn series(series: Arc<Series>) -> Self {
+        Self { prefix: (&**series.name()).into(), what: What::Series(series) }
+    }
+
     fn take(&self, taking: &mut Taking<'_>, part: Part) {
         let wanted = |visit: &mut dyn FnMut(&'static str, Metric<'_>), name, metric: Metric<'_>| {
             if Part::of(metric.kind()) == part {
@@ -60,6 +65,9 @@ impl Source {
                 Single::Counter(counter) => wanted(take, "", Metric::Counter(counter)),
                 Single::Gauge(gauge) => wanted(take, "", Metric::Gauge(gauge)),
             }),
+            What::Series(series) => {
+                taking.series(series, &mut |take| wanted(take, "", series.metric()));
+            }
         }
     }
 }
@@ -115,7 +123,7 @@ impl Walk {
         let others = self.sources.get(self.at + 1..).unwrap_or_default();
         let among = |other: &&Source| match first.what {
             What::Block(_) => other.prefix.starts_with(&*first.prefix),
-            What::Single(_) => false,
+            What::Single(_) | What::Series(_) => false,
         };
         self.at + 1 + others.iter().take_while(among).count()
     }

@@ -38,6 +38,18 @@ struct One {
     begun: Instant,
 }
 
+/// Among a stream's extensions, where filter state is asked for: what was counted so far.
+#[derive(Clone)]
+pub(super) struct Messages(Arc<Counts>);
+
+impl Messages {
+    /// Of the request and of the response.
+    pub(super) fn counted(&self) -> (u64, u64) {
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (count(&self.0.request), count(&self.0.response))
+    }
+}
+
 #[derive(Default)]
 struct Counts {
     request: AtomicU64,
@@ -70,6 +82,9 @@ impl StreamFilter for One {
         let cluster = route.as_deref().and_then(|route| route.cluster(stream.request()));
         let cluster = cluster.and_then(|name| stream.conn.cluster(&name));
         self.begun = clock::now();
+        if self.shared.emit_filter_state {
+            stream.extensions.insert(Messages(self.counts.clone()));
+        }
         if let Some(cluster) = cluster {
             let name = cluster.model.alt_stat_name.as_deref().unwrap_or(&cluster.model.name);
             self.method = self.shared.methods.of(name, stream.request().path_alone());
