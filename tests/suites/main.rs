@@ -21,6 +21,7 @@ mod http_examples;
 mod http_ext_authz;
 mod http_filters;
 mod http_jwt;
+mod http_istio;
 mod http_malformed;
 mod http_manager;
 mod http_router_options;
