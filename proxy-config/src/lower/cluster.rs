@@ -156,6 +156,7 @@ lower! { "envoy.config.cluster.v3.Cluster" Cluster => model::Cluster, cx;
         };
         let sockets = rest.transport_socket_matches.iter().map(|one| &one.transport_socket);
         let sockets: Vec<_> = sockets.chain([&rest.transport_socket]).collect();
+        health::fits(cx, &rest);
         http::alpn_fits(cx, &rest.name, rest.http.as_deref(), &sockets);
         let (discovery, balancing) = (discovery?, balancing?);
         original_dst_fits(cx, &rest.name, &discovery, &balancing.lb, lb_policy, has_list);

@@ -11,7 +11,7 @@ use super::config_source::ConfigSource;
 use super::endpoint::LoadAssignment;
 use super::http::istio::MetadataExchange;
 use super::http::{HeaderOption, HttpOptions};
-use super::matcher::StringMatcher;
+use super::matcher::{MetadataMatcher, StringMatcher};
 use super::metadata::Struct;
 use super::packed::Packed;
 use super::{DEFAULT_BUFFER_LIMIT, TransportSocket};
@@ -414,7 +414,8 @@ pub struct GrpcHealthCheck {
     pub service_name: String,
     /// The cluster's name where empty.
     pub authority: String,
-    pub initial_metadata: Vec<HeaderOption>,
+    /// As `HttpHealthCheck::headers_to_add`.
+    pub initial_metadata: Vec<(String, String, bool)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

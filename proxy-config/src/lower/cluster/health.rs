@@ -16,10 +16,11 @@ use crate::lower::value::{flag, number};
 use crate::model::cluster as model;
 use crate::model::http::HeaderOption;
 use crate::model::http::header::AppendAction;
+use crate::model::http::options::UpstreamProtocol;
 
 registry! {
-    pb::HealthCheck, pb::health_check::TcpHealthCheck, pb::health_check::HttpHealthCheck, pb::health_check::Payload,
-    Int64Range, HealthCheckEventFileSink,
+    pb::HealthCheck, pb::health_check::TcpHealthCheck, pb::health_check::HttpHealthCheck,
+    pb::health_check::GrpcHealthCheck, pb::health_check::Payload, Int64Range, HealthCheckEventFileSink,
 }
 
 lower! { "envoy.config.core.v3.HealthCheck" pb::HealthCheck => model::HealthCheck, cx;
@@ -72,6 +73,19 @@ lower! { "envoy.config.core.v3.HealthCheck" pb::HealthCheck => model::HealthChec
     }
 }
 
+/// A gRPC check is for clusters that speak HTTP/2, as in Envoy.
+pub(super) fn fits(cx: &mut Cx, cluster: &model::Cluster) {
+    let http2 = cluster.http.as_deref().is_some_and(|http| match &http.protocol {
+        UpstreamProtocol::Http1(_) => false,
+        UpstreamProtocol::Http2(_) | UpstreamProtocol::Auto { .. } => true,
+        UpstreamProtocol::UseDownstream { http2, .. } => http2.is_some(),
+    });
+    let grpc = |check: &model::HealthCheck| matches!(check.checker, model::HealthChecker::Grpc(_));
+    if !http2 && cluster.health_checks.iter().any(grpc) {
+        cx.reject("health_checks", "grpc_health_check: the cluster must support HTTP/2 for it");
+    }
+}
+
 /// Envoy puts it into 16 bits as it is; 0 is no port of its own.
 fn alternative_port(cx: &mut Cx, port: u32) -> Option<u16> {
     let lower_bits = u16::try_from(port & 0xffff).unwrap_or_default();
@@ -88,9 +102,8 @@ fn checker(cx: &mut Cx, checker: Option<pb::health_check::HealthChecker>) -> Opt
         Some(Kind::HttpHealthCheck(check)) => {
             cx.lower("http_health_check", check).map(model::HealthChecker::Http)
         }
-        Some(Kind::GrpcHealthCheck(_)) => {
-            cx.reject("grpc_health_check", "gRPC health checks come with HTTP/2");
-            None
+        Some(Kind::GrpcHealthCheck(check)) => {
+            cx.lower("grpc_health_check", check).map(model::HealthChecker::Grpc)
         }
         Some(Kind::CustomHealthCheck(custom)) => {
             let name = custom.name;
@@ -98,7 +111,7 @@ fn checker(cx: &mut Cx, checker: Option<pb::health_check::HealthChecker>) -> Opt
             None
         }
         None => {
-            cx.reject("health_checker", "one of tcp_health_check and http_health_check is required");
+            cx.reject("health_checker", "one of tcp_health_check, http_health_check and grpc_health_check is required");
             None
         }
     }
@@ -207,28 +220,38 @@ lower! { "envoy.config.core.v3.HealthCheck.HttpHealthCheck"
         } else if response_buffer_size.is_some() {
             cx.warn("response_buffer_size", "the body is looked at up to the default size");
         }
-        match cx.variant("codec_client_type", codec_client_type)? {
-            CodecClientType::Http1 => {}
-            CodecClientType::Http2 => {
-                cx.reject("codec_client_type", "HTTP2 health checks come with HTTP/2");
-                return None;
-            }
+        let http2 = match cx.variant("codec_client_type", codec_client_type)? {
+            CodecClientType::Http1 => false,
+            CodecClientType::Http2 => true,
             CodecClientType::Http3 => {
                 cx.reject("codec_client_type", "HTTP3 needs QUIC, which a TCP cluster has not");
                 return None;
             }
-        }
+        };
         Some(model::HttpHealthCheck {
             host,
             path: path?,
             method: method_name(cx, method)?.to_owned(),
-            headers_to_add: headers_to_add(cx, request_headers_to_add),
+            headers_to_add: headers_to_add(cx, "request_headers_to_add", request_headers_to_add),
             headers_to_remove: headers_to_remove.iter().map(ToString::to_string).collect(),
             expected_statuses: or_200(cx.list("expected_statuses", expected_statuses)),
             retriable_statuses: cx.list("retriable_statuses", retriable_statuses),
             receive: cx.list("receive", receive),
-            http2: false,
+            http2,
             service_name: None,
+        })
+    }
+}
+
+lower! { "envoy.config.core.v3.HealthCheck.GrpcHealthCheck"
+    pb::health_check::GrpcHealthCheck => model::GrpcHealthCheck, cx;
+    read { service_name, authority, initial_metadata }
+    {
+        plain(cx, "authority", &authority);
+        Some(model::GrpcHealthCheck {
+            service_name,
+            authority,
+            initial_metadata: headers_to_add(cx, "initial_metadata", initial_metadata),
         })
     }
 }
@@ -256,10 +279,14 @@ fn method_name(cx: &mut Cx, method: i32) -> Option<&'static str> {
 }
 
 /// Envoy formats them as those of any request; here nothing is known that a format could say.
-fn headers_to_add(cx: &mut Cx, headers: Vec<pb::HeaderValueOption>) -> Vec<(String, String, bool)> {
-    let headers = added(cx, "request_headers_to_add", headers);
+fn headers_to_add(
+    cx: &mut Cx,
+    field: &'static str,
+    headers: Vec<pb::HeaderValueOption>,
+) -> Vec<(String, String, bool)> {
+    let headers = added(cx, field, headers);
     let each = headers.into_iter().enumerate();
-    cx.field("request_headers_to_add", |cx| {
+    cx.field(field, |cx| {
         each.filter_map(|(index, header)| cx.index(index, |cx| constant(cx, header))).collect()
     })
 }

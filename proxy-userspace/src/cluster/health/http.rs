@@ -1,54 +1,22 @@
-//! An HTTP/1.1 check: one request, judged by its status and, on wish, its body.
+//! An HTTP check: one request, judged by its status and, on wish, its body.
 
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{HOST, HeaderName, HeaderValue, USER_AGENT};
-use hyper::{Method, Request};
-use hyper_util::rt::TokioIo;
-use proxy_config::model::address::Address;
+use http_body_util::{BodyExt as _, Limited};
+use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use hyper::{Method, Request, Uri};
 use proxy_config::model::cluster::HttpHealthCheck;
-use tokio::task::AbortHandle;
 
+use super::client::{Body, To};
 use super::judge::Verdict;
 use super::session::Kept;
 use super::tcp;
-use crate::cluster::host::Host;
-use crate::cluster::{Cluster, Env};
 
 /// A body that is longer is not read further.
 const MOST: usize = 1 << 20;
 
-/// An open connection, with the task that drives it.
-pub(super) struct Connection {
-    send: SendRequest<Empty<Bytes>>,
-    task: AbortHandle,
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-pub(super) async fn ask(
-    cluster: &Cluster,
-    host: &Host,
-    to: &Address,
-    how: &HttpHealthCheck,
-    env: &Env,
-    kept: &mut Kept,
-) -> Verdict {
-    let Some(request) = request(cluster, host, how) else { return Verdict::Wrong { retriable: false } };
-    let reused = kept.http.take().filter(|connection| connection.send.is_ready());
-    let mut connection = match reused {
-        Some(connection) => connection,
-        None => match open(cluster, host, to, env).await {
-            Some(connection) => connection,
-            None => return Verdict::Network,
-        },
-    };
-    let Ok(response) = connection.send.send_request(request).await else { return Verdict::Network };
+pub(super) async fn ask(to: &To<'_>, how: &HttpHealthCheck, kept: &mut Kept) -> Verdict {
+    let Some(request) = request(to, how) else { return Verdict::Wrong { retriable: false } };
+    let Some(mut connection) = to.connect(&mut kept.http).await else { return Verdict::Network };
+    let Ok(response) = connection.ask(request).await else { return Verdict::Network };
     let (head, body) = response.into_parts();
     let status = u32::from(head.status.as_u16());
     let verdict = if within(&how.expected_statuses, status) {
@@ -64,33 +32,36 @@ pub(super) async fn ask(
     verdict
 }
 
-async fn open(cluster: &Cluster, host: &Host, to: &Address, env: &Env) -> Option<Connection> {
-    let stream = tcp::open(cluster, host, to, env.dial.as_ref()).await?;
-    let (send, drive) = handshake(TokioIo::new(stream)).await.ok()?;
-    let task = env.tasks.spawn("health_check_connection", async move {
-        // Its end shows in the next request.
-        let _ = drive.await;
-    });
-    Some(Connection { send, task: task.abort_handle() })
-}
-
 /// `None` where the configuration's text cannot be sent; lowering refuses most of that.
-fn request(cluster: &Cluster, host: &Host, how: &HttpHealthCheck) -> Option<Request<Empty<Bytes>>> {
-    let own = host.extra().map(|extra| &*extra.health_check.hostname).filter(|name| !name.is_empty());
-    let authority = own.unwrap_or(if how.host.is_empty() { &cluster.model.name } else { &how.host });
+fn request(to: &To<'_>, how: &HttpHealthCheck) -> Option<Request<Body>> {
+    let authority = to.authority(&how.host);
     let method = if how.method.is_empty() { "GET" } else { &how.method };
-    let mut request = Request::builder()
-        .method(Method::from_bytes(method.as_bytes()).ok()?)
-        .uri(&*how.path)
-        .header(HOST, authority)
-        .header(USER_AGENT, "Envoy/HC")
-        .body(Empty::new())
-        .ok()?;
+    let request = Request::builder().method(Method::from_bytes(method.as_bytes()).ok()?);
+    let request =
+        if to.http2 { request.uri(uri(to, authority, &how.path)?) } else { request.uri(&*how.path) };
+    let mut request = request.header(USER_AGENT, "Envoy/HC").body(Body::default()).ok()?;
     let headers = request.headers_mut();
+    if !to.http2 {
+        headers.insert(HOST, HeaderValue::from_str(authority).ok()?);
+    }
     for name in &how.headers_to_remove {
         headers.remove(HeaderName::from_bytes(name.as_bytes()).ok()?);
     }
-    for (name, value, append) in &how.headers_to_add {
+    add(headers, &how.headers_to_add)?;
+    Some(request)
+}
+
+/// HTTP/2 has the authority there. What is none, such as many a cluster's name, is the endpoint's address then.
+pub(super) fn uri(to: &To<'_>, authority: &str, path: &str) -> Option<Uri> {
+    let scheme = if to.cluster.transport(to.host).is_some() { "https" } else { "http" };
+    let uri = |authority: &str| Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build();
+    let address = || to.host.socket_address().map(|address| address.to_string()).unwrap_or_default();
+    uri(authority).or_else(|_| uri(&address())).ok()
+}
+
+/// Name, value, and whether it is added to those that are there.
+pub(super) fn add(headers: &mut HeaderMap, all: &[(String, String, bool)]) -> Option<()> {
+    for (name, value, append) in all {
         let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
         let value = HeaderValue::from_str(value).ok()?;
         if *append {
@@ -99,7 +70,7 @@ fn request(cluster: &Cluster, host: &Host, how: &HttpHealthCheck) -> Option<Requ
             headers.insert(name, value);
         }
     }
-    Some(request)
+    Some(())
 }
 
 /// Start inclusive, end exclusive.

@@ -1,9 +1,11 @@
 //! Active health checks: a session for each host asks it again and again.
 //!
 //! One task follows the cluster's hosts and keeps a session for each; [`Judge`] counts results against the
-//! thresholds, `tcp` and `http` ask.
+//! thresholds, `tcp`, `http` and `grpc` ask.
 
+mod client;
 mod event;
+mod grpc;
 mod http;
 mod judge;
 mod session;

@@ -9,7 +9,8 @@ use tokio::time::{sleep, timeout};
 
 use super::event::Log;
 use super::judge::{Judge, Transition, Verdict, interval, jitter};
-use super::{Shared, Unjudged, http, judged, tcp};
+use super::client::{Connection, To};
+use super::{Shared, Unjudged, grpc, http, judged, tcp};
 use crate::clock;
 use crate::cluster::host::{HealthFlag, Host};
 use crate::cluster::{Cluster, Env};
@@ -50,7 +51,7 @@ struct Session {
 #[derive(Default)]
 pub(super) struct Kept {
     pub(super) tcp: Option<Stream>,
-    pub(super) http: Option<http::Connection>,
+    pub(super) http: Option<Connection>,
 }
 
 impl Session {
@@ -68,15 +69,15 @@ impl Session {
 
     async fn ask(&mut self, cluster: &Cluster) -> Verdict {
         let to = target(&self.host, &self.check);
-        let kept = &mut self.kept;
+        let (kept, host, env) = (&mut self.kept, &*self.host, &self.env);
+        let by = |http2| To { cluster, host, address: &to, env, http2 };
         let asked = async {
             match &self.check.checker {
                 HealthChecker::Tcp { send, receive } => {
-                    tcp::ask(cluster, &self.host, &to, self.env.dial.as_ref(), send, receive, kept).await
+                    tcp::ask(cluster, host, &to, env.dial.as_ref(), send, receive, kept).await
                 }
-                HealthChecker::Http(how) => http::ask(cluster, &self.host, &to, how, &self.env, kept).await,
-                // Its lowering refuses it, until HTTP/2 is spoken here.
-                HealthChecker::Grpc(_) => Verdict::Network,
+                HealthChecker::Http(how) => http::ask(&by(how.http2), how, kept).await,
+                HealthChecker::Grpc(how) => grpc::ask(&by(true), how, kept).await,
             }
         };
         let verdict = timeout(self.check.timeout, asked).await.unwrap_or(Verdict::Timeout);
