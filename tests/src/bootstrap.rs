@@ -54,6 +54,13 @@ impl Bootstrap {
         self
     }
 
+    /// As [`Bootstrap::cluster`], with a time to connect of its own.
+    pub fn slow_cluster(mut self, name: &str, connect_timeout: &str, fields: &str) -> Self {
+        let _ =
+            writeln!(self.clusters, "  - {{ name: {name:?}, connect_timeout: {connect_timeout}, {fields} }}");
+        self
+    }
+
     /// A STATIC cluster of endpoints, all alike.
     pub fn static_cluster(self, name: &str, endpoints: &[SocketAddr], fields: &str) -> Self {
         let all: Vec<String> = endpoints.iter().map(|at| endpoint(*at, "")).collect();
