@@ -3,6 +3,7 @@
 mod elements;
 mod endpoints;
 mod mask;
+mod routes;
 mod secrets;
 mod sections;
 

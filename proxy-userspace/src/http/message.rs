@@ -29,6 +29,8 @@ pub struct RequestHead {
     pub scheme: Scheme,
     /// `:authority`, or `Host` of HTTP/1, which is never among the headers.
     pub authority: String,
+    /// It has none, not even an empty one.
+    pub no_host: bool,
     /// `:path`: with its query; empty for a plain `CONNECT`.
     pub path: String,
     /// What is upgraded to: of `Upgrade` in HTTP/1.1, lower case, or `:protocol` of an extended `CONNECT`. The header
@@ -67,9 +69,24 @@ impl Scheme {
     }
 }
 
-/// Header names as an HTTP/1 peer wrote them: of those that are not in lower case.
+/// How an HTTP/1 peer wrote what it said, where whoever read it was to remember that: it is written so wherever it
+/// goes on by HTTP/1, as in Envoy.
 #[derive(Clone, Debug, Default)]
-pub struct Case(pub Vec<(HeaderName, Box<str>)>);
+pub struct Case {
+    /// Header names that are not in lower case.
+    pub names: Vec<(HeaderName, Box<str>)>,
+    /// Others are written in proper case.
+    pub proper: bool,
+    /// Of a response.
+    pub reason: Option<Box<str>>,
+}
+
+impl Case {
+    /// What is written for a name in lower case, where that is another.
+    pub fn name(&self, lower: &HeaderName) -> Option<&str> {
+        self.names.iter().find(|(name, _)| name == lower).map(|(_, written)| &**written)
+    }
+}
 
 impl RequestHead {
     pub fn new(method: Method, authority: impl Into<String>, path: impl Into<String>) -> Self {
@@ -77,6 +94,7 @@ impl RequestHead {
             method,
             scheme: Scheme::Http,
             authority: authority.into(),
+            no_host: false,
             path: path.into(),
             upgrade: None,
             version: Version::HTTP_11,

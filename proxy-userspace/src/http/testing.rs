@@ -321,7 +321,6 @@ pub(crate) fn manager(filters: Vec<HttpFilter>, routes: RouteConfiguration) -> m
         early_header_mutation: Vec::new(),
         local_reply: LocalReplies::default(),
         proxy_status: None,
-        append_local_overload: false,
         tracing: None,
         access_log: Vec::new(),
         access_log_flush_interval: None,

@@ -8,10 +8,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use http::HeaderValue;
 use proxy_config::model::{Cluster, Metadata};
 use serde::Serialize;
 
 use super::access_log::Logger;
+use super::access_log::http::{grpc_code, protocol};
 use super::{AccessLog, Flags, HttpEntry};
 use crate::clock::{self, Start};
 use crate::istio::{Peers, Report};
@@ -290,7 +292,8 @@ impl Entry {
             workload: self.origin.workload.as_deref(),
             direction: self.origin.direction,
             listener: &self.origin.listener,
-            protocol: "TCP",
+            protocol: self.http.as_deref().map_or("TCP", |http| protocol(http.request.version)),
+            http: self.http.as_deref().map(|http| HttpLine::new(self, http)),
             downstream_remote_address: self.facts.remote,
             downstream_local_address: self.original_dst,
             original_dst: self.original_dst,
@@ -325,6 +328,8 @@ struct Line<'a> {
     direction: Option<Direction>,
     listener: &'a str,
     protocol: &'a str,
+    #[serde(flatten)]
+    http: Option<HttpLine<'a>>,
     downstream_remote_address: SocketAddr,
     downstream_local_address: Option<SocketAddr>,
     original_dst: Option<SocketAddr>,
@@ -346,7 +351,94 @@ struct Line<'a> {
     termination_source: Side,
 }
 
+/// What only a stream of HTTP has, by the names of Istio's default log.
+#[derive(Serialize)]
+struct HttpLine<'a> {
+    method: &'a str,
+    path: Option<Cow<'a, str>>,
+    authority: &'a str,
+    response_code: u16,
+    response_code_details: Option<&'a str>,
+    route_name: Option<&'a str>,
+    request_id: Option<Cow<'a, str>>,
+    user_agent: Option<Cow<'a, str>>,
+    x_forwarded_for: Option<Cow<'a, str>>,
+    upstream_service_time: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grpc_status: Option<u32>,
+}
+
+impl<'a> HttpLine<'a> {
+    fn new(entry: &'a Entry, http: &'a HttpEntry) -> Self {
+        let (request, response) = (&http.request, http.response.as_ref());
+        let asked = |name: &str| request.headers.get(name).map(text);
+        // As it came, whatever a route has made of it.
+        let path = asked("x-envoy-original-path").unwrap_or_else(|| Cow::Borrowed(&request.path));
+        Self {
+            method: request.method.as_str(),
+            path: (!path.is_empty()).then_some(path),
+            authority: &request.authority,
+            response_code: http.response_code(),
+            response_code_details: entry.outcome.response_code_details.as_deref(),
+            route_name: http.route.as_deref().filter(|name| !name.is_empty()),
+            request_id: asked("x-request-id"),
+            user_agent: asked("user-agent"),
+            x_forwarded_for: asked("x-forwarded-for"),
+            upstream_service_time: response
+                .and_then(|head| head.headers.get("x-envoy-upstream-service-time"))
+                .map(text),
+            grpc_status: grpc_code(http),
+        }
+    }
+}
+
+fn text(value: &HeaderValue) -> Cow<'_, str> {
+    String::from_utf8_lossy(value.as_bytes())
+}
+
 fn peer_uri_san(tls: &TlsInfo) -> Option<String> {
     let names = &tls.peer.as_deref()?.uri_sans;
     (!names.is_empty()).then(|| names.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Method, StatusCode, Version};
+
+    use super::*;
+    use crate::http::{RequestHead, ResponseHead};
+
+    #[test]
+    fn a_line_about_a_request() {
+        let mut head = RequestHead::new(Method::POST, "a.test", "/after?q=1");
+        head.version = Version::HTTP_2;
+        for (name, value) in
+            [("x-envoy-original-path", "/before"), ("user-agent", "curl"), ("x-request-id", "id")]
+        {
+            head.headers.insert(name, HeaderValue::from_static(value));
+        }
+        let mut http = HttpEntry::new(head, clock::now());
+        let mut response = ResponseHead::new(StatusCode::SERVICE_UNAVAILABLE);
+        response.headers.insert("x-envoy-upstream-service-time", HeaderValue::from_static("7"));
+        http.response = Some(response);
+        let mut entry = super::super::access_log::tests::entry();
+        let of_connection: serde_json::Value = serde_json::from_str(&entry.json().unwrap()).unwrap();
+        assert_eq!((of_connection["protocol"].as_str(), of_connection.get("method")), (Some("TCP"), None));
+        entry.http = Some(Box::new(http));
+        entry.outcome.response_code_details = Some("no_healthy_upstream".into());
+        let line: serde_json::Value = serde_json::from_str(&entry.json().unwrap()).unwrap();
+        for (name, expected) in [
+            ("protocol", "HTTP/2"),
+            ("method", "POST"),
+            ("path", "/before"),
+            ("authority", "a.test"),
+            ("response_code_details", "no_healthy_upstream"),
+            ("user_agent", "curl"),
+            ("request_id", "id"),
+            ("upstream_service_time", "7"),
+        ] {
+            assert_eq!(line[name], expected, "{line}");
+        }
+        assert_eq!((line["response_code"].as_u64(), line.get("grpc_status")), (Some(503), None));
+    }
 }

@@ -18,7 +18,7 @@ use crate::diagnostic::Segment;
 use crate::lower::extension::Extension;
 use crate::lower::http::filter::chain;
 use crate::lower::http::header::optional_name;
-use crate::lower::http::options::{Http1WithError, Http2WithError};
+use crate::lower::http::options::Http1WithError;
 use crate::lower::registry::registry;
 use crate::lower::value::number;
 use crate::lower::{Cx, Lower};
@@ -26,7 +26,7 @@ use crate::model::TransportSocket;
 use crate::model::cluster::Preconnect;
 use crate::model::http::istio::MetadataExchange;
 use crate::model::http::options::UpstreamProtocol;
-use crate::model::http::{CommonHttpOptions, HttpOptions};
+use crate::model::http::{CommonHttpOptions, Http2Options, HttpOptions};
 use crate::proto::pb::envoy::tcp::metadataexchange::config as mx;
 
 registry! {
@@ -66,7 +66,7 @@ impl Old {
         let both = http1.is_some() && http2.is_some();
         let has_http2 = http2.is_some();
         let (http1, _) = http1.and_then(|o| cx.lower("http_protocol_options", o)).unwrap_or_default();
-        let (http2, _) = http2.and_then(|o| cx.lower("http2_protocol_options", o)).unwrap_or_default();
+        let http2 = http2.and_then(|o| cx.lower("http2_protocol_options", o)).unwrap_or_default();
         let downstream = match cx.variant("protocol_selection", selection)? {
             ClusterProtocolSelection::UseConfiguredProtocol => false,
             ClusterProtocolSelection::UseDownstreamProtocol => true,
@@ -186,7 +186,7 @@ fn http1(cx: &mut Cx, options: Option<core::Http1ProtocolOptions>) -> Http1WithE
     options.and_then(|options| cx.lower("http_protocol_options", options)).unwrap_or_default()
 }
 
-fn http2(cx: &mut Cx, options: Option<core::Http2ProtocolOptions>) -> Http2WithError {
+fn http2(cx: &mut Cx, options: Option<core::Http2ProtocolOptions>) -> Http2Options {
     options.and_then(|options| cx.lower("http2_protocol_options", options)).unwrap_or_default()
 }
 
@@ -199,7 +199,7 @@ lower! { "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpCon
                 cx.lower("http_protocol_options", options).map(|(options, _)| UpstreamProtocol::Http1(options))
             }
             Some(ProtocolConfig::Http2ProtocolOptions(options)) => {
-                cx.lower("http2_protocol_options", options).map(|(options, _)| UpstreamProtocol::Http2(options))
+                cx.lower("http2_protocol_options", options).map(UpstreamProtocol::Http2)
             }
             Some(ProtocolConfig::Http3ProtocolOptions(_)) => {
                 cx.reject("http3_protocol_options", NO_HTTP3);
@@ -220,7 +220,7 @@ lower! { "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHt
     {
         let (http1, _) = http1(cx, http_protocol_options);
         // As in Envoy: a client's HTTP/2 goes on as HTTP/2 also where nothing is said of it.
-        let (http2, _) = http2(cx, http2_protocol_options);
+        let http2 = http2(cx, http2_protocol_options);
         Some(UpstreamProtocol::UseDownstream { http1, http2: Some(http2) })
     }
 }
@@ -234,7 +234,7 @@ lower! { "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig"
     }
     {
         let (http1, _) = http1(cx, http_protocol_options);
-        let (http2, _) = http2(cx, http2_protocol_options);
+        let http2 = http2(cx, http2_protocol_options);
         Some(UpstreamProtocol::Auto { http1, http2 })
     }
 }

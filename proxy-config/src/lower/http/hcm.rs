@@ -41,8 +41,7 @@ lower! { "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnec
         set_current_client_cert_details, proxy_100_continue, represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
         upgrade_configs, normalize_path, merge_slashes, path_with_escaped_slashes_action, request_id_extension,
         local_reply_config, strip_matching_host_port, stream_error_on_invalid_http_message, strip_trailing_host_dot,
-        proxy_status_config, append_x_forwarded_port, append_local_overload, forward_proto_config, route_specifier,
-        strip_port_mode
+        proxy_status_config, append_x_forwarded_port, forward_proto_config, route_specifier, strip_port_mode
     }
     reject {
         forward_client_cert_matcher: "matching trees are not implemented: use forward_client_cert_details",
@@ -51,6 +50,7 @@ lower! { "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnec
     }
     warn {
         http3_protocol_options: "HTTP/3 is not implemented yet",
+        append_local_overload: "nothing here refuses requests because of overload, so no response says so",
         add_proxy_protocol_connection_state: "the PROXY header of a client is not told to an upstream by itself",
     }
     {
@@ -102,7 +102,7 @@ lower! { "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnec
             detection: parts::ip_detection(cx, original_ip_detection_extensions),
         };
         detection_fits(cx, &client);
-        sizes_fit(cx, common.as_ref(), &http2.0, kb);
+        sizes_fit(cx, common.as_ref(), &http2, kb);
         let request_id = RequestId {
             generate: flag(generate_request_id, true),
             preserve_external: preserve_external_request_id,
@@ -132,12 +132,8 @@ lower! { "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnec
                 .and_then(|config| cx.lower("local_reply_config", config))
                 .unwrap_or_else(LocalReplies::default),
             proxy_status: proxy_status_config.and_then(|config| cx.lower("proxy_status_config", config)),
-            http1: with_outer(http1, outer, |options: &mut Http1Options, on| {
-                options.stream_error_on_invalid_http_message = on;
-            }),
-            http2: with_outer(http2, outer, |options: &mut Http2Options, on| {
-                options.stream_error_on_invalid_http_message = on;
-            }),
+            http1: with_outer(http1, outer),
+            http2,
             timeouts: timeouts.lower(cx),
             identity: identity.lower(cx)?,
             stat_prefix: stat_prefix?,
@@ -151,14 +147,12 @@ lower! { "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnec
             request_id,
             proxy_100_continue,
             upgrades,
-            append_local_overload,
         })
     }
 }
 
-fn with_outer<T>((mut options, own): (T, Option<bool>), outer: Option<bool>, set: fn(&mut T, bool)) -> T {
-    set(&mut options, options::stream_error(own, outer));
-    options
+fn with_outer((options, own): options::Http1WithError, outer: Option<bool>) -> Http1Options {
+    Http1Options { stream_error_on_invalid_http_message: options::stream_error(own, outer), ..options }
 }
 
 fn codec(cx: &mut Cx, codec: i32) -> Option<Codec> {

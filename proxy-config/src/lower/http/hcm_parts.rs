@@ -34,9 +34,12 @@ registry! {
 
 lower! { "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.InternalAddressConfig"
     inner::InternalAddressConfig => InternalAddresses, cx;
-    read { unix_sockets, cidr_ranges }
+    read { cidr_ranges }
+    warn {
+        unix_sockets: "no client comes by a unix socket: listeners have IP addresses here",
+    }
     {
-        Some(InternalAddresses { unix_sockets, ranges: cx.list("cidr_ranges", cidr_ranges) })
+        Some(InternalAddresses { ranges: cx.list("cidr_ranges", cidr_ranges) })
     }
 }
 

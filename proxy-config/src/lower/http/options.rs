@@ -144,22 +144,21 @@ lower! { "envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseF
     }
 }
 
-pub(in crate::lower) type Http2WithError = (Http2Options, Option<bool>);
-
-lower! { "envoy.config.core.v3.Http2ProtocolOptions" core::Http2ProtocolOptions => Http2WithError, cx;
+lower! { "envoy.config.core.v3.Http2ProtocolOptions" core::Http2ProtocolOptions => Http2Options, cx;
     read {
         hpack_table_size, max_concurrent_streams, initial_stream_window_size, initial_connection_window_size,
-        allow_connect, max_outbound_frames, max_outbound_control_frames,
-        max_consecutive_inbound_frames_with_empty_payload, max_inbound_priority_frames_per_stream,
-        max_inbound_window_update_frames_per_data_frame_sent, stream_error_on_invalid_http_messaging,
-        override_stream_error_on_invalid_http_message, connection_keepalive, max_header_field_size_kb,
-        disallow_obs_text, stream_reset_burst, stream_reset_rate
+        allow_connect, max_outbound_control_frames, max_consecutive_inbound_frames_with_empty_payload,
+        max_inbound_priority_frames_per_stream, max_inbound_window_update_frames_per_data_frame_sent,
+        connection_keepalive, max_header_field_size_kb, disallow_obs_text, stream_reset_burst, stream_reset_rate
     }
     warn {
         allow_metadata: "METADATA frames are not implemented: they are passed over",
         custom_settings_parameters: "settings that HTTP/2 does not have are not sent",
         use_oghttp2_codec: "there is one codec here, which is neither of Envoy's two",
         max_metadata_size: "METADATA frames are not implemented",
+        max_outbound_frames: "what waits for a peer is limited in bytes, by stream, and not in frames",
+        stream_error_on_invalid_http_messaging: "a bad message ends its stream and not its connection, in any case",
+        override_stream_error_on_invalid_http_message: "a bad message ends its stream and not its connection, in any case",
         enable_huffman_encoding: "headers are Huffman-encoded where that is shorter",
     }
     {
@@ -167,12 +166,9 @@ lower! { "envoy.config.core.v3.Http2ProtocolOptions" core::Http2ProtocolOptions 
         let streams = number(max_concurrent_streams).unwrap_or(default.max_concurrent_streams);
         let stream_window = number(initial_stream_window_size).unwrap_or(default.initial_stream_window_size);
         let window = number(initial_connection_window_size).unwrap_or(default.initial_connection_window_size);
-        let old = stream_error_on_invalid_http_messaging.then_some(true);
-        let own = override_stream_error_on_invalid_http_message.map(|own| own.value).or(old);
         let from_1 = |cx: &mut Cx, field, value: Option<_>, default| {
             cx.ranged(field, number(value).unwrap_or(default), 1..=u32::MAX)
         };
-        let frames = from_1(cx, "max_outbound_frames", max_outbound_frames, default.max_outbound_frames);
         let control = from_1(
             cx,
             "max_outbound_control_frames",
@@ -190,7 +186,7 @@ lower! { "envoy.config.core.v3.Http2ProtocolOptions" core::Http2ProtocolOptions 
             burst: stream_reset_burst.map_or(default.stream_reset.burst, |v| v.value),
             per_second: stream_reset_rate.map_or(default.stream_reset.per_second, |v| v.value),
         };
-        let options = Http2Options {
+        Some(Http2Options {
             hpack_table_size: number(hpack_table_size).unwrap_or(default.hpack_table_size),
             max_concurrent_streams: cx.ranged("max_concurrent_streams", streams, 1..=MOST_31)?,
             initial_stream_window_size: cx
@@ -198,7 +194,6 @@ lower! { "envoy.config.core.v3.Http2ProtocolOptions" core::Http2ProtocolOptions 
             initial_connection_window_size: cx
                 .ranged("initial_connection_window_size", window, LEAST_WINDOW..=MOST_31)?,
             allow_connect,
-            max_outbound_frames: frames?,
             max_outbound_control_frames: control?,
             max_consecutive_inbound_frames_with_empty_payload: number(
                 max_consecutive_inbound_frames_with_empty_payload,
@@ -207,14 +202,12 @@ lower! { "envoy.config.core.v3.Http2ProtocolOptions" core::Http2ProtocolOptions 
             max_inbound_priority_frames_per_stream: number(max_inbound_priority_frames_per_stream)
                 .unwrap_or(default.max_inbound_priority_frames_per_stream),
             max_inbound_window_update_frames_per_data_frame_sent: updates?,
-            stream_error_on_invalid_http_message: stream_error(own, None),
             connection_keepalive: connection_keepalive
                 .and_then(|keepalive| cx.lower("connection_keepalive", keepalive)),
             max_header_field_size_kb: cx.ranged("max_header_field_size_kb", field_kb, 1..=MOST_KB)?,
             disallow_obs_text: flag(disallow_obs_text, false),
             stream_reset,
-        };
-        Some((options, own))
+        })
     }
 }
 

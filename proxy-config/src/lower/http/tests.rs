@@ -144,11 +144,15 @@ fn nothing_is_a_time_out_of_0s() {
 
 #[test]
 fn the_managers_word_about_bad_messages_holds_unless_a_protocol_has_its_own() {
-    let of = hcm(&json!({
-        "stat_prefix": "s", "route_config": {}, "stream_error_on_invalid_http_message": true,
-        "http2_protocol_options": {"override_stream_error_on_invalid_http_message": false},
-    }));
-    assert!(of.http1.stream_error_on_invalid_http_message && !of.http2.stream_error_on_invalid_http_message);
+    let ends_stream = |own: Value| {
+        let of = hcm(&json!({
+            "stat_prefix": "s", "route_config": {}, "stream_error_on_invalid_http_message": true,
+            "http_protocol_options": own,
+        }));
+        of.http1.stream_error_on_invalid_http_message
+    };
+    assert!(ends_stream(json!({})));
+    assert!(!ends_stream(json!({"override_stream_error_on_invalid_http_message": false})));
 }
 
 #[test]

@@ -41,8 +41,6 @@ pub struct Hcm {
     pub early_header_mutation: Vec<HeaderMutation>,
     pub local_reply: LocalReplies,
     pub proxy_status: Option<ProxyStatus>,
-    /// `x-envoy-local-overloaded` is told.
-    pub append_local_overload: bool,
     pub tracing: Option<Box<Tracing>>,
     pub access_log: Vec<AccessLog>,
     pub access_log_flush_interval: Option<Duration>,
@@ -152,7 +150,6 @@ pub struct ClientAddress {
 /// `internal_address_config`. Nobody is internal by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InternalAddresses {
-    pub unix_sockets: bool,
     pub ranges: Vec<Cidr>,
 }
 

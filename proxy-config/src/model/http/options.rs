@@ -112,8 +112,6 @@ pub struct Http2Options {
     pub initial_connection_window_size: u32,
     /// Extended CONNECT (RFC 8441).
     pub allow_connect: bool,
-    /// Default 10,000.
-    pub max_outbound_frames: u32,
     /// Default 1,000.
     pub max_outbound_control_frames: u32,
     /// Default 1.
@@ -122,13 +120,11 @@ pub struct Http2Options {
     pub max_inbound_priority_frames_per_stream: u32,
     /// Default 10.
     pub max_inbound_window_update_frames_per_data_frame_sent: u32,
-    /// A bad message ends its stream and not its connection.
-    pub stream_error_on_invalid_http_message: bool,
     pub connection_keepalive: Option<Keepalive>,
     /// Default 64.
     pub max_header_field_size_kb: u32,
     pub disallow_obs_text: bool,
-    /// Streams that a client may reset.
+    /// Frames RST_STREAM of a peer's.
     pub stream_reset: StreamResetLimit,
 }
 
@@ -140,12 +136,10 @@ impl Default for Http2Options {
             initial_stream_window_size: 16 << 20,
             initial_connection_window_size: 24 << 20,
             allow_connect: false,
-            max_outbound_frames: 10_000,
             max_outbound_control_frames: 1000,
             max_consecutive_inbound_frames_with_empty_payload: 1,
             max_inbound_priority_frames_per_stream: 100,
             max_inbound_window_update_frames_per_data_frame_sent: 10,
-            stream_error_on_invalid_http_message: false,
             connection_keepalive: None,
             max_header_field_size_kb: 64,
             disallow_obs_text: false,

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::view::{ErrorView, Kind, ResourceView, View};
 use super::sections::{List, Source};
-use super::{endpoints, secrets};
+use super::{endpoints, routes, secrets};
 use crate::clock;
 
 pub(super) type Elements = Box<dyn Iterator<Item = Value> + Send>;
@@ -58,6 +58,13 @@ pub(super) fn elements(
                 }
                 with_error(shown, kind, one.error.as_ref())
             }))
+        }
+        Source::InlineRoutes => {
+            let of_static = view.resources(Kind::StaticListener).into_iter();
+            let of_dynamic = dynamic(xds::Kind::Listener).filter_map(|one| one.active);
+            let listeners = of_static.chain(of_dynamic);
+            let routes = listeners.flat_map(|listener| routes::inline(&listener));
+            Box::new(routes.filter(move |(name, _)| wanted(name)).map(|(_, route)| route))
         }
         Source::Secrets { warming } => {
             let secrets = view.secrets().into_iter();

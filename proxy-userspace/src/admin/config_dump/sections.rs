@@ -42,6 +42,8 @@ pub(super) enum Source {
     /// Of that type, those in use.
     Active(xds::Kind),
     WarmingClusters,
+    /// Those that connection managers bring with them.
+    InlineRoutes,
     Listeners,
     /// Of static clusters, or of those of CDS.
     Endpoints {
@@ -128,7 +130,11 @@ pub(super) const SECTIONS: &[Section] = &[
         version: None,
         shown: Shown::Dynamic,
         lists: &[
-            list("static_route_configs", "RoutesConfigDump.StaticRouteConfig", Source::Nothing),
+            list(
+                "static_route_configs",
+                "RoutesConfigDump.StaticRouteConfig",
+                Source::InlineRoutes,
+            ),
             list(
                 "dynamic_route_configs",
                 "RoutesConfigDump.DynamicRouteConfig",
@@ -228,12 +234,15 @@ impl Source {
             Self::Secrets { .. } | Self::Static(Kind::StaticSecret) | Self::Active(xds::Kind::Secret) => {
                 ("secret", xds::Kind::Secret)
             }
-            Self::Active(xds::Kind::Route) => ("route_config", xds::Kind::Route),
+            Self::InlineRoutes | Self::Active(xds::Kind::Route) => ("route_config", xds::Kind::Route),
             Self::Active(xds::Kind::Extension) => ("ecds_filter", xds::Kind::Extension),
             Self::Nothing => return None,
         };
         let named = matches!(self, Self::Secrets { .. } | Self::Static(Kind::StaticSecret));
-        let is_static = matches!(self, Self::Static(Kind::StaticCluster | Kind::StaticListener));
+        let is_static = matches!(
+            self,
+            Self::InlineRoutes | Self::Static(Kind::StaticCluster | Kind::StaticListener)
+        );
         match field {
             _ if field == any => Some(Below::Any(kind)),
             "last_updated" => Some(Below::Nothing),

@@ -149,7 +149,7 @@ pub(super) fn response(
     close: &mut bool,
     settings: &Settings,
 ) -> Framing {
-    status_line(out, head.status, asked.version);
+    status_line(out, head, asked.version);
     let turned = asked.is_turned(head.status);
     let (framing, length) = if turned { (Framing::Raw, None) } else { response_framing(head, len, asked) };
     let names = Names::new(head.case.as_deref(), settings);
@@ -182,17 +182,29 @@ pub(super) fn response(
 
 /// A response that comes before the final one.
 pub(super) fn interim(out: &mut BytesMut, head: &ResponseHead, settings: &Settings) {
-    status_line(out, head.status, Version::HTTP_11);
+    status_line(out, head, Version::HTTP_11);
     fields(out, &head.headers, None, &Names::new(head.case.as_deref(), settings));
     out.extend_from_slice(b"\r\n");
 }
 
-fn status_line(out: &mut BytesMut, status: StatusCode, version: Version) {
+fn status_line(out: &mut BytesMut, head: &ResponseHead, version: Version) {
+    let status = head.status;
+    let kept = head.case.as_deref().and_then(|case| case.reason.as_deref());
+    let reason = kept.unwrap_or_else(|| reason(status));
     out.extend_from_slice(if version == Version::HTTP_11 { b"HTTP/1.1 " } else { b"HTTP/1.0 " });
     out.extend_from_slice(status.as_str().as_bytes());
     out.extend_from_slice(b" ");
-    out.extend_from_slice(status.canonical_reason().unwrap_or("Unknown").as_bytes());
+    out.extend_from_slice(reason.as_bytes());
     out.extend_from_slice(b"\r\n");
+}
+
+/// In Envoy's words, who does not know all that IANA has.
+fn reason(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        102 | 103 | 418 => "Unknown",
+        599 => "Last Unassigned Server Error Code",
+        _ => status.canonical_reason().unwrap_or("Unknown"),
+    }
 }
 
 fn response_framing(head: &ResponseHead, len: Option<u64>, asked: &Asked) -> (Framing, Option<u64>) {
@@ -302,7 +314,7 @@ struct Names<'a> {
 
 impl<'a> Names<'a> {
     fn new(case: Option<&'a Case>, settings: &Settings) -> Self {
-        Self { case: case.filter(|_| settings.preserve_case), proper: settings.proper_case }
+        Self { case, proper: case.map_or(settings.proper_case, |case| case.proper) }
     }
 
     fn write_length(&self, out: &mut BytesMut, length: Option<u64>) {
@@ -313,9 +325,9 @@ impl<'a> Names<'a> {
     }
 
     fn write(&self, out: &mut BytesMut, name: &HeaderName, value: &[u8]) {
-        let kept = self.case.and_then(|case| case.0.iter().find(|(lower, _)| lower == name));
+        let kept = self.case.and_then(|case| case.name(name));
         let start = out.len();
-        field(out, kept.map_or(name.as_str(), |(_, kept)| kept).as_bytes(), value);
+        field(out, kept.unwrap_or(name.as_str()).as_bytes(), value);
         if self.proper && kept.is_none() {
             proper(&mut out[start..start + name.as_str().len()]);
         }

@@ -32,8 +32,12 @@ pub struct Settings {
     pub accept_http_10: bool,
     /// Of an HTTP/1.0 request that names none.
     pub default_host: Option<Box<str>>,
-    /// Header names go out as they came in.
+    /// Header names of what comes are remembered as they were written.
     pub preserve_case: bool,
+    /// With `preserve_case`: what is added to such a message is written as `Proper-Case`.
+    pub proper_case_own: bool,
+    /// With `preserve_case`: the reason phrase of a response is remembered, too.
+    pub keep_reason: bool,
     /// Header names go out as `Proper-Case`, where none is preserved.
     pub proper_case: bool,
     /// `GET http://host/path`: of a client.
@@ -58,6 +62,8 @@ impl Default for Settings {
             accept_http_10: false,
             default_host: None,
             preserve_case: false,
+            proper_case_own: false,
+            keep_reason: false,
             proper_case: false,
             allow_absolute_url: true,
             enable_trailers: false,

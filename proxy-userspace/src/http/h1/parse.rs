@@ -204,9 +204,11 @@ fn read_request(
     let mut upgrade = upgrade(&mut fields.map, connection);
     let extent = framing::of_request(declared, &method, &mut upgrade)?;
     let host = host(&mut fields, &target, version, settings)?;
+    let no_host = host.is_none();
     let scheme = target.scheme.unwrap_or(if settings.https { Scheme::Https } else { Scheme::Http });
     let head = RequestHead {
-        authority: host,
+        authority: host.unwrap_or_default(),
+        no_host,
         path: target.path.to_owned(),
         method,
         scheme,
@@ -236,6 +238,9 @@ fn read_response(
     if !matches!(status, StatusCode::SWITCHING_PROTOCOLS | StatusCode::UPGRADE_REQUIRED) {
         fields.map.remove(header::UPGRADE);
     }
+    if let Some(case) = fields.case.as_mut().filter(|_| settings.keep_reason) {
+        case.reason = raw.reason.map(Into::into);
+    }
     let head = ResponseHead { status, version, headers: fields.map, case: fields.case, size: bytes.len() };
     Ok(Parsed { head, extent, connection })
 }
@@ -263,12 +268,16 @@ struct Fields {
 
 impl Fields {
     fn read(lines: &[Header<'_>], bytes: &Bytes, settings: &Settings) -> Result<Self, BadRequest> {
+        let proper = settings.proper_case_own;
+        let case = settings.preserve_case.then(|| Box::new(Case { proper, ..Case::default() }));
         let mut fields =
-            Self { map: HeaderMap::with_capacity(lines.len() + ADDED), case: None, host: None, special: false };
+            Self { map: HeaderMap::with_capacity(lines.len() + ADDED), case, host: None, special: false };
         for line in lines {
             let (name, value) = field(line, bytes)?;
-            if settings.preserve_case && line.name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-                fields.case.get_or_insert_default().0.push((name.clone(), line.name.into()));
+            if let Some(case) = &mut fields.case
+                && line.name.bytes().any(|byte| byte.is_ascii_uppercase())
+            {
+                case.names.push((name.clone(), line.name.into()));
             }
             if name == header::HOST {
                 if fields.host.replace(value).is_some() {
@@ -307,24 +316,21 @@ fn field(line: &Header<'_>, bytes: &Bytes) -> Result<(HeaderName, HeaderValue), 
     Ok((name, value))
 }
 
-/// What the target says goes before the header.
+/// What the target says goes before the header. None: nobody has named one, which the connection manager refuses.
 fn host(
     fields: &mut Fields,
     target: &Target<'_>,
     version: Version,
     settings: &Settings,
-) -> Result<String, BadRequest> {
+) -> Result<Option<String>, BadRequest> {
     if let Some(host) = fields.host.take() {
         return match std::str::from_utf8(host.as_bytes()) {
-            Ok(host) if target::is_host(host) => Ok(target.authority.unwrap_or(host).to_owned()),
+            Ok(host) if target::is_host(host) => Ok(Some(target.authority.unwrap_or(host).to_owned())),
             Ok(_) | Err(_) => Err(BadRequest::new(StatusCode::BAD_REQUEST, "http.invalid_authority")),
         };
     }
     let default = settings.default_host.as_deref().filter(|_| version == Version::HTTP_10);
-    match target.authority.or(default) {
-        Some(host) => Ok(host.to_owned()),
-        None => Err(BadRequest::new(StatusCode::BAD_REQUEST, "missing_host_header")),
-    }
+    Ok(target.authority.or(default).map(str::to_owned))
 }
 
 /// What a client would turn to; HTTP/2 is not turned to so.

@@ -21,6 +21,9 @@ pub struct Limits {
     pub max_consecutive_inbound_frames_with_empty_payload: u32,
     pub max_inbound_priority_frames_per_stream: u32,
     pub max_inbound_window_update_frames_per_data_frame_sent: u32,
+    /// Frames RST_STREAM at once, and in each second: Envoy's `stream_reset_burst` and `stream_reset_rate`.
+    pub stream_reset_burst: u64,
+    pub stream_reset_rate: u64,
     /// Envoy's `overload.premature_reset_total_stream_count`: of so many streams, half may be reset young.
     pub premature_resets: u64,
 }
@@ -32,6 +35,8 @@ impl Default for Limits {
             max_consecutive_inbound_frames_with_empty_payload: 1,
             max_inbound_priority_frames_per_stream: 100,
             max_inbound_window_update_frames_per_data_frame_sent: 10,
+            stream_reset_burst: 1000,
+            stream_reset_rate: 33,
             premature_resets: 500,
         }
     }
@@ -46,6 +51,8 @@ pub enum Violation {
     /// Envoy counts the answers that wait, this counts what asks for them.
     Control,
     PrematureResets,
+    /// More than are allowed in that time, of streams young or old.
+    Resets,
     /// The connection does not begin with SETTINGS.
     Preface,
     /// With pseudo-headers.
@@ -60,6 +67,7 @@ impl Violation {
             Self::WindowUpdate => "inbound_window_update_frames_flood",
             Self::Control => "outbound_control_flood",
             Self::PrematureResets => "too_many_premature_resets",
+            Self::Resets => "stream_reset_flood",
             Self::Preface | Self::Trailers => "protocol_error",
         }
     }
@@ -71,7 +79,8 @@ impl Violation {
             | Self::Priority
             | Self::WindowUpdate
             | Self::Control
-            | Self::PrematureResets => Reason::ENHANCE_YOUR_CALM,
+            | Self::PrematureResets
+            | Self::Resets => Reason::ENHANCE_YOUR_CALM,
             Self::Preface | Self::Trailers => Reason::PROTOCOL_ERROR,
         }
     }
@@ -99,12 +108,15 @@ pub(super) struct Counts {
     window_update: u64,
     control: Control,
     resets: Resets,
+    /// Of frames RST_STREAM.
+    allowance: Allowance,
 }
 
 impl Counts {
     pub(super) fn new(settings: &Settings, end: End) -> Self {
         let (limits, table) = (settings.limits.clone(), settings.hpack_table_size as usize);
         let control = Control::new(limits.max_outbound_control_frames);
+        let allowance = Allowance::new(limits.stream_reset_burst, limits.stream_reset_rate);
         Self {
             limits,
             end,
@@ -120,6 +132,7 @@ impl Counts {
             window_update: 0,
             control,
             resets: Resets::default(),
+            allowance,
         }
     }
 
@@ -149,6 +162,8 @@ impl Counts {
             Kind::Reset => {
                 self.stats.rx_reset.inc();
                 if self.end == End::Server {
+                    let spent = !self.allowance.take();
+                    self.check(spent, Violation::Resets);
                     let many = self.resets.many(head.stream, self.streams, self.limits.premature_resets);
                     self.check(many, Violation::PrematureResets);
                 }
@@ -220,7 +235,7 @@ impl Counts {
             Violation::Priority => self.stats.inbound_priority_frames_flood.inc(),
             Violation::WindowUpdate => self.stats.inbound_window_update_frames_flood.inc(),
             Violation::Control => self.stats.outbound_control_flood.inc(),
-            Violation::PrematureResets => {}
+            Violation::PrematureResets | Violation::Resets => {}
             Violation::Preface | Violation::Trailers => self.stats.rx_messaging_error.inc(),
         }
     }
@@ -252,6 +267,31 @@ impl Control {
             let millis = u64::try_from((now - self.at).as_millis()).unwrap_or(u64::MAX);
             self.left = (self.most.saturating_mul(millis) / 1000 / PER_SECOND).min(self.most);
             self.at = now;
+        }
+        let some = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        some
+    }
+}
+
+/// So many at once, and then so many in each second.
+struct Allowance {
+    most: u64,
+    per_second: u64,
+    left: u64,
+    at: Instant,
+}
+
+impl Allowance {
+    fn new(most: u64, per_second: u64) -> Self {
+        Self { most, per_second, left: most, at: clock::now() }
+    }
+
+    fn take(&mut self) -> bool {
+        let seconds = (clock::now() - self.at).as_secs();
+        if seconds > 0 {
+            self.left = self.left.saturating_add(self.per_second.saturating_mul(seconds)).min(self.most);
+            self.at += std::time::Duration::from_secs(seconds);
         }
         let some = self.left > 0;
         self.left = self.left.saturating_sub(1);
@@ -308,7 +348,10 @@ mod tests {
     }
 
     fn server() -> Counts {
-        let mut counts = Counts::new(&Settings::default(), End::Server);
+        let mut settings = Settings::default();
+        // What each second allows has a test of its own.
+        settings.limits.stream_reset_burst = u64::MAX;
+        let mut counts = Counts::new(&settings, End::Server);
         counts.received(frame(Kind::Settings, 0, 0, 0), &Seen::default());
         counts
     }
@@ -432,6 +475,25 @@ mod tests {
             }
         }
         assert_eq!(counts.violation, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn resets_have_an_allowance() {
+        let mut settings = Settings::default();
+        (settings.limits.stream_reset_burst, settings.limits.stream_reset_rate) = (3, 2);
+        let mut counts = Counts::new(&settings, End::Server);
+        counts.received(frame(Kind::Settings, 0, 0, 0), &Seen::default());
+        let reset = |n: u32| frame(Kind::Reset, 0, 1 + 2 * n, 4);
+        for n in 0..3 {
+            counts.received(reset(n), &Seen::default());
+        }
+        tokio::time::advance(std::time::Duration::from_secs(1)).await;
+        for n in 3..5 {
+            counts.received(reset(n), &Seen::default());
+        }
+        assert_eq!(counts.violation, None);
+        counts.received(reset(5), &Seen::default());
+        assert_eq!(counts.violation, Some(Violation::Resets));
     }
 
     #[test]

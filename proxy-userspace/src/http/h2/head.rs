@@ -28,6 +28,7 @@ pub(super) fn request(parts: request::Parts, https: bool) -> RequestHead {
         method = Method::GET;
     }
     let host = headers.remove(header::HOST);
+    let no_host = uri.authority().is_none() && host.is_none();
     let authority = match (uri.authority(), host) {
         (Some(authority), _) => authority.as_str().to_owned(),
         (None, Some(host)) => String::from_utf8_lossy(host.as_bytes()).into_owned(),
@@ -50,6 +51,7 @@ pub(super) fn request(parts: request::Parts, https: bool) -> RequestHead {
         method,
         scheme,
         authority,
+        no_host,
         path,
         upgrade,
         version: Version::HTTP_2,
@@ -78,6 +80,16 @@ pub(super) fn is_malformed(parts: &request::Parts) -> bool {
 pub(super) fn are_malformed(headers: &HeaderMap) -> bool {
     let space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     headers.values().any(|value| space(value.as_bytes().first()) || space(value.as_bytes().last()))
+}
+
+/// RFC 9110, 5.5: of values that are not in ASCII.
+pub(super) fn has_obs_text(headers: &HeaderMap) -> bool {
+    headers.values().any(|value| !value.as_bytes().is_ascii())
+}
+
+/// Of a name and its value.
+pub(super) fn longest(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len()).max().unwrap_or(0)
 }
 
 /// An upstream's response, final or not.

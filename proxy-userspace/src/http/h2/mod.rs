@@ -39,6 +39,10 @@ pub struct Settings {
     pub allow_connect: bool,
     pub max_headers_bytes: u32,
     pub max_headers: usize,
+    /// Of a name and its value.
+    pub max_field_bytes: usize,
+    /// Values are of ASCII (RFC 9110, 5.5).
+    pub disallow_obs_text: bool,
     /// The scheme of a request that has none that is known.
     pub https: bool,
     pub keepalive: Option<Keepalive>,
@@ -61,6 +65,7 @@ stats_block! {
         counter rx_messaging_error;
         counter rx_reset;
         counter trailers;
+        counter tx_flush_timeout;
         counter tx_reset;
         gauge streams_active;
     }
@@ -77,6 +82,8 @@ impl Default for Settings {
             allow_connect: false,
             max_headers_bytes: 60 * 1024,
             max_headers: 100,
+            max_field_bytes: 64 * 1024,
+            disallow_obs_text: false,
             https: false,
             keepalive: None,
             limits: abuse::Limits::default(),

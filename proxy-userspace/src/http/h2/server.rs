@@ -86,12 +86,16 @@ impl Server {
         mut respond: SendResponse<Bytes>,
     ) -> Option<(Request, Responder)> {
         let (parts, body) = request.into_parts();
-        if parts.headers.len() > self.settings.max_headers {
+        if parts.headers.len() > self.settings.max_headers
+            || head::longest(&parts.headers) > self.settings.max_field_bytes
+        {
             self.settings.stats.header_overflow.inc();
             respond.send_reset(Reason::INTERNAL_ERROR);
             return None;
         }
-        if head::is_malformed(&parts) {
+        if head::is_malformed(&parts)
+            || (self.settings.disallow_obs_text && head::has_obs_text(&parts.headers))
+        {
             self.settings.stats.rx_messaging_error.inc();
             respond.send_reset(Reason::PROTOCOL_ERROR);
             return None;

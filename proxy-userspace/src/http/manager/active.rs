@@ -10,12 +10,15 @@ use http::{HeaderValue, StatusCode};
 
 use super::exchange::{self, Chain, Upgrade};
 use super::meter::Meter;
+use super::periodic::Periodic;
 use super::watch::{Broken, Limits, Standing, Watch};
 use super::{Peer, finish, limits, local_reply, outbound};
 use crate::clock::{self, Instant};
 use crate::http::filter::Stop;
 use crate::http::hcm::HttpStats;
-use crate::http::{Body, ConnCx, Hcm, LocalReply, Request, Reset, ResponseHead, Sent, Stream, Upload};
+use crate::http::{
+    Body, ConnCx, Hcm, LocalReply, Request, Reset, ResetReason, ResponseHead, Sent, Stream, Upload,
+};
 use crate::telemetry::stats::Held;
 use crate::telemetry::{Flags, LogType, Side};
 
@@ -90,6 +93,7 @@ impl Active {
         let start = self.stream.start.at;
         Limits {
             idle: model.timeouts.stream_idle,
+            flush: model.timeouts.stream_flush,
             request: model.timeouts.request.and_then(|limit| start.checked_add(limit)),
             end: model.common.max_stream_duration.and_then(|limit| start.checked_add(limit)),
         }
@@ -116,6 +120,7 @@ impl Active {
         self.expect(peer);
         let (upgrade, begun) = exchange::begin(&mut self.stream, &mut self.chain);
         self.begun(upgrade);
+        watch.periodic = Periodic::new(&self.stream);
         match begun {
             Ok(()) => self.request(peer, watch).await?,
             Err(Stop::Reply(reply)) => local_reply::make(&mut self.stream, *reply),
@@ -177,7 +182,7 @@ impl Active {
 
     async fn request<P: Peer>(&mut self, peer: &mut P, watch: &mut Watch<'_>) -> Result<(), Broken> {
         let Self { stream, chain, limits, mark, interims, meter, .. } = self;
-        let standing = Standing { limits: *limits, mark: *mark, meter: meter.as_deref() };
+        let standing = Standing { limits: *limits, mark: *mark, meter: meter.as_deref(), buffered: false };
         let made = match interims {
             None => watch.over(exchange::request(stream, chain), Some(peer), &standing).await,
             Some(interims) => {
@@ -217,11 +222,27 @@ impl Active {
     async fn respond<P: Peer>(&mut self, peer: &mut P, watch: &mut Watch<'_>) -> Result<After, Broken> {
         self.mark = clock::now();
         let Self { stream, chain, limits, mark, meter, .. } = self;
-        let standing = Standing { limits: *limits, mark: *mark, meter: meter.as_deref() };
+        let standing = Standing { limits: *limits, mark: *mark, meter: meter.as_deref(), buffered: false };
         let passed = watch.over(exchange::response(stream, chain), Some(peer), &standing).await?;
         passed.map_err(Broken::Reset)?;
         outbound::finish(&mut self.stream);
+        if let Some(periodic) = &mut watch.periodic {
+            periodic.look(&self.stream);
+        }
+        self.tell_of_tunnel();
         self.send(peer, watch).await
+    }
+
+    /// A line at the beginning of a tunnel, where that is wanted.
+    fn tell_of_tunnel(&mut self) {
+        let stream = &self.stream;
+        let opened = stream.response().is_some_and(|head| head.status.is_success());
+        if opened
+            && stream.request().is_connect()
+            && stream.conn.hcm.model.flush_log_on_tunnel_successfully_established
+        {
+            finish::interim(&mut self.stream, LogType::DownstreamTunnelSuccessfullyEstablished);
+        }
     }
 
     async fn send<P: Peer>(&mut self, peer: &mut P, watch: &mut Watch<'_>) -> Result<After, Broken> {
@@ -229,12 +250,9 @@ impl Active {
         let Self { stream, limits, mark, meter, sent, close, upgraded, .. } = self;
         let mut body = stream.response_body.take();
         let upload = stream.upload.take();
-        if body.is_stream() {
-            let meter = meter.get_or_insert_with(|| {
-                let meter = Arc::new(Meter::new(stream.start.at));
-                meter.touch();
-                meter
-            });
+        let buffered = !body.is_stream();
+        if !buffered {
+            let meter = meter.get_or_insert_with(|| Arc::new(Meter::of_complete(stream.start.at)));
             body = meter.response(body);
         }
         let hcm = stream.conn.hcm.clone();
@@ -251,12 +269,28 @@ impl Active {
         }
         let Some(head) = stream.response() else { return Err(Broken::Reset(outbound::no_response())) };
         // As Envoy: something was wrong with the message, and who knows where the next one begins.
-        let bad = P::HTTP1 && stream.local_reply && head.status == StatusCode::BAD_REQUEST;
+        let bad = P::HTTP1
+            && stream.local_reply
+            && head.status == StatusCode::BAD_REQUEST
+            && !stream.conn.hcm.model.http1.stream_error_on_invalid_http_message;
         let close = watch.closing(&stream.conn.hcm) || *close || bad;
-        let standing = Standing { limits: *limits, mark: *mark, meter: meter.as_deref() };
+        let standing = Standing { limits: *limits, mark: *mark, meter: meter.as_deref(), buffered };
         let work = both_ways(peer.respond(head, body, close, sent), upload);
         let written = watch.over::<_, P>(work, None, &standing).await;
         match written {
+            // As Envoy: of HTTP/1, what was upgraded ends with the client's end of it.
+            Ok(Ok(()))
+                if P::HTTP1
+                    && upgraded.is_some()
+                    && head.status == StatusCode::SWITCHING_PROTOCOLS
+                    && meter.as_ref().is_some_and(|meter| meter.complete().is_some()) =>
+            {
+                Err(Broken::Gone(Reset::new(
+                    Side::Downstream,
+                    ResetReason::ConnectionTermination,
+                    "downstream_remote_disconnect",
+                )))
+            }
             Ok(Ok(())) => Ok(if close { After::Close } else { After::Keep }),
             Ok(Err(reset)) if reset.side == Side::Downstream => Err(Broken::Gone(reset)),
             Ok(Err(reset)) => Err(Broken::Reset(reset)),

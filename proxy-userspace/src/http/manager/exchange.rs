@@ -21,6 +21,7 @@ pub(super) enum Upgrade {
 /// What comes before anything is waited for: the manager's own changes, the route, the choice of filters.
 pub(super) fn begin(stream: &mut Stream, chain: &mut Chain) -> (Upgrade, Result<(), Stop>) {
     let prepared = inbound::prepare(stream);
+    name_cluster(stream);
     traced::begin(stream);
     let upgrade = upgrade(stream);
     // A request that is refused here is seen by the filters on its response's way.
@@ -31,6 +32,16 @@ pub(super) fn begin(stream: &mut Stream, chain: &mut Chain) -> (Upgrade, Result<
         return (upgrade, Err(reply.into()));
     }
     (upgrade, prepared)
+}
+
+/// As Envoy, a line says where the request was to go, whoever answers it.
+fn name_cluster(stream: &mut Stream) {
+    let name = stream.known_route().and_then(|route| route.cluster(stream.request()));
+    if let Some(cluster) = name.and_then(|name| stream.conn.cluster(&name)) {
+        let upstream = &mut stream.entry.upstream;
+        upstream.cluster = Some(cluster.model.name.clone());
+        upstream.cluster_model = Some(cluster.model.clone());
+    }
 }
 
 fn choose(stream: &Stream, chain: &mut Chain, upgrade: Upgrade) {

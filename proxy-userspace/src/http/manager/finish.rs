@@ -2,7 +2,7 @@
 
 use super::active::Active;
 use super::traced;
-use super::watch::Broken;
+use super::watch::{Broken, Expiry};
 use crate::clock;
 use crate::http::{Hcm, Reset, ResetReason, Stream};
 use crate::telemetry::{Flags, LogType, Outcome, Side};
@@ -43,8 +43,10 @@ pub(super) fn run(active: Active, broken: Option<&Broken>) {
     let http = stream.http_mut();
     http.sent = sent;
     if let Some(meter) = &meter {
-        (http.request_body, http.request_trailers) = meter.received();
-        http.request_complete = meter.complete();
+        if http.request_complete.is_none() {
+            (http.request_body, http.request_trailers) = meter.received();
+            http.request_complete = meter.complete();
+        }
         http.response_trailers = meter.take_response_trailers();
     }
     for filter in &mut chain {
@@ -79,6 +81,8 @@ pub(super) fn interim(stream: &mut Stream, log_type: LogType) {
 fn explain(outcome: &mut Outcome, broken: &Broken) {
     let (flags, details) = match broken {
         Broken::Gone(reset) => (gone(reset), Some(reset.details.clone())),
+        // To whoever made it the response has been sent.
+        Broken::Expired(Expiry::Flush) => (Flags::NONE, None),
         Broken::Expired(expiry) => (expiry.flags(), Some(expiry.details().into())),
         Broken::Cut => (Flags::NONE, Some("downstream_local_disconnect".into())),
         Broken::Reset(reset) => (upstream(reset), Some(reset.details.clone())),

@@ -16,6 +16,7 @@ use crate::http::h1::{BadRequest, Server};
 use crate::http::{Body, Io, LocalReply, Request, RequestHead, Reset, ResetReason, ResponseHead, Sent};
 use crate::net::conn::reset_on_close;
 use crate::net::socket::Socket;
+use crate::telemetry::stats::Held;
 use crate::telemetry::{Flags, Outcome, Side};
 use crate::transport::CloseEvent;
 
@@ -172,7 +173,12 @@ impl<'a, 'g> Connection<'a, 'g> {
     fn outlived(&mut self, hcm: &crate::http::Hcm) {
         hcm.stats.downstream_cx_max_duration_reached.inc();
         self.ends = None;
-        self.watch.drain(&hcm.model.timeouts);
+        if hcm.model.http1_safe_max_connection_duration {
+            let soft = Held::new(&hcm.stats, |s| &s.downstream_cx_http1_soft_drain);
+            self.watch.soft = Some(soft);
+        } else {
+            self.watch.drain(&hcm.model.timeouts);
+        }
     }
 
     fn limits(
@@ -211,6 +217,7 @@ impl<'a, 'g> Connection<'a, 'g> {
         }
         let mut active = Active::new(&self.served.cx, request);
         let result = active.serve(&mut self.server, &mut self.watch).await;
+        self.watch.periodic = None;
         finish::run(active, result.as_ref().err());
         self.after(result)
     }
@@ -247,24 +254,18 @@ impl<'a, 'g> Connection<'a, 'g> {
 
     /// The head cannot be understood: as in Envoy that is a stream, of a request that nothing is known of.
     async fn bad(&mut self, bad: BadRequest) -> End {
-        // What Envoy's connection manager finds out, and not its codec.
-        let own = bad.details == "missing_host_header";
-        if !own {
-            self.served.account.stats.downstream_cx_protocol_error.inc();
-        }
-        let flags = if own { Flags::NONE } else { Flags::DPE };
-        let text = if own { "" } else { bad.status.canonical_reason().unwrap_or_default() };
-        let reply = LocalReply::new(bad.status, text, flags, bad.details);
-        self.refuse(reply, !own).await
+        self.served.account.stats.downstream_cx_protocol_error.inc();
+        let text = bad.status.canonical_reason().unwrap_or_default();
+        self.refuse(LocalReply::new(bad.status, text, Flags::DPE, bad.details)).await
     }
 
     async fn late(&mut self, expiry: Expiry) -> End {
         expiry.count(&self.served.account.stats);
-        self.refuse(expiry.reply(false), true).await
+        self.refuse(expiry.reply(false)).await
     }
 
-    async fn refuse(&mut self, reply: LocalReply, partial: bool) -> End {
-        let mut active = self.unknown(partial);
+    async fn refuse(&mut self, reply: LocalReply) -> End {
+        let mut active = self.unknown();
         let result = active.refuse(reply, &mut self.server, &mut self.watch).await;
         finish::run(active, result.as_ref().err());
         self.after(result).unwrap_or(End::Close("refused"))
@@ -272,22 +273,21 @@ impl<'a, 'g> Connection<'a, 'g> {
 
     /// A client that has gone in the middle of a head.
     fn half(&mut self) -> End {
-        let active = self.unknown(true);
+        let active = self.unknown();
         let details = "downstream_remote_disconnect";
         let reset = Reset::new(Side::Downstream, ResetReason::ConnectionTermination, details);
         finish::run(active, Some(&Broken::Gone(reset)));
         End::Gone
     }
 
-    fn unknown(&mut self, partial: bool) -> Active {
+    fn unknown(&mut self) -> Active {
         self.served.cx.hcm.stats.downstream_rq_http1_total.inc();
         self.count();
         // Nothing is known: a log has `-` for each of them.
         let method = Method::from_bytes(b"-").unwrap_or_default();
         let head = RequestHead { headers: HeaderMap::new(), ..RequestHead::new(method, "-", "") };
         let request = Request { head, body: Body::empty() };
-        let make = if partial { Active::partial } else { Active::new };
-        make(&self.served.cx, request)
+        Active::partial(&self.served.cx, request)
     }
 
     async fn close(mut self, end: End) -> Outcome {

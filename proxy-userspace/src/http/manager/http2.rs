@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::active::Active;
-use super::watch::{Broken, Phase, Watch};
+use super::watch::{Broken, Expiry, Phase, Watch};
 use super::{Peer, Served, closed, finish};
 use crate::clock::{self, Instant};
 use crate::http::h2::{Responder, Server, reason_of};
@@ -252,6 +252,10 @@ async fn stream(cx: Arc<ConnCx>, request: Request, mut responder: Responder, las
     let mut active = Active::new(&cx, request);
     let result = active.serve(&mut responder, &mut Watch::new(None)).await;
     if let Err(broken) = &result {
+        if let Broken::Expired(Expiry::Flush) = broken {
+            let secure = cx.connection.facts.tls.is_some();
+            cx.hcm.prepared.http2(secure).stats.tx_flush_timeout.inc();
+        }
         let reason = match broken {
             Broken::Reset(reset) => Some(reason_of(reset)),
             Broken::Expired(_) | Broken::Cut => Some(::h2::Reason::NO_ERROR),

@@ -12,8 +12,16 @@ use crate::http::Stream;
 /// What the route says goes before what the connection manager says.
 pub(super) fn of_route(limits: &mut Limits, stream: &Stream, start: Instant) {
     let Some(action) = stream.known_route().and_then(|route| route.action()) else { return };
+    let timeouts = &stream.conn.hcm.model.timeouts;
     if let Some(idle) = action.idle_timeout {
         limits.idle = idle;
+        // One time-out was for both once.
+        if timeouts.stream_flush == timeouts.stream_idle {
+            limits.flush = idle;
+        }
+    }
+    if let Some(flush) = action.flush_timeout {
+        limits.flush = flush;
     }
     if let Some(duration) = &action.max_stream_duration {
         let default = stream.conn.hcm.model.common.max_stream_duration;

@@ -1,7 +1,7 @@
 //! What passes of a stream's bodies: how much, when last, and the trailers.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -22,6 +22,10 @@ pub(super) struct Meter {
     complete: AtomicU64,
     received: AtomicU64,
     received_trailers: AtomicU64,
+    /// Of the response's body, to whoever sends it.
+    sent: AtomicU64,
+    /// All of the response is with whoever sends it.
+    buffered: AtomicBool,
     response_trailers: Mutex<Option<HeaderMap>>,
 }
 
@@ -34,8 +38,18 @@ impl Meter {
             complete: zero(),
             received: zero(),
             received_trailers: zero(),
+            sent: zero(),
+            buffered: AtomicBool::new(false),
             response_trailers: Mutex::default(),
         }
+    }
+
+    /// Of a request that was complete from the start.
+    pub(super) fn of_complete(since: Instant) -> Self {
+        let meter = Self::new(since);
+        meter.complete.store(1, Ordering::Relaxed);
+        meter.touch();
+        meter
     }
 
     /// Something of a message has passed.
@@ -54,6 +68,16 @@ impl Meter {
     /// Of the request's body, and of its trailers.
     pub(super) fn received(&self) -> (u64, u64) {
         (self.received.load(Ordering::Relaxed), self.received_trailers.load(Ordering::Relaxed))
+    }
+
+    /// Of the response's body.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Nothing of the response is awaited but that its client takes it.
+    pub(super) fn is_buffered(&self) -> bool {
+        self.buffered.load(Ordering::Relaxed)
     }
 
     pub(super) fn take_response_trailers(&self) -> Option<HeaderMap> {
@@ -92,7 +116,9 @@ impl Meter {
     }
 
     fn response_frame(&self, frame: &Frame<Bytes>) {
-        if let Some(trailers) = frame.trailers_ref() {
+        if let Some(data) = frame.data_ref() {
+            self.sent.fetch_add(data.len() as u64, Ordering::Relaxed);
+        } else if let Some(trailers) = frame.trailers_ref() {
             let mut kept = self.response_trailers.lock().unwrap_or_else(PoisonError::into_inner);
             *kept = Some(trailers.clone());
         }
@@ -136,9 +162,13 @@ impl http_body::Body for Metered {
             (Some(Ok(frame)), Message::Response) => {
                 meter.touch();
                 meter.response_frame(frame);
+                if frame.is_trailers() || self.inner.is_end() {
+                    meter.buffered.store(true, Ordering::Relaxed);
+                }
             }
             (None, Message::Request) => meter.end(),
-            (None, Message::Response) | (Some(Err(_)), _) => {}
+            (None, Message::Response) => meter.buffered.store(true, Ordering::Relaxed),
+            (Some(Err(_)), _) => {}
         }
         Poll::Ready(polled)
     }
@@ -186,5 +216,6 @@ mod tests {
         let mut response = meter.response(Body::stream(frames()));
         while response.frame().await.is_some() {}
         assert_eq!((meter.received(), meter.take_response_trailers()), ((5, 7), Some(trailers())));
+        assert_eq!((meter.sent(), meter.is_buffered()), (5, true));
     }
 }

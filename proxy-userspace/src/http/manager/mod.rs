@@ -18,7 +18,9 @@ mod limits;
 mod local_reply;
 mod meter;
 mod outbound;
+mod periodic;
 mod prepared;
+mod proxy_status;
 mod sniff;
 #[cfg(test)]
 mod tests;

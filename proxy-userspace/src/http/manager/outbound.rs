@@ -36,6 +36,9 @@ pub(super) fn finish(stream: &mut Stream) {
     if let Some(via) = &prepared.via {
         append(headers, VIA, via, ", ");
     }
+    if let Some(status) = &prepared.proxy_status {
+        status.tell(stream);
+    }
 }
 
 /// Behind the value that there is.

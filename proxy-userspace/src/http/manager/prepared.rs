@@ -6,13 +6,13 @@ use std::sync::Arc;
 use http::HeaderValue;
 use proxy_config::model::http as model;
 use proxy_config::model::http::header::{HeaderEdit, HeaderMutation};
-use proxy_config::model::http::options::HeaderKeyFormat;
 use proxy_config::model::matcher::StringMatcher;
 
 use super::date::Date;
 use super::inbound::own_address;
 use super::local_reply::Replies;
-use crate::http::pool::http2_settings;
+use super::proxy_status::ProxyStatus;
+use crate::http::pool::{KeyFormat, http2_settings};
 use crate::http::route::{Edit, Whose};
 use crate::http::{BuildError, h1, h2};
 use crate::telemetry::Entry;
@@ -28,6 +28,7 @@ pub(crate) struct Prepared {
     pub(super) date: Date,
     pub(super) listener: Arc<ListenerHttpStats>,
     pub(super) replies: Replies,
+    pub(super) proxy_status: Option<ProxyStatus>,
     pub(super) early: Box<[Mutation]>,
     /// With `add_user_agent`.
     pub(super) user_agent: Option<Node>,
@@ -62,6 +63,8 @@ impl Prepared {
             HeaderValue::from_str(text).map_err(|_| BuildError(format!("{text:?} is no value of a header")))
         };
         let via = &model.identity.via;
+        let status = model.proxy_status.as_ref();
+        let status = status.map(|status| ProxyStatus::new(status, &model.identity, &node.id));
         Ok(Self {
             http1: [false, true].map(|https| Arc::new(http1(model, https))),
             http2: [false, true].map(|https| Arc::new(http2(model, https, stats))),
@@ -70,6 +73,7 @@ impl Prepared {
             date: Date::default(),
             listener: stats.block(format!("{listener}.http.{}", model.stat_prefix)),
             replies: Replies::new(&model.local_reply)?,
+            proxy_status: status.transpose()?,
             early: model.early_header_mutation.iter().map(Mutation::new).collect::<Result<_, _>>()?,
             user_agent: if model.identity.add_user_agent {
                 Some(Node { cluster: text(&node.cluster)?, id: text(&node.id)? })
@@ -93,14 +97,16 @@ impl Prepared {
 
 fn http1(model: &model::Hcm, https: bool) -> h1::Settings {
     let options = &model.http1;
-    let format = options.header_key_format;
+    let format = KeyFormat::new(options.header_key_format);
     h1::Settings {
         max_head_bytes: model.max_request_headers_kb as usize * 1024,
         max_headers: model.common.max_headers_count as usize,
         accept_http_10: options.accept_http_10,
         default_host: options.default_host_for_http_10.as_deref().map(Into::into),
-        preserve_case: matches!(format, HeaderKeyFormat::PreserveCase { .. }),
-        proper_case: matches!(format, HeaderKeyFormat::ProperCaseWords),
+        preserve_case: format.preserves,
+        proper_case_own: format.proper_own,
+        keep_reason: format.reason,
+        proper_case: format.proper,
         allow_absolute_url: options.allow_absolute_url,
         enable_trailers: options.enable_trailers,
         allow_chunked_length: options.allow_chunked_length,

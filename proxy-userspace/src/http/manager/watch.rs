@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -12,11 +12,13 @@ use rand::RngExt as _;
 use super::Peer;
 use super::alarm::Alarm;
 use super::meter::Meter;
+use super::periodic::Periodic;
 use crate::clock::{self, Instant};
 use crate::drain::Guard;
 use crate::http::hcm::HttpStats;
 use crate::http::{Hcm, LocalReply, Reset};
 use crate::telemetry::Flags;
+use crate::telemetry::stats::Held;
 
 /// Why a stream does not go on.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub(super) enum Expiry {
     Request,
     Idle,
     Duration,
+    /// The response is complete, and its client does not take what is left of it.
+    Flush,
 }
 
 impl Expiry {
@@ -46,13 +50,15 @@ impl Expiry {
             Self::Request => stats.downstream_rq_timeout.inc(),
             Self::Idle => stats.downstream_rq_idle_timeout.inc(),
             Self::Duration => stats.downstream_rq_max_duration_reached.inc(),
+            // The codec's own.
+            Self::Flush => {}
         }
     }
 
     pub(super) fn flags(self) -> Flags {
         match self {
             Self::Idle => Flags::SI,
-            Self::Headers | Self::Request | Self::Duration => Flags::NONE,
+            Self::Headers | Self::Request | Self::Duration | Self::Flush => Flags::NONE,
         }
     }
 
@@ -61,7 +67,7 @@ impl Expiry {
         match self {
             Self::Headers => "request_header_timeout",
             Self::Request => "request_overall_timeout",
-            Self::Idle => "stream_idle_timeout",
+            Self::Idle | Self::Flush => "stream_idle_timeout",
             Self::Duration => "max_duration_timeout",
         }
     }
@@ -72,7 +78,7 @@ impl Expiry {
         let text = match self {
             Self::Headers => "request header timeout",
             Self::Request => "request timeout",
-            Self::Idle => "stream timeout",
+            Self::Idle | Self::Flush => "stream timeout",
             Self::Duration => "downstream duration timeout",
         };
         let mut reply = LocalReply::new(status, text, self.flags(), self.details());
@@ -89,6 +95,8 @@ impl Expiry {
 pub(super) struct Limits {
     /// Nothing of a message has passed.
     pub(super) idle: Option<Duration>,
+    /// In place of `idle`, once all of the response is on its way.
+    pub(super) flush: Option<Duration>,
     /// By when the request is to be complete.
     pub(super) request: Option<Instant>,
     pub(super) end: Option<Instant>,
@@ -101,6 +109,8 @@ pub(super) struct Standing<'a> {
     pub(super) mark: Instant,
     /// None: the request is complete, and nothing of the response is on its way.
     pub(super) meter: Option<&'a Meter>,
+    /// All of the response is here, and on its way.
+    pub(super) buffered: bool,
 }
 
 impl Standing<'_> {
@@ -110,7 +120,11 @@ impl Standing<'_> {
         [
             (self.limits.end, Expiry::Duration),
             (self.limits.request.filter(|_| incomplete), Expiry::Request),
-            (self.limits.idle.and_then(|idle| moved.checked_add(idle)), Expiry::Idle),
+            if self.buffered || self.meter.is_some_and(Meter::is_buffered) {
+                (self.limits.flush.and_then(|flush| moved.checked_add(flush)), Expiry::Flush)
+            } else {
+                (self.limits.idle.and_then(|idle| moved.checked_add(idle)), Expiry::Idle)
+            },
         ]
     }
 
@@ -138,11 +152,15 @@ pub(super) struct Watch<'a> {
     /// None: the connection's task looks after it.
     pub(super) guard: Option<&'a Guard>,
     pub(super) phase: Phase,
+    /// The next response is the connection's last one, and until then there is no hurry.
+    pub(super) soft: Option<Held<HttpStats>>,
+    /// Lines about the stream that is served.
+    pub(super) periodic: Option<Periodic>,
 }
 
 impl<'a> Watch<'a> {
     pub(super) fn new(guard: Option<&'a Guard>) -> Self {
-        Self { alarm: Alarm::default(), guard, phase: Phase::Open }
+        Self { alarm: Alarm::default(), guard, phase: Phase::Open, soft: None, periodic: None }
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -163,7 +181,7 @@ impl<'a> Watch<'a> {
             hcm.stats.downstream_cx_drain_close.inc();
             self.drain(&hcm.model.timeouts);
         }
-        self.phase != Phase::Open
+        self.phase != Phase::Open || self.soft.is_some()
     }
 
     /// Has `work` done, unless something ends the stream before. `peer` is watched where `work` does not.
@@ -192,11 +210,17 @@ impl<'a> Watch<'a> {
         if self.guard.is_some_and(|guard| guard.poll_cut(cx).is_ready()) {
             return Poll::Ready(Broken::Cut);
         }
-        while self.alarm.poll(standing.next(), cx).is_ready() {
-            if let Some(expiry) = standing.reached(clock::now()) {
+        loop {
+            let line = self.periodic.as_ref().map(Periodic::next);
+            let next = standing.next().into_iter().chain(line).min();
+            ready!(self.alarm.poll(next, cx));
+            let now = clock::now();
+            if let Some(expiry) = standing.reached(now) {
                 return Poll::Ready(Broken::Expired(expiry));
             }
+            if let Some(periodic) = &mut self.periodic {
+                periodic.tick(now, standing.meter);
+            }
         }
-        Poll::Pending
     }
 }

@@ -27,7 +27,7 @@ use proxy_config::model::http::Priority;
 
 pub use self::lease::{Attached, Failed, Lease};
 pub use self::life::Life;
-pub(crate) use self::settings::http2_settings;
+pub(crate) use self::settings::{KeyFormat, http2_settings};
 pub use self::settings::{Protocol, Settings};
 pub use self::state::{Pool, Refused};
 use super::ConnCx;

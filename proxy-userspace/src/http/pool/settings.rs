@@ -111,18 +111,40 @@ impl Protocol {
     }
 }
 
+/// How header names are written, as a codec has it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct KeyFormat {
+    pub(crate) preserves: bool,
+    pub(crate) proper_own: bool,
+    pub(crate) reason: bool,
+    pub(crate) proper: bool,
+}
+
+impl KeyFormat {
+    pub(crate) fn new(format: HeaderKeyFormat) -> Self {
+        match format {
+            HeaderKeyFormat::LowerCase => Self::default(),
+            HeaderKeyFormat::ProperCaseWords => Self { proper: true, ..Self::default() },
+            HeaderKeyFormat::PreserveCase { forward_reason_phrase, proper_case_own_headers } => Self {
+                preserves: true,
+                proper_own: proper_case_own_headers,
+                reason: forward_reason_phrase,
+                proper: false,
+            },
+        }
+    }
+}
+
 fn http1_settings(options: &Http1Options, common: &CommonHttpOptions) -> h1::Settings {
-    let (preserve_case, proper_case) = match options.header_key_format {
-        HeaderKeyFormat::LowerCase => (false, false),
-        HeaderKeyFormat::ProperCaseWords => (false, true),
-        HeaderKeyFormat::PreserveCase { proper_case_own_headers, .. } => (true, proper_case_own_headers),
-    };
+    let format = KeyFormat::new(options.header_key_format);
     h1::Settings {
         // Envoy's for upstreams that say nothing.
         max_head_bytes: kib(common.max_response_headers_kb.unwrap_or(80)),
         max_headers: common.max_headers_count as usize,
-        preserve_case,
-        proper_case,
+        preserve_case: format.preserves,
+        proper_case_own: format.proper_own,
+        keep_reason: format.reason,
+        proper_case: format.proper,
         enable_trailers: options.enable_trailers,
         allow_chunked_length: options.allow_chunked_length,
         allow_custom_methods: true,
@@ -152,6 +174,8 @@ pub(crate) fn http2_settings(options: &Http2Options, common: &CommonHttpOptions)
         max_headers_bytes: u32::try_from(kib(common.max_response_headers_kb.unwrap_or(60)))
             .unwrap_or(u32::MAX),
         max_headers: common.max_headers_count as usize,
+        max_field_bytes: kib(options.max_header_field_size_kb),
+        disallow_obs_text: options.disallow_obs_text,
         keepalive: options.connection_keepalive.map(|keepalive| h2::Keepalive {
             interval: keepalive.interval,
             timeout: keepalive.timeout,
@@ -164,6 +188,8 @@ pub(crate) fn http2_settings(options: &Http2Options, common: &CommonHttpOptions)
             max_inbound_priority_frames_per_stream: options.max_inbound_priority_frames_per_stream,
             max_inbound_window_update_frames_per_data_frame_sent: options
                 .max_inbound_window_update_frames_per_data_frame_sent,
+            stream_reset_burst: options.stream_reset.burst,
+            stream_reset_rate: options.stream_reset.per_second,
             ..own.limits
         },
         ..own

@@ -75,4 +75,4 @@ impl Logger {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

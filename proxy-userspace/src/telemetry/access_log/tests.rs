@@ -14,7 +14,7 @@ use crate::net::facts::Facts;
 use crate::telemetry::stats::Stats;
 use crate::telemetry::{Bytes, ConnRecord, Flags, Origin, Outcome, Side};
 
-pub(super) fn entry() -> Entry {
+pub(in crate::telemetry) fn entry() -> Entry {
     let client: SocketAddr = "127.0.0.1:43174".parse().unwrap();
     let log = AccessLog::start(None, 0, &Stats::new()).unwrap();
     let origin = Origin { connection_id: 7, workload: None, direction: None, listener: "l1".into() };

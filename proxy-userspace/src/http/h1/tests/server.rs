@@ -439,6 +439,7 @@ async fn names_are_written_as_settings_say() {
     let expected = "HTTP/1.1 200 OK\r\nX-cAsE: y\r\ncontent-length: 0\r\n\r\n";
     assert_eq!(until(&mut peer, "\r\n\r\n").await, expected);
 
+    head.case = None;
     let (mut peer, mut server) = super::server(Settings { proper_case: true, ..Settings::default() }).await;
     peer.write_all(GET).await.unwrap();
     next(&mut server).await;

@@ -90,8 +90,8 @@ fn refusal(status: StatusCode, details: &'static str) -> Stop {
 
 fn check(stream: &mut Stream, hcm: &Hcm) -> Result<(), Stop> {
     let head = stream.request();
-    // The codec of HTTP/1.1 has seen to it that there is a Host, which may be empty.
-    if head.authority.is_empty() && head.version != Version::HTTP_11 {
+    // A Host of HTTP/1.1 may be empty.
+    if head.no_host || (head.authority.is_empty() && head.version != Version::HTTP_11) {
         return Err(refusal(StatusCode::BAD_REQUEST, "missing_host_header"));
     }
     if head.path.is_empty() && !head.is_connect() {
