@@ -120,7 +120,7 @@ impl Sidecar {
         }
         let sinks = Arc::new(Sinks::new(common.log_flush_interval, &stats));
         let buckets = Arc::<Buckets>::default();
-        let http = Arc::new(http::Common::new(bootstrap.map(|bootstrap| &bootstrap.node)));
+        let http = Arc::new(http::Common::new(bootstrap));
         let world = match bootstrap.zip(decoder) {
             Some((bootstrap, decoder)) => {
                 let env = world::Env {

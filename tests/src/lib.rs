@@ -11,6 +11,7 @@ pub mod backend;
 pub mod bootstrap;
 pub mod cases;
 pub mod cgroup;
+pub mod collector;
 pub mod corpus;
 pub mod daemon;
 pub mod deviations;

@@ -27,6 +27,7 @@ mod http_manager;
 mod http_router_options;
 mod http_routes;
 mod http_tunnels;
+mod http_tracing;
 mod inbound;
 mod interception;
 mod kernel_log;

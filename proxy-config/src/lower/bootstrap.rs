@@ -1,6 +1,8 @@
 //! `config.bootstrap.v3`. Listeners, clusters and secrets are not lowered here but one by one, by [`crate::load`], which
 //! keeps what each of them was made of.
 
+mod runtime;
+
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
@@ -13,7 +15,7 @@ use super::value::structure;
 use crate::model::Bootstrap;
 use crate::model::address::Address;
 use crate::model::bootstrap::{
-    Admin, DynamicResources, HistogramBuckets, StatsConfig, StatsMatcher, TagSpecifier,
+    Admin, DynamicResources, HistogramBuckets, StatsConfig, StatsMatcher, TagSpecifier, TraceReports,
 };
 use crate::model::metadata::Struct;
 
@@ -27,7 +29,7 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 const STATS_FLUSH_LIMIT: Duration = Duration::from_secs(300);
 
 lower! { "envoy.config.bootstrap.v3.Bootstrap" pb::Bootstrap => Bootstrap, cx;
-    read { node, static_resources, dynamic_resources, cluster_manager, stats_config, layered_runtime, admin }
+    read { node, static_resources, dynamic_resources, cluster_manager, stats_config, layered_runtime, admin, tracing }
     reject {
         hds_config: "the health discovery service is not implemented",
         config_sources: "authorities (xdstp) are not implemented: use dynamic_resources",
@@ -44,7 +46,6 @@ lower! { "envoy.config.bootstrap.v3.Bootstrap" pb::Bootstrap => Bootstrap, cx;
         deferred_stat_options: "stats of idle clusters are small already",
         watchdog: "there is no watchdog",
         watchdogs: "there is no watchdog",
-        tracing: "HTTP is not implemented yet, and nothing else is traced",
         overload_manager: "there is no overload manager: its limits do not hold",
         enable_dispatcher_stats: "there is no dispatcher to have stats",
         header_prefix: "HTTP is not implemented yet",
@@ -82,6 +83,8 @@ lower! { "envoy.config.bootstrap.v3.Bootstrap" pb::Bootstrap => Bootstrap, cx;
             Some(resources) => cx.lower("dynamic_resources", resources)?,
             None => DynamicResources::default(),
         };
+        let runtime = layered_runtime.and_then(|r| cx.lower("layered_runtime", r)).unwrap_or_default();
+        let Runtime { layers: runtime, reports } = runtime;
         Some(Bootstrap {
             node: cx.lower("node", node.unwrap_or_default())?,
             admin: admin.and_then(|admin| cx.lower("admin", admin)).flatten(),
@@ -90,7 +93,9 @@ lower! { "envoy.config.bootstrap.v3.Bootstrap" pb::Bootstrap => Bootstrap, cx;
             secrets: Vec::new(),
             dynamic,
             stats,
-            runtime: layered_runtime.and_then(|r| cx.lower("layered_runtime", r)).unwrap_or_default(),
+            runtime,
+            tracing: tracing.and_then(|tracing| cx.lower("tracing", tracing)).flatten(),
+            reports,
         })
     }
 }
@@ -141,7 +146,14 @@ lower! { "envoy.config.bootstrap.v3.ClusterManager" pb::ClusterManager => (), cx
     }
 }
 
-lower! { "envoy.config.bootstrap.v3.LayeredRuntime" pb::LayeredRuntime => BTreeMap<String, Struct>, cx;
+/// `layered_runtime`, and what is read of it.
+#[derive(Debug, Default)]
+pub struct Runtime {
+    layers: BTreeMap<String, Struct>,
+    reports: TraceReports,
+}
+
+lower! { "envoy.config.bootstrap.v3.LayeredRuntime" pb::LayeredRuntime => Runtime, cx;
     read { layers }
     {
         let layers = cx.list("layers", layers);
@@ -151,7 +163,8 @@ lower! { "envoy.config.bootstrap.v3.LayeredRuntime" pb::LayeredRuntime => BTreeM
                 cx.reject("layers", format!("duplicate layer name: {name}"));
             }
         }
-        Some(layers.into_iter().collect())
+        let reports = runtime::reports(layers.iter().map(|(_, values)| values));
+        Some(Runtime { layers: layers.into_iter().collect(), reports })
     }
 }
 
@@ -162,10 +175,13 @@ lower! { "envoy.config.bootstrap.v3.RuntimeLayer" pb::RuntimeLayer => (String, S
         let name = cx.non_empty("name", name);
         let values = match layer_specifier {
             Some(LayerSpecifier::StaticLayer(values)) => {
-                if !values.fields.is_empty() {
-                    cx.warn("static_layer", "is shown by /runtime, and changes nothing: defaults hold");
+                let values = structure(values);
+                let ignored = runtime::ignored(&values);
+                if !ignored.is_empty() {
+                    let which = ignored.join(", ");
+                    cx.warn("static_layer", format!("{which}: shown by /runtime without effect: defaults hold"));
                 }
-                structure(values)
+                values
             }
             Some(LayerSpecifier::AdminLayer(_)) => {
                 cx.warn("admin_layer", "the runtime cannot be changed by the admin interface");

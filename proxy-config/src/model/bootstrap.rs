@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::address::Address;
 use super::cluster::Cluster;
 use super::config_source::{ApiSource, ConfigSource};
+use super::http::tracing::TracingProvider;
 use super::listener::Listener;
 use super::matcher::StringMatcher;
 use super::metadata::Struct;
@@ -23,8 +25,37 @@ pub struct Bootstrap {
     pub secrets: Vec<Resource<Secret>>,
     pub dynamic: DynamicResources,
     pub stats: StatsConfig,
-    /// `layered_runtime`: what `/runtime` shows. Nothing is read of it.
+    /// `layered_runtime`: what `/runtime` shows. What is read of it is in [`Self::reports`].
     pub runtime: BTreeMap<String, Struct>,
+    /// `tracing`: of connection managers that trace, and have no provider of their own.
+    pub tracing: Option<TracingProvider>,
+    pub reports: TraceReports,
+}
+
+/// How spans are reported, by keys of the runtime.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TraceReports {
+    /// `tracing.zipkin.*`
+    pub zipkin: Reports,
+    /// `tracing.opentelemetry.*`
+    pub opentelemetry: Reports,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reports {
+    /// So many spans are sent at once. Default 5.
+    pub min_flush_spans: u32,
+    /// Fewer wait no longer than this. Default 5 s.
+    pub flush_interval: Duration,
+    /// Of Zipkin. Default 5 s.
+    pub request_timeout: Duration,
+}
+
+impl Default for Reports {
+    fn default() -> Self {
+        let five = Duration::from_secs(5);
+        Self { min_flush_spans: 5, flush_interval: five, request_timeout: five }
+    }
 }
 
 /// `dynamic_resources`.

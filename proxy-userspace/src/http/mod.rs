@@ -37,11 +37,11 @@ pub use self::stream::{ConnCx, Stream};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use proxy_config::model::bootstrap;
+use proxy_config::model::Bootstrap;
 use proxy_config::model::metadata::Struct;
 use proxy_config::model::network_filter::RouteRef;
 
-use crate::telemetry::trace::Node;
+use crate::telemetry::trace::{Collectors, Node};
 
 /// Among a stream's extensions: what is offered to its upstream by ALPN, instead of what the cluster says.
 #[derive(Clone, Debug)]
@@ -57,17 +57,20 @@ pub struct Common {
     /// Who this is, for traces.
     pub node: Node,
     pub node_metadata: Struct,
+    pub tracing: Collectors,
 }
 
 impl Common {
-    pub fn new(node: Option<&bootstrap::Node>) -> Self {
-        let metadata = node.map(|node| node.metadata.clone());
-        let told = node.map(|node| Node {
-            id: node.id.as_str().into(),
-            cluster: node.cluster.as_str().into(),
-            zone: node.zone.as_str().into(),
-        });
-        Self { node: told.unwrap_or_default(), node_metadata: metadata.unwrap_or_default(), ..Self::default() }
+    pub fn new(bootstrap: Option<&Bootstrap>) -> Self {
+        let Some(bootstrap) = bootstrap else { return Self::default() };
+        let told = &bootstrap.node;
+        let node = Node {
+            id: told.id.as_str().into(),
+            cluster: told.cluster.as_str().into(),
+            zone: told.zone.as_str().into(),
+        };
+        let (node_metadata, tracing) = (told.metadata.clone(), Collectors::new(bootstrap));
+        Self { node, node_metadata, tracing, ..Self::default() }
     }
 }
 

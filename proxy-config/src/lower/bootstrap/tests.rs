@@ -33,7 +33,7 @@ fn what_is_read() {
             format!("at cluster_manager.local_cluster_name: {zones}"),
             "at cluster_manager.outlier_detection: ejections are counted, and not logged to a file".to_owned(),
             "at admin.access_log_path: requests of the admin interface are not logged".to_owned(),
-            "at layered_runtime.layers[0].static_layer: is shown by /runtime, and changes nothing: defaults hold"
+            "at layered_runtime.layers[0].static_layer: a: shown by /runtime without effect: defaults hold"
                 .to_owned(),
         ]
     );

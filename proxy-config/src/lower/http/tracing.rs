@@ -27,7 +27,7 @@ use crate::model::http::tracing::{
 
 registry! {
     hcm::Tracing, pb::CustomTag, pb::custom_tag::Literal, pb::custom_tag::Environment, pb::custom_tag::Header,
-    pb::custom_tag::Metadata, metadata::MetadataKind, trace::tracing::Http, trace::ZipkinConfig,
+    pb::custom_tag::Metadata, metadata::MetadataKind, trace::Tracing, trace::tracing::Http, trace::ZipkinConfig,
     trace::OpenTelemetryConfig, core::HttpService, core::HttpUri, EnvironmentResourceDetectorConfig,
     StaticConfigResourceDetectorConfig, AlwaysOnSamplerConfig,
 }
@@ -139,7 +139,14 @@ lower! { "envoy.type.metadata.v3.MetadataKind" metadata::MetadataKind => Metadat
     }
 }
 
-// `None`: it is not implemented, and left out.
+// `None`: there is none, or it is not implemented and left out.
+lower! { "envoy.config.trace.v3.Tracing" trace::Tracing => Option<TracingProvider>, cx;
+    read { http }
+    {
+        Some(http.and_then(|http| cx.lower("http", http)).flatten())
+    }
+}
+
 lower! { "envoy.config.trace.v3.Tracing.Http" trace::tracing::Http => Option<TracingProvider>, cx;
     read { name, config_type }
     {

@@ -21,7 +21,7 @@ pub struct Tracing {
     /// Default 256.
     pub max_path_tag_length: u32,
     pub custom_tags: Vec<CustomTag>,
-    /// `None`: that of the bootstrap, which is not there: requests are marked and nobody is told.
+    /// `None`: that of the bootstrap. Without any requests are marked, and nobody is told.
     pub provider: Option<TracingProvider>,
     /// A span of its own for each upstream request.
     pub spawn_upstream_span: bool,

@@ -21,7 +21,7 @@ use proxy_config::model::http::tracing::{Sampler, Tracing, TracingProvider};
 pub use self::context::Context;
 use self::context::Extracted;
 pub use self::reason::Reason;
-pub use self::reporter::Node;
+pub use self::reporter::{Collectors, Node};
 use self::reporter::Reporter;
 use super::Entry;
 use super::access_log::Format;
@@ -74,14 +74,16 @@ pub(super) struct Done {
 
 impl Tracer {
     pub fn new(model: &Tracing, parts: &Parts<'_>) -> Result<Arc<Self>, BuildError> {
-        let reporter = model.provider.as_ref().map(|provider| Reporter::new(provider.clone(), parts));
+        let collectors = &parts.http.tracing;
+        let provider = model.provider.clone().or_else(|| collectors.provider.clone());
+        let reporter = provider.as_ref().map(|provider| collectors.reporter(provider, parts));
         let format = |format: &Option<_>| format.as_ref().map(tags::compile).transpose();
         Ok(Arc::new(Self {
             operation: format(&model.operation)?,
             upstream_operation: format(&model.upstream_operation)?,
             tags: model.custom_tags.iter().map(tags::Custom::new).collect::<Result<_, _>>()?,
             reporter,
-            model: model.clone(),
+            model: Tracing { provider, ..model.clone() },
         }))
     }
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, TE};
 use http::{HeaderName, HeaderValue, Method};
+use proxy_config::model::Bootstrap;
+use proxy_config::model::bootstrap::{Reports, TraceReports};
 use proxy_config::model::grpc::GrpcTarget;
 use proxy_config::model::http::tracing::{HttpService, OpenTelemetry, OtlpExporter, TracingProvider, Zipkin};
 use tokio::sync::Notify;
@@ -20,10 +22,8 @@ use crate::telemetry::stats::{Stats, stats_block};
 use crate::world::Live;
 use crate::world::Parts;
 
-/// Envoy's `tracing.zipkin.min_flush_spans` and `flush_interval_ms`, which are OTLP's too.
-const ENOUGH: usize = 5;
-const INTERVAL: Duration = Duration::from_secs(5);
-const ZIPKIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Of a collector whose service says nothing.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Of Zipkin, where Envoy has no limit: a collector that does not answer must not fill the memory.
 const MOST: usize = 4_096;
 
@@ -41,9 +41,37 @@ stats_block! {
     }
 }
 
-/// Of one provider of one connection manager.
+/// Who is told of the spans of one configuration: connection managers with the same provider share its reports.
+#[derive(Default)]
+pub struct Collectors {
+    /// The bootstrap's.
+    pub(super) provider: Option<TracingProvider>,
+    reports: TraceReports,
+    reporters: Mutex<Vec<Weak<Reporter>>>,
+}
+
+impl Collectors {
+    pub fn new(bootstrap: &Bootstrap) -> Self {
+        let (provider, reports) = (bootstrap.tracing.clone(), bootstrap.reports.clone());
+        Self { provider, reports, reporters: Mutex::default() }
+    }
+
+    pub(super) fn reporter(&self, provider: &TracingProvider, parts: &Parts<'_>) -> Arc<Reporter> {
+        let mut reporters = self.reporters.lock().unwrap_or_else(PoisonError::into_inner);
+        reporters.retain(|reporter| reporter.strong_count() > 0);
+        let known = reporters.iter().filter_map(Weak::upgrade).find(|known| known.provider == *provider);
+        known.unwrap_or_else(|| {
+            let new = Reporter::new(provider.clone(), &self.reports, parts);
+            reporters.push(Arc::downgrade(&new));
+            new
+        })
+    }
+}
+
+/// Of one provider.
 pub(super) struct Reporter {
     provider: TracingProvider,
+    reports: Reports,
     /// Of OTLP: attributes of the process.
     resource: Vec<(String, String)>,
     node: Node,
@@ -75,15 +103,18 @@ struct Waiting {
 }
 
 impl Reporter {
-    pub(super) fn new(provider: TracingProvider, parts: &Parts<'_>) -> Arc<Self> {
+    fn new(provider: TracingProvider, reports: &TraceReports, parts: &Parts<'_>) -> Arc<Self> {
         let stats: &Stats = &parts.cluster.stats;
-        let (prefix, resource) = match &provider {
-            TracingProvider::Zipkin(_) => ("tracing.zipkin", Vec::new()),
-            TracingProvider::OpenTelemetry(model) => ("tracing.opentelemetry", otlp::resource(model)),
+        let (prefix, resource, reports) = match &provider {
+            TracingProvider::Zipkin(_) => ("tracing.zipkin", Vec::new(), &reports.zipkin),
+            TracingProvider::OpenTelemetry(model) => {
+                ("tracing.opentelemetry", otlp::resource(model), &reports.opentelemetry)
+            }
         };
         Arc::new(Self {
             stats: stats.block(prefix),
             resource,
+            reports: reports.clone(),
             node: parts.http.node.clone(),
             tasks: parts.cluster.tasks.clone(),
             provider,
@@ -119,7 +150,7 @@ impl Reporter {
             return;
         }
         waiting.spans.push(span);
-        if waiting.spans.len() == ENOUGH {
+        if waiting.spans.len() >= self.reports.min_flush_spans as usize {
             self.wake.notify_one();
         }
     }
@@ -143,7 +174,7 @@ impl Reporter {
     async fn zipkin(&self, model: &Zipkin, spans: &[Done], means: &Means) {
         let service: &str = if self.node.cluster.is_empty() { "shunt" } else { &self.node.cluster };
         let body = zipkin::body(spans, service).into();
-        let timeout = model.collector.timeout.unwrap_or(ZIPKIN_TIMEOUT);
+        let timeout = self.reports.request_timeout;
         self.post(&model.collector, "application/json", (body, timeout), means).await;
     }
 
@@ -151,7 +182,7 @@ impl Reporter {
         match &model.exporter {
             OtlpExporter::Http(service) => {
                 let body = otlp::body(spans, &self.resource, false);
-                let timeout = service.timeout.unwrap_or(ZIPKIN_TIMEOUT);
+                let timeout = service.timeout.unwrap_or(DEFAULT_TIMEOUT);
                 self.post(service, "application/x-protobuf", (body, timeout), means).await;
             }
             OtlpExporter::Grpc(service) => {
@@ -164,7 +195,7 @@ impl Reporter {
                 head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
                 head.headers.insert(TE, HeaderValue::from_static("trailers"));
                 let request = Request { head, body: Body::full(otlp::body(spans, &self.resource, true)) };
-                self.send((name, request), service.timeout.unwrap_or(ZIPKIN_TIMEOUT), means).await;
+                self.send((name, request), service.timeout.unwrap_or(DEFAULT_TIMEOUT), means).await;
             }
         }
     }
@@ -205,12 +236,12 @@ impl Reporter {
     }
 }
 
-/// Until its connection manager is gone.
+/// Until its connection managers are gone.
 async fn run(reporter: Weak<Reporter>, means: Means) {
     loop {
         let Some(held) = reporter.upgrade() else { return };
-        let full = tokio::time::timeout(INTERVAL, held.wake.notified()).await.is_ok();
-        if !full && !held.lock().spans.is_empty() {
+        let interval = held.reports.flush_interval;
+        if tokio::time::timeout(interval, held.wake.notified()).await.is_err() {
             held.stats.timer_flushed.inc();
         }
         held.flush(&means).await;
