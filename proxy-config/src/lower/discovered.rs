@@ -6,6 +6,7 @@ use envoy_types::pb::envoy::config::core::v3 as pb;
 
 use super::Cx;
 use super::extension::{self, Extension};
+use super::http;
 use super::registry::registry;
 use crate::decode::any;
 use crate::model::discovered::{self as model, Discovered, ExtensionContent};
@@ -14,22 +15,37 @@ use crate::proto::schema;
 
 registry! { pb::ExtensionConfigSource, pb::TypedExtensionConfig }
 
-// Of a network filter: nothing else is discovered.
+// Of a network filter; an HTTP filter's is read beside the other HTTP filters.
 lower! { "envoy.config.core.v3.ExtensionConfigSource" pb::ExtensionConfigSource => Discovered, cx;
     read { config_source, default_config, apply_default_config_without_warming, type_urls }
     {
         let source = cx.required("config_source", config_source);
-        if type_urls.is_empty() {
-            cx.reject("type_urls", "must have at least one");
-            return None;
+        let types = types(cx, &type_urls)?;
+        if apply_default_config_without_warming && default_config.is_none() {
+            cx.reject("apply_default_config_without_warming", "needs a default_config");
         }
-        let name = |url: &String| Arc::from(url.rsplit('/').next().unwrap_or(url));
-        let types: Vec<Arc<str>> = type_urls.iter().map(name).collect();
         let default = match default_config {
             Some(any) => Some(cx.field("default_config", |cx| default_filter(cx, &types, any))?),
             None => None,
         };
         Some(Discovered { source: source?, default, apply_default_config_without_warming, types, last: false })
+    }
+}
+
+/// What may come, without the host: Envoy has to know all of them.
+pub(super) fn types(cx: &mut Cx, type_urls: &[String]) -> Option<Vec<Arc<str>>> {
+    if type_urls.is_empty() {
+        cx.reject("type_urls", "must have at least one");
+        return None;
+    }
+    let name = |url: &String| Arc::from(url.rsplit('/').next().unwrap_or(url));
+    let types: Vec<Arc<str>> = type_urls.iter().map(name).collect();
+    match types.iter().find(|name| schema::message(name).is_none()) {
+        Some(unknown) => {
+            cx.reject("type_urls", format!("Error: no factory found for a required type URL {unknown}."));
+            None
+        }
+        None => Some(types),
     }
 }
 
@@ -76,22 +92,37 @@ lower! { "envoy.config.core.v3.TypedExtensionConfig" pb::TypedExtensionConfig =>
                 return None;
             }
         };
-        let content = if served_elsewhere(&type_name) {
-            cx.warn("typed_config", format!("{type_name} is not implemented: it is kept to be shown"));
-            ExtensionContent::Unserved
-        } else {
-            ExtensionContent::NetworkFilter(extension::network_filter(cx, &name, Some(any))?)
-        };
+        let content = content(cx, &name, &type_name, any)?;
         Some(model::Extension { name, type_name: type_name.into(), content })
     }
 }
 
-/// Known to Envoy, and no network filter: those who would ask for it are not served either.
-fn served_elsewhere(type_name: &str) -> bool {
-    !type_name.contains(".filters.network.")
+fn content(
+    cx: &mut Cx,
+    name: &str,
+    type_name: &str,
+    any: envoy_types::pb::google::protobuf::Any,
+) -> Option<ExtensionContent> {
+    let network = |cx: &mut Cx, any| extension::network_filter(cx, name, Some(any));
+    let http = |cx: &mut Cx, any| http::filter::kind(cx, name, Some(any)).map(Box::new);
+    if type_name == BOTH {
+        return Some(ExtensionContent::Both(network(cx, any.clone())?, http(cx, any)?));
+    }
+    if type_name.contains(".filters.http.") || HTTP.contains(&type_name) {
+        return http(cx, any).map(ExtensionContent::HttpFilter);
+    }
+    if !type_name.contains(".filters.network.")
+        && type_name != METADATA_EXCHANGE
         && schema::message(type_name).is_some()
-        && !BUILT_IN.contains(&type_name)
+    {
+        cx.warn("typed_config", format!("{type_name} is not implemented: it is kept to be shown"));
+        return Some(ExtensionContent::Unserved);
+    }
+    network(cx, any).map(ExtensionContent::NetworkFilter)
 }
 
-/// Istio's own, which are network filters as well.
-const BUILT_IN: [&str; 2] = ["stats.PluginConfig", "envoy.tcp.metadataexchange.config.MetadataExchange"];
+/// Istio's own, of which the names of their types do not tell what they are.
+const BOTH: &str = "stats.PluginConfig";
+const METADATA_EXCHANGE: &str = "envoy.tcp.metadataexchange.config.MetadataExchange";
+const HTTP: [&str; 2] =
+    ["istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig", "io.istio.http.peer_metadata.Config"];

@@ -29,7 +29,9 @@ impl Discovered {
             return Err(format!("Error: filter config has type URL {type_name} but expect {types}."));
         }
         match content {
-            ExtensionContent::NetworkFilter(filter) => self.fits(name, type_name, filter).map(|()| filter),
+            ExtensionContent::NetworkFilter(filter) | ExtensionContent::Both(filter, _) => {
+                self.fits(name, type_name, filter).map(|()| filter)
+            }
             ExtensionContent::HttpFilter(_) | ExtensionContent::Unserved => {
                 Err(format!("{type_name} is no network filter"))
             }
@@ -65,6 +67,8 @@ pub struct Extension {
 pub enum ExtensionContent {
     NetworkFilter(NetworkFilter),
     HttpFilter(Box<FilterKind>),
+    /// Of a type that is both: it is as it is asked for.
+    Both(NetworkFilter, Box<FilterKind>),
     /// Known to Envoy, and of no use here yet: kept to be shown.
     Unserved,
 }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use proxy_config::model::http as model;
+use proxy_config::model::http::filters::Router;
 
 use super::filter::Filter;
-use super::filters;
+use super::filters::{self, discovered::Discovered};
 use super::manager::Prepared;
 use super::route::{RouteSlot, Routes};
 use super::{BuildError, Common, Stream, router};
@@ -25,6 +26,8 @@ pub struct Hcm {
     pub filters: Box<[Slot]>,
     /// Upgrades that have filters of their own: see [`Self::slots`].
     upgrades: Box<[(Arc<str>, Box<[Slot]>)]>,
+    /// What ends the chain, where it comes by ECDS.
+    last: Option<Arc<Discovered>>,
     pub routes: Arc<RouteSlot>,
     pub tracer: Option<Arc<Tracer>>,
     pub(crate) prepared: Prepared,
@@ -38,17 +41,28 @@ impl Hcm {
         let upstream_log = router::settings_of(model).map(|router| &*router.upstream_log).unwrap_or_default();
         let upstream_log = parts.loggers(upstream_log).map_err(|error| BuildError(error.to_string()))?;
         let prefix = format!("http.{}", model.stat_prefix);
-        let filters = slots(&model.filters, &prefix, parts)?;
+        let (filters, last) = slots(&model.filters, &prefix, parts)?;
         let upgrades = model.upgrades.iter().filter_map(|upgrade| {
             let filters = slots(upgrade.filters.as_ref()?, &prefix, parts);
-            Some(filters.map(|filters| (upgrade.upgrade_type.clone(), filters)))
+            Some(filters.map(|(filters, _)| (upgrade.upgrade_type.clone(), filters)))
         });
         let upgrades = upgrades.collect::<Result<_, _>>()?;
         let routes = routes(&model.routes, parts.http)?;
         let prepared = Prepared::new(model, listener, parts)?;
         let tracer = model.tracing.as_ref().map(|tracing| Tracer::new(tracing, parts)).transpose()?;
         let model = Arc::new(model.clone());
-        Ok(Arc::new(Self { model, stats, access_log, upstream_log, filters, upgrades, routes, tracer, prepared }))
+        Ok(Arc::new(Self {
+            model,
+            stats,
+            access_log,
+            upstream_log,
+            filters,
+            upgrades,
+            last,
+            routes,
+            tracer,
+            prepared,
+        }))
     }
 
     /// The filters of a request; those of an upgrade may be others.
@@ -56,18 +70,29 @@ impl Hcm {
         let own = upgrade.and_then(|to| self.upgrades.iter().find(|(kind, _)| kind.eq_ignore_ascii_case(to)));
         own.map_or(&self.filters, |(_, filters)| filters)
     }
+
+    /// The router's settings of now, where they come by ECDS.
+    pub(super) fn discovered_router(&self) -> Option<Arc<Router>> {
+        self.last.as_ref()?.router()
+    }
 }
 
-fn slots(models: &[model::HttpFilter], prefix: &str, parts: &Parts<'_>) -> Result<Box<[Slot]>, BuildError> {
-    let mut slots = Vec::new();
+/// And the last one, if what it does may change.
+fn slots(
+    models: &[model::HttpFilter],
+    prefix: &str,
+    parts: &Parts<'_>,
+) -> Result<(Box<[Slot]>, Option<Arc<Discovered>>), BuildError> {
+    let (mut slots, mut last) = (Vec::new(), None);
     for model in models {
-        let filter = filters::build(model, prefix, parts);
-        let filter = filter.map_err(|error| BuildError(format!("http filter {}: {error}", model.name)))?;
-        if let Some(filter) = filter {
+        let built = filters::build(model, prefix, parts);
+        let built = built.map_err(|error| BuildError(format!("http filter {}: {error}", model.name)))?;
+        last = built.discovered;
+        if let Some(filter) = built.filter {
             slots.push(Slot { name: model.name.clone(), filter, disabled: model.disabled });
         }
     }
-    Ok(slots.into())
+    Ok((slots.into(), last))
 }
 
 fn routes(source: &model::RouteSource, common: &Common) -> Result<Arc<RouteSlot>, BuildError> {

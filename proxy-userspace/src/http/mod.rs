@@ -52,6 +52,8 @@ pub struct UpstreamAlpn(pub Arc<[Arc<str>]>);
 pub struct Common {
     /// Those of RDS.
     pub routes: route::RouteSlots<RouteRef>,
+    /// Filters of ECDS.
+    pub extensions: filters::discovered::Extensions,
     /// `/healthcheck/fail`.
     pub failing: Arc<AtomicBool>,
     /// Who this is, for traces.

@@ -11,6 +11,7 @@ pub mod check;
 mod clusters;
 mod discovered;
 mod door;
+mod extension;
 pub mod history;
 mod listener;
 mod listeners;

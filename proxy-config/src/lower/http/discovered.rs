@@ -7,7 +7,8 @@ use envoy_types::pb::envoy::config::core::v3 as core;
 use super::filter;
 use crate::decode::any;
 use crate::lower::Cx;
-use crate::model::http::filter::{DiscoveredHttpFilter, FilterKind};
+use crate::lower::discovered::types;
+use crate::model::http::filter::{DiscoveredHttpFilter, FilterKind, HttpFilter};
 
 /// The same message as a network filter's, whose default is of another kind.
 pub(super) fn filter(cx: &mut Cx, source: core::ExtensionConfigSource) -> Option<FilterKind> {
@@ -18,27 +19,52 @@ pub(super) fn filter(cx: &mut Cx, source: core::ExtensionConfigSource) -> Option
         type_urls,
     } = source;
     let source = cx.required("config_source", config_source);
-    if type_urls.is_empty() {
-        cx.reject("type_urls", "must have at least one");
+    let types = types(cx, &type_urls)?;
+    if apply_default_config_without_warming && default_config.is_none() {
+        cx.reject("apply_default_config_without_warming", "needs a default_config");
+    }
+    let default = match default_config {
+        Some(any) => Some(cx.field("default_config", |cx| default(cx, &types, any))?),
+        None => None,
+    };
+    let source = source?;
+    let discovered =
+        DiscoveredHttpFilter { source, default, apply_default_config_without_warming, types, last: false };
+    Some(FilterKind::Discovered(Box::new(discovered)))
+}
+
+fn default(
+    cx: &mut Cx,
+    types: &[Arc<str>],
+    config: envoy_types::pb::google::protobuf::Any,
+) -> Option<FilterKind> {
+    let type_name = match any::unpack(&config.type_url, &config.value) {
+        Ok((type_name, _)) => type_name,
+        Err(why) => {
+            cx.reject_here(why);
+            return None;
+        }
+    };
+    if !types.iter().any(|known| **known == *type_name) {
+        let types = types.join(" or ");
+        cx.reject_here(format!("is of type {type_name}, and type_urls has {types}"));
         return None;
     }
-    let name = |url: &String| Arc::from(url.rsplit('/').next().unwrap_or(url));
-    let types: Vec<Arc<str>> = type_urls.iter().map(name).collect();
-    let mut discovered =
-        DiscoveredHttpFilter { source: source?, default: None, apply_default_config_without_warming, types };
-    if let Some(default) = default_config {
-        let (type_name, _) = match any::unpack(&default.type_url, &default.value) {
-            Ok(unpacked) => unpacked,
-            Err(why) => {
-                cx.reject("default_config", why);
-                return None;
-            }
-        };
-        let kind = cx.field("default_config", |cx| filter::kind(cx, "", Some(default)))?;
-        if let Some(why) = discovered.refuses(&type_name, &kind) {
-            cx.reject("default_config", why);
+    filter::kind(cx, "", Some(config))
+}
+
+/// Which of a chain's discovered filters ends it; and their defaults have to fit their places.
+pub(super) fn places(cx: &mut Cx, field: &'static str, filters: &mut [HttpFilter]) {
+    let count = filters.len();
+    for (index, HttpFilter { name, kind, .. }) in filters.iter_mut().enumerate() {
+        let FilterKind::Discovered(discovered) = kind else { continue };
+        discovered.last = index + 1 == count;
+        let type_name = discovered.types.first().cloned().unwrap_or_default();
+        let fits = discovered.default.as_ref().map(|default| discovered.fits(name, &type_name, default));
+        if let Some(Err(why)) = fits {
+            cx.field(field, |cx| {
+                cx.index(index, |cx| cx.field("config_discovery", |cx| cx.reject("default_config", why)));
+            });
         }
-        discovered.default = Some(kind);
     }
-    Some(FilterKind::Discovered(Box::new(discovered)))
 }

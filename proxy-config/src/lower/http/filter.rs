@@ -27,9 +27,10 @@ pub(in crate::lower) fn chain(
     let count = filters.len();
     let lowered: Vec<Option<HttpFilter>> = cx.list(field, filters);
     let complete = lowered.len() == count;
-    let lowered: Vec<HttpFilter> = lowered.into_iter().flatten().collect();
+    let mut lowered: Vec<HttpFilter> = lowered.into_iter().flatten().collect();
     if complete {
         check_terminal(cx, field, &lowered);
+        super::discovered::places(cx, field, &mut lowered);
     }
     lowered
 }
@@ -45,6 +46,10 @@ fn check_terminal(cx: &mut Cx, field: &'static str, filters: &[HttpFilter]) {
 /// In Envoy's words.
 fn misplaced(filter: &HttpFilter, last: bool) -> Option<String> {
     let name = &filter.name;
+    if matches!(filter.kind, FilterKind::Discovered(_)) {
+        // Nobody knows before it comes, as in Envoy.
+        return None;
+    }
     match (filter.kind.is_terminal(), last) {
         (true, false) => Some(format!(
             "Error: terminal filter named {name} must be the last filter in a http filter chain."

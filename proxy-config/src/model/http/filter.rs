@@ -10,6 +10,7 @@ use super::filters::{
 use super::istio::{IstioAlpn, IstioStats, PeerMetadata};
 use super::jwt::{JwtAuthn, JwtPerRoute};
 use crate::model::config_source::ConfigSource;
+use crate::model::discovered::{Extension, ExtensionContent};
 use crate::model::map::Map;
 
 /// A filter with its name in the configuration, by which routes speak to it.
@@ -93,20 +94,40 @@ pub struct DiscoveredHttpFilter {
     pub apply_default_config_without_warming: bool,
     /// What may come, without the host. Never empty.
     pub types: Vec<Arc<str>>,
+    /// It ends its chain: what comes must do so too.
+    pub last: bool,
 }
 
 impl DiscoveredHttpFilter {
-    /// Why what has come cannot be here, in Envoy's words.
-    pub fn refuses(&self, type_name: &str, kind: &FilterKind) -> Option<String> {
-        if !self.types.iter().any(|known| **known == *type_name) {
+    /// The filter that has come for this place under its name, or why it cannot be here, in Envoy's words.
+    pub fn accepts<'e>(&self, extension: &'e Extension) -> Result<&'e FilterKind, String> {
+        let Extension { name, type_name, content } = extension;
+        if !self.types.contains(type_name) {
             let types = self.types.join(" or ");
-            return Some(format!("Error: filter config has type URL {type_name} but expect {types}."));
+            return Err(format!("Error: filter config has type URL {type_name} but expect {types}."));
         }
-        kind.is_terminal().then(|| {
-            format!(
-                "Error: terminal filter of type {type_name} must be the last filter in a http filter chain."
-            )
-        })
+        match content {
+            ExtensionContent::HttpFilter(kind) | ExtensionContent::Both(_, kind) => {
+                self.fits(name, type_name, kind).map(|()| kind.as_ref())
+            }
+            ExtensionContent::NetworkFilter(_) | ExtensionContent::Unserved => {
+                Err(format!("{type_name} is no http filter"))
+            }
+        }
+    }
+
+    pub(crate) fn fits(&self, name: &str, type_name: &str, kind: &FilterKind) -> Result<(), String> {
+        match (kind.is_terminal(), self.last) {
+            (true, true) | (false, false) => Ok(()),
+            (true, false) => Err(format!(
+                "Error: terminal filter named {name} of type {type_name} must be the last filter in a http filter \
+                 chain."
+            )),
+            (false, true) => Err(format!(
+                "Error: non-terminal filter named {name} of type {type_name} is the last filter in a http filter \
+                 chain."
+            )),
+        }
     }
 }
 

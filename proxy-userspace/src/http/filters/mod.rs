@@ -8,6 +8,7 @@ mod common;
 pub mod compressor;
 pub mod cors;
 pub mod csrf;
+pub mod discovered;
 mod edits;
 pub mod ext_authz;
 pub mod fault;
@@ -38,6 +39,7 @@ use self::buffer::Buffer;
 use self::compressor::Compressor;
 use self::cors::Cors;
 use self::csrf::Csrf;
+use self::discovered::Discovered;
 use self::ext_authz::ExtAuthz;
 use self::fault::Fault;
 use self::grpc_stats::GrpcStats;
@@ -62,13 +64,21 @@ pub struct FilterCx<'a> {
     pub parts: &'a Parts<'a>,
 }
 
-/// None: the router, or one that does nothing to any request.
-pub fn build(
-    model: &HttpFilter,
-    prefix: &str,
-    parts: &Parts<'_>,
-) -> Result<Option<Arc<dyn Filter>>, BuildError> {
-    of_kind(&model.kind, &FilterCx { name: &model.name, prefix, parts })
+/// A filter, ready for streams.
+pub struct Built {
+    /// None: the router, or one that does nothing to any request.
+    pub filter: Option<Arc<dyn Filter>>,
+    /// The same, where what it does may change.
+    pub discovered: Option<Arc<Discovered>>,
+}
+
+pub fn build(model: &HttpFilter, prefix: &str, parts: &Parts<'_>) -> Result<Built, BuildError> {
+    let cx = FilterCx { name: &model.name, prefix, parts };
+    if let FilterKind::Discovered(config) = &model.kind {
+        let discovered = Discovered::new(config, &cx)?;
+        return Ok(Built { filter: Some(discovered.clone()), discovered: Some(discovered) });
+    }
+    Ok(Built { filter: of_kind(&model.kind, &cx)?, discovered: None })
 }
 
 fn of_kind(kind: &FilterKind, cx: &FilterCx<'_>) -> Result<Option<Arc<dyn Filter>>, BuildError> {
@@ -89,10 +99,7 @@ fn of_kind(kind: &FilterKind, cx: &FilterCx<'_>) -> Result<Option<Arc<dyn Filter
         FilterKind::ExtAuthz(config) => some(ExtAuthz::new(config, cx)?),
         FilterKind::LocalRateLimit(config) => some(LocalRateLimit::new(config, cx)?),
         FilterKind::Unserved(config) => Refusing::unserved(config, cx).and_then(some),
-        FilterKind::Discovered(config) => match &config.default {
-            Some(kind) => of_kind(kind, cx)?,
-            None => some(Refusing::missing(cx)),
-        },
+        FilterKind::Discovered(config) => Some(Discovered::new(config, cx)?),
         #[cfg(feature = "lua")]
         FilterKind::Lua(config) => some(lua::Lua::new(config, cx)?),
         // A script may be what keeps somebody out.

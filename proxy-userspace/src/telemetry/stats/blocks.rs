@@ -222,7 +222,7 @@ stats_block! {
 }
 
 stats_block! {
-    /// `extension_config_discovery.network_filter.<name>.`
+    /// `extension_config_discovery.<network_filter or http_filter>.<name>.`
     pub struct ExtensionStats {
         counter config_conflict;
         counter config_fail;

@@ -2,6 +2,7 @@
 
 mod clusters;
 mod extensions;
+mod http_extensions;
 mod listeners;
 mod rig;
 mod routes;
