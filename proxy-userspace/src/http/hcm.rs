@@ -72,7 +72,7 @@ impl Hcm {
     }
 
     /// The router's settings of now, where they come by ECDS.
-    pub(super) fn discovered_router(&self) -> Option<Arc<Router>> {
+    pub(crate) fn discovered_router(&self) -> Option<Arc<Router>> {
         self.last.as_ref()?.router()
     }
 }

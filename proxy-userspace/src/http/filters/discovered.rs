@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use arc_swap::ArcSwap;
 use proxy_config::model::config_source::ConfigSource;
 use proxy_config::model::discovered as model;
+use proxy_config::model::http::FilterKind;
 use proxy_config::model::http::filter::DiscoveredHttpFilter;
 use proxy_config::model::http::filters::Router;
-use proxy_config::model::http::FilterKind;
 
 use super::unserved::Refusing;
 use super::{FilterCx, of_kind};
