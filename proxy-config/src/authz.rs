@@ -339,7 +339,7 @@ mod tests {
                 ..Default::default()
             };
             let mut invalid = false;
-            let header = super::header(option, &mut invalid);
+            let header = header(option, &mut invalid);
             (header.map(|header| (header.append, header.joined)), invalid)
         };
         let append = AppendAction::AppendIfExistsOrAdd;

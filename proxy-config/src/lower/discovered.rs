@@ -21,9 +21,6 @@ lower! { "envoy.config.core.v3.ExtensionConfigSource" pb::ExtensionConfigSource 
     {
         let source = cx.required("config_source", config_source);
         let types = types(cx, &type_urls)?;
-        if apply_default_config_without_warming && default_config.is_none() {
-            cx.reject("apply_default_config_without_warming", "needs a default_config");
-        }
         let default = match default_config {
             Some(any) => Some(cx.field("default_config", |cx| default_filter(cx, &types, any))?),
             None => None,
@@ -32,14 +29,19 @@ lower! { "envoy.config.core.v3.ExtensionConfigSource" pb::ExtensionConfigSource 
     }
 }
 
-/// What may come, without the host: Envoy has to know all of them.
+/// What may come, without the host.
 pub(super) fn types(cx: &mut Cx, type_urls: &[String]) -> Option<Vec<Arc<str>>> {
     if type_urls.is_empty() {
         cx.reject("type_urls", "must have at least one");
         return None;
     }
     let name = |url: &String| Arc::from(url.rsplit('/').next().unwrap_or(url));
-    let types: Vec<Arc<str>> = type_urls.iter().map(name).collect();
+    Some(type_urls.iter().map(name).collect())
+}
+
+/// As [`types`], of HTTP filters: there, Envoy has to know all of them.
+pub(super) fn known_types(cx: &mut Cx, type_urls: &[String]) -> Option<Vec<Arc<str>>> {
+    let types = types(cx, type_urls)?;
     match types.iter().find(|name| schema::message(name).is_none()) {
         Some(unknown) => {
             cx.reject("type_urls", format!("Error: no factory found for a required type URL {unknown}."));

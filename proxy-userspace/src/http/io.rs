@@ -1,5 +1,6 @@
 //! A connection's bytes, owned by a codec.
 
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,6 +13,11 @@ use crate::cluster::Connected;
 use crate::net::socket::Socket;
 use crate::net::wire::Wire;
 use crate::transport::{CloseEvent, Transport};
+
+thread_local! {
+    /// What is read passes through here: buffers of others would have to be cleared before each read.
+    static SPACE: RefCell<Box<[u8]>> = RefCell::new(vec![0; 16 * 1024].into());
+}
 
 /// Its transport is ready.
 pub enum Io {
@@ -53,10 +59,12 @@ impl Io {
 
 impl AsyncRead for Io {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let space = buf.initialize_unfilled();
-        let n = ready!(self.get_mut().wire().poll_read(cx, space))?;
-        buf.advance(n);
-        Poll::Ready(Ok(()))
+        SPACE.with_borrow_mut(|space| {
+            let most = space.len().min(buf.remaining());
+            let n = ready!(self.get_mut().wire().poll_read(cx, &mut space[..most]))?;
+            buf.put_slice(&space[..n]);
+            Poll::Ready(Ok(()))
+        })
     }
 }
 

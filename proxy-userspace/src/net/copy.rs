@@ -30,7 +30,7 @@ use tokio::time::sleep_until;
 
 use super::socket::{Socket, is_again};
 use super::splice::{self, Bulk, Pipe, Pipes};
-use super::timers::{Due, Limits, Moved, Timers};
+use super::timers::{Limits, Moved, Timers};
 use super::wire::Wire;
 use crate::clock;
 use crate::cluster::Host;
@@ -123,7 +123,7 @@ pub async fn relay(
             return Poll::Ready(died(up_socket, Side::Upstream));
         }
         if let Some(sleep) = sleep.as_mut().as_pin_mut()
-            && let Poll::Ready(end) = timers.poll(sleep, moved, cx, |due| relay.due(due))
+            && let Poll::Ready(end) = timers.poll(sleep, moved, cx, |due| due.tell(relay.record))
         {
             return Poll::Ready(end);
         }
@@ -223,13 +223,6 @@ impl<'a> Relay<'a> {
                 Poll::Ready(End::Closed(self.first.unwrap_or(Side::Downstream)))
             }
             (Poll::Pending, _) | (_, Poll::Pending) => Poll::Pending,
-        }
-    }
-
-    fn due(&mut self, due: Due) {
-        match due {
-            Due::Line => self.record.periodic(),
-            Due::Report => self.record.report(),
         }
     }
 

@@ -9,7 +9,7 @@ use tokio::time::Sleep;
 
 use super::copy::End;
 use crate::clock::{self, Instant};
-use crate::telemetry::Side;
+use crate::telemetry::{ConnRecord, Side};
 
 /// What ends a relay, and what it may hold.
 #[derive(Clone, Copy, Debug)]
@@ -30,9 +30,18 @@ pub struct Limits {
 
 /// What is due while a relay goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Due {
+pub(crate) enum Due {
     Line,
     Report,
+}
+
+impl Due {
+    pub(crate) fn tell(self, record: &mut ConnRecord) {
+        match self {
+            Self::Line => record.periodic(),
+            Self::Report => record.report(),
+        }
+    }
 }
 
 /// On which side bytes have moved.

@@ -32,9 +32,9 @@ fn what_is_read() {
             "at stats_flush_interval: stats are counted when they are read".to_owned(),
             format!("at cluster_manager.local_cluster_name: {zones}"),
             "at cluster_manager.outlier_detection: ejections are counted, and not logged to a file".to_owned(),
-            "at admin.access_log_path: requests of the admin interface are not logged".to_owned(),
             "at layered_runtime.layers[0].static_layer: a: shown by /runtime without effect: defaults hold"
                 .to_owned(),
+            "at admin.access_log_path: requests of the admin interface are not logged".to_owned(),
         ]
     );
     assert_eq!((model.node.id.as_str(), model.node.zone.as_str()), ("n", "z"));

@@ -42,7 +42,7 @@ pub struct Lowered {
 lower! { "envoy.config.route.v3.RouteAction" pb::RouteAction => Lowered, cx;
     read {
         cluster_not_found_response_code, metadata_match, prefix_rewrite, regex_rewrite, path_rewrite_policy,
-        path_rewrite, append_x_forwarded_host, timeout, idle_timeout, retry_policy,
+        path_rewrite, append_x_forwarded_host, timeout, idle_timeout, flush_timeout, retry_policy,
         request_mirror_policies, priority, rate_limits, include_vh_rate_limits, hash_policy, cors, max_grpc_timeout,
         grpc_timeout_offset, upgrade_configs, internal_redirect_policy, internal_redirect_action,
         max_internal_redirects, max_stream_duration, cluster_specifier, host_rewrite_specifier
@@ -53,7 +53,6 @@ lower! { "envoy.config.route.v3.RouteAction" pb::RouteAction => Lowered, cx;
     }
     warn {
         early_data_policy: "requests in TLS early data are never accepted, nor sent",
-        flush_timeout: "what a client does not take is bounded by the idle time-out of its stream",
     }
     {
         let metadata_match = metadata_of(cx, "metadata_match", metadata_match);
@@ -72,9 +71,9 @@ lower! { "envoy.config.route.v3.RouteAction" pb::RouteAction => Lowered, cx;
         };
         let cors = cors.and_then(|policy| cx.lower("cors", policy)).map(super::filters::cors::per_route);
         let given = |value: Option<_>| value.is_some();
-        let has_idle = given(idle_timeout);
+        let (has_idle, has_flush) = (given(idle_timeout), given(flush_timeout));
         let idle_timeout = cx.timeout("idle_timeout", idle_timeout, None);
-        cx.timeout("flush_timeout", flush_timeout, None);
+        let flush_timeout = cx.timeout("flush_timeout", flush_timeout, None);
         let has_grpc = given(max_grpc_timeout);
         let max_grpc = cx.timeout("max_grpc_timeout", max_grpc_timeout, None);
         let grpc_offset = cx.duration("grpc_timeout_offset", grpc_timeout_offset);
@@ -90,6 +89,7 @@ lower! { "envoy.config.route.v3.RouteAction" pb::RouteAction => Lowered, cx;
             append_x_forwarded_host,
             timeout: cx.timeout("timeout", timeout, Some(TIMEOUT)),
             idle_timeout: has_idle.then_some(idle_timeout),
+            flush_timeout: has_flush.then_some(flush_timeout),
             retry_policy: retry_policy.and_then(|policy| cx.lower("retry_policy", policy)).map(Arc::new),
             mirror: cx.list("request_mirror_policies", request_mirror_policies),
             priority,

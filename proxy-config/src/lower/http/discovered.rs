@@ -7,7 +7,7 @@ use envoy_types::pb::envoy::config::core::v3 as core;
 use super::filter;
 use crate::decode::any;
 use crate::lower::Cx;
-use crate::lower::discovered::types;
+use crate::lower::discovered::known_types;
 use crate::model::http::filter::{DiscoveredHttpFilter, FilterKind, HttpFilter};
 
 /// The same message as a network filter's, whose default is of another kind.
@@ -19,7 +19,7 @@ pub(super) fn filter(cx: &mut Cx, source: core::ExtensionConfigSource) -> Option
         type_urls,
     } = source;
     let source = cx.required("config_source", config_source);
-    let types = types(cx, &type_urls)?;
+    let types = known_types(cx, &type_urls)?;
     if apply_default_config_without_warming && default_config.is_none() {
         cx.reject("apply_default_config_without_warming", "needs a default_config");
     }

@@ -39,6 +39,8 @@ pub struct RouteAction {
     pub timeout: Option<Duration>,
     /// Goes before that of the connection manager. Outer `None`: not given; inner: none (`0s`).
     pub idle_timeout: Option<Option<Duration>>,
+    /// As `idle_timeout`, of a response that is written to the client.
+    pub flush_timeout: Option<Option<Duration>>,
     /// `None`: the virtual host's.
     pub retry_policy: Option<Arc<RetryPolicy>>,
     /// Empty: the virtual host's, then that of all routes.

@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::active::Active;
+use super::hands::Hands;
 use super::watch::{Broken, Expiry, Phase, Watch};
 use super::{Peer, Served, closed, finish};
 use crate::clock::{self, Instant};
@@ -95,7 +96,10 @@ struct Connection<'a, 'g> {
     ends: Option<Instant>,
     requests: u32,
     last: Arc<Last>,
+    hands: Arc<Hands<Work>>,
 }
+
+type Work = (Request, Responder);
 
 /// When the last stream ended.
 struct Last {
@@ -115,7 +119,7 @@ impl Last {
 }
 
 enum Next {
-    Stream(Box<(Request, Responder)>),
+    Stream(Box<Work>),
     End(End),
 }
 
@@ -124,7 +128,7 @@ impl<'a, 'g> Connection<'a, 'g> {
         let ends = super::deadline(&served.cx.hcm.model.common);
         let watch = Watch::new(Some(served.guard));
         let last = Arc::new(Last { since: clock::now(), nanos: AtomicU64::default() });
-        Self { served, server, watch, ends, requests: 0, last }
+        Self { served, server, watch, ends, requests: 0, last, hands: Arc::default() }
     }
 
     async fn run(mut self) -> End {
@@ -230,7 +234,7 @@ impl<'a, 'g> Connection<'a, 'g> {
         }
     }
 
-    fn spawn(&mut self, (request, responder): (Request, Responder)) {
+    fn spawn(&mut self, (request, responder): Work) {
         let hcm = &self.served.cx.hcm;
         hcm.stats.downstream_rq_http2_total.inc();
         self.served.account.requests += 1;
@@ -242,14 +246,31 @@ impl<'a, 'g> Connection<'a, 'g> {
                 self.server.goaway();
             }
         }
-        let cx = self.served.cx.clone();
-        let tasks = &self.served.cx.shared().tasks;
-        tasks.spawn_on(cx.worker, "stream", stream(cx, request, responder, self.last.clone()));
+        if let Err(first) = self.hands.give((request, responder)) {
+            let cx = self.served.cx.clone();
+            let tasks = &self.served.cx.shared().tasks;
+            tasks.spawn_on(cx.worker, "stream", streams(cx, first, self.hands.clone(), self.last.clone()));
+        }
     }
 }
 
-async fn stream(cx: Arc<ConnCx>, request: Request, mut responder: Responder, last: Arc<Last>) {
-    let mut active = Active::new(&cx, request);
+impl Drop for Connection<'_, '_> {
+    fn drop(&mut self) {
+        self.hands.close();
+    }
+}
+
+/// One after the other, for as long as there are any.
+async fn streams(cx: Arc<ConnCx>, first: Work, hands: Arc<Hands<Work>>, last: Arc<Last>) {
+    let mut next = Some(first);
+    while let Some((request, responder)) = next.take() {
+        stream(&cx, request, responder, &last).await;
+        next = hands.wait().await;
+    }
+}
+
+async fn stream(cx: &Arc<ConnCx>, request: Request, mut responder: Responder, last: &Last) {
+    let mut active = Active::new(cx, request);
     let result = active.serve(&mut responder, &mut Watch::new(None)).await;
     if let Err(broken) = &result {
         if let Broken::Expired(Expiry::Flush) = broken {

@@ -11,6 +11,7 @@ mod alarm;
 mod date;
 mod exchange;
 mod finish;
+mod hands;
 mod http1;
 mod http2;
 mod inbound;

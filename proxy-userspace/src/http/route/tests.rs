@@ -241,7 +241,7 @@ fn fractions_and_weights_are_of_the_streams_own_number() {
             };
             let clusters = vec![cluster("six", 6), cluster("none", 0), cluster("four", 4)];
             let choice = WeightedChoice::Header("x-pick".into());
-            let weighted = Box::new(WeightedClusters { clusters, total_weight: 10, choice });
+            let weighted = Box::new(WeightedClusters { clusters, choice });
             r.action = forward(|action| action.cluster = ClusterSpecifier::Weighted(weighted));
         }),
     ]));

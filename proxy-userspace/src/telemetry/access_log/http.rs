@@ -25,9 +25,8 @@ pub(super) enum Operator {
         name: Option<String>,
     },
     FilterState {
-        form: StateForm,
         key: String,
-        plain: bool,
+        form: StateForm,
     },
     GrpcStatus(GrpcFormat),
     Field(fn(&Entry, &HttpEntry) -> Value<'static>),

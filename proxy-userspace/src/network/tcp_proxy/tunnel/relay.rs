@@ -34,8 +34,8 @@ pub(super) async fn run(
 ) -> Outcome {
     let Opened { cluster, host, body, upload, mut attached, progress, .. } = *opened;
     let model = &cluster.model;
-    let limits =
-        proxy.limits(deadline, least([conn.listener.buffer_limit, model.per_connection_buffer_limit_bytes]));
+    let buffers = [conn.listener.buffer_limit, model.per_connection_buffer_limit_bytes];
+    let limits = proxy.limits(deadline, conn.record.report_every(), least(buffers));
     let closes = model.close_connections_on_host_health_failure
         || model.common_lb.close_connections_on_host_set_change;
     buffers_used(&cluster.stats, &proxy.stats);
@@ -73,7 +73,7 @@ pub(super) async fn run(
             }
         }
         if let Some(sleep) = sleep.as_mut().as_pin_mut()
-            && let Poll::Ready(end) = timers.poll(sleep, moved, cx, || conn.record.periodic())
+            && let Poll::Ready(end) = timers.poll(sleep, moved, cx, |due| due.tell(conn.record))
         {
             return Poll::Ready(end);
         }
