@@ -43,10 +43,11 @@ fn lines_go_both_ways_and_both_ends_log_alike() -> Result<()> {
         }
         let (way, ends) = (Way::Http1Post, rig.shunt()?);
         cases.case("POST by HTTP/1.1", || {
+            let before = mark(ends.end, "end.log");
             let mut client = Client::connect(ends.at(way)?)?;
             ensure!(client.ask("hello")? == "up hello", "no echo");
             drop(client);
-            let line = line(ends.end, "end.log", mark(ends.end, "end.log").saturating_sub(1))?;
+            let line = line(ends.end, "end.log", before)?;
             ensure!(line.starts_with("POST|127.0.0.1:443|/|HTTP/1.1|200|6|9|<127.0.0.1>|"), "{line}");
             Ok(())
         });
@@ -158,7 +159,12 @@ fn bulk_is_carried_whole() -> Result<()> {
         for way in Way::ALL {
             for ends in rig.all().filter(|ends| way != Way::Http1Post || ends.are_shunt()) {
                 cases.case(format_args!("{}, {}, down", way.name(), ends.name()), || {
-                    ensure!(is_pattern(&mut Client::connect(ends.at(way)?)?)?, "another pattern");
+                    let mut client = Client::connect(ends.at(way)?)?;
+                    if way.is_http2() {
+                        // Envoy resets a stream whose client has not ended, and loses what no window was open for.
+                        client.half_close()?;
+                    }
+                    ensure!(is_pattern(&mut client)?, "another pattern");
                     Ok(())
                 });
             }
@@ -200,8 +206,11 @@ fn each_direction_ends_by_itself() -> Result<()> {
                         client.half_close()?;
                         let seen = greets.ended(seen)?;
                         ensure!(seen.head == b"later\n" && seen.end == End::Eof, "{seen:?}");
+                        return Ok(());
                     }
-                    Ok(())
+                    drop(client);
+                    // Else it is taken for the next one's.
+                    greets.ended(seen).map(drop)
                 });
             }
         }

@@ -227,3 +227,82 @@ impl http_body::Body for Reading {
         self.0.lock().poll_read(cx).map_ok(Frame::data)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::net::rig::LONG;
+
+    async fn raw() -> (TcpStream, Raw) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let socket = Arc::new(listener.accept().await.unwrap().0);
+        (peer, Raw::new(Io::Client { socket, transport: None }, Side::Downstream, usize::MAX))
+    }
+
+    #[tokio::test]
+    async fn a_body_is_told_after_the_beginning_and_then_its_end() {
+        let (mut peer, raw) = raw().await;
+        raw.begin(Bytes::from_static(b"first "));
+        let mut body = Body::full("then");
+        let mut seen = 0;
+        let told = poll_fn(|cx| {
+            raw.poll_tell(cx, &mut body, |frame| seen += frame.data_ref().map_or(0, Bytes::len))
+        });
+        timeout(LONG, told).await.unwrap().unwrap();
+        let mut all = String::new();
+        timeout(LONG, peer.read_to_string(&mut all)).await.unwrap().unwrap();
+        assert_eq!((all.as_str(), seen), ("first then", 4));
+        assert_eq!(raw.passed(), Passed { read: 0, written: 10 });
+        assert!(!raw.is_complete());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_read_before_it_is_released() {
+        let (mut peer, raw) = raw().await;
+        raw.hold(true);
+        peer.write_all(b"hello").await.unwrap();
+        peer.shutdown().await.unwrap();
+        let mut body = raw.body();
+        timeout(LONG, poll_fn(|cx| raw.poll_first(cx))).await.unwrap();
+        assert!(poll_fn(|cx| Poll::Ready(body.poll(cx).is_pending())).await);
+        raw.hold(false);
+        let frame = timeout(LONG, body.frame()).await.unwrap().unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), "hello");
+        assert!(timeout(LONG, body.frame()).await.unwrap().is_none());
+        assert!(raw.has_ended());
+    }
+
+    #[tokio::test]
+    async fn what_came_before_a_break_goes_out() {
+        struct Breaks(bool);
+        impl http_body::Body for Breaks {
+            type Data = Bytes;
+            type Error = Reset;
+
+            fn poll_frame(
+                mut self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+            ) -> Poll<Option<Result<Frame<Bytes>, Reset>>> {
+                if std::mem::replace(&mut self.0, true) {
+                    return Poll::Ready(Some(Err(Reset::new(Side::Upstream, ResetReason::Remote, "x"))));
+                }
+                Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"half")))))
+            }
+        }
+        let (mut peer, raw) = raw().await;
+        let mut body = Body::stream(Breaks(false));
+        let told = timeout(LONG, poll_fn(|cx| raw.poll_tell(cx, &mut body, |_| {}))).await.unwrap();
+        assert_eq!(told.unwrap_err().reason, ResetReason::Remote);
+        let mut piece = [0; 4];
+        timeout(LONG, peer.read_exact(&mut piece)).await.unwrap().unwrap();
+        assert_eq!(&piece, b"half");
+    }
+}

@@ -47,6 +47,7 @@ flags! {
     OM 25 "OM" "OverloadManagerTerminated";
     DF 26 "DF" "DnsResolutionFailed";
     DO 27 "DO" "DropOverload";
+    DR 28 "DR" "DownstreamRemoteReset";
 }
 
 /// Set with a flag that was there before all others: Envoy shows them in the order in which they were set, and of one

@@ -202,7 +202,8 @@ pub(super) fn fields(line: &str) -> Value {
     let steady = |field: &str| match serde_json::from_str::<Value>(field) {
         Ok(Value::Object(state)) => {
             let headers = state["headers"].as_array().cloned().unwrap_or_default();
-            let steady = |header: &Value| header["key"] != "date";
+            // shunt keeps no header of a hop.
+            let steady = |header: &Value| header["key"] != "date" && header["key"] != "connection";
             json!(headers.into_iter().filter(steady).collect::<Vec<_>>())
         }
         Ok(_) | Err(_) => match field.parse::<SocketAddr>() {

@@ -231,7 +231,11 @@ impl Exchange {
         done: impl FnOnce(Client) + Send + 'static,
     ) -> Response {
         let Parsed { head, extent, connection } = parsed;
-        let persists = connection.persists(head.version);
+        let mut persists = connection.persists(head.version);
+        if self.observer.tunnel && extent != Extent::Raw {
+            // A tunnel that was refused leaves nothing behind, as in Envoy.
+            persists &= self.upgrade;
+        }
         if self.held {
             self.held = false;
             if extent != Extent::Raw {

@@ -5,6 +5,7 @@ mod corpus;
 mod malformed;
 mod random;
 mod server;
+mod tunnel;
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -183,9 +183,14 @@ impl Responder {
         sent.head = true;
         sent.first_byte = Some(clock::now());
         let mut outgoing = Outgoing::new(stream, body, Side::Downstream);
-        let result = if end { Ok(()) } else { poll_fn(|cx| outgoing.poll(cx)).await };
-        sent.body_bytes = outgoing.data_bytes;
-        sent.trailer_bytes = outgoing.trailer_bytes;
+        let polled = poll_fn(|cx| {
+            let poll = outgoing.poll(cx);
+            // Whoever awaits this may give up in between.
+            sent.body_bytes = outgoing.data_bytes;
+            sent.trailer_bytes = outgoing.trailer_bytes;
+            poll
+        });
+        let result = if end { Ok(()) } else { polled.await };
         sent.last_byte = Some(clock::now());
         match result {
             Ok(()) => {

@@ -359,3 +359,49 @@ async fn a_peer_that_answers_no_ping_is_gone() {
     assert_eq!((reset.reason, &*reset.details), (ResetReason::ConnectionTermination, "http2.ping_timeout"));
     drop(server);
 }
+
+#[tokio::test]
+async fn a_tunnel_waits_for_consent_and_its_directions_end_each_by_itself() {
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let serve = move |mut request: Request, mut responder: Responder| {
+        let tell = tell.clone();
+        async move {
+            // Nothing has come with what may be refused.
+            let early = timeout(std::time::Duration::from_millis(50), request.body.frame()).await;
+            tell.send(early.is_err().to_string().into_bytes()).unwrap();
+            let head = ResponseHead::new(StatusCode::OK);
+            responder.respond(&head, Body::full("bye"), &mut Sent::default()).await.unwrap();
+            tell.send(all(&mut request.body).await.unwrap().0).unwrap();
+        }
+    };
+    let rig = Rig::start(Settings::default(), serve).await;
+    let head = RequestHead::new(Method::CONNECT, "a.test:443", "");
+    let on = Observer { tunnel: true, ..Observer::default() };
+    let body = frames(vec![data("late"), data("r")]);
+    let mut response = timeout(LONG, rig.client.send(&head, body, on)).await.unwrap().unwrap();
+    assert_eq!(told.recv().await.unwrap(), b"true");
+    let upload = response.body.take_upload().unwrap();
+    assert_eq!(all(&mut response.body).await.unwrap().0, b"bye");
+    drop(response);
+    timeout(LONG, upload).await.unwrap().unwrap();
+    assert_eq!(timeout(LONG, told.recv()).await.unwrap().unwrap(), b"later");
+}
+
+#[tokio::test]
+async fn a_connect_that_is_refused_was_a_request_without_a_body() {
+    let serve = |request: Request, mut responder: Responder| async move {
+        let head = ResponseHead::new(StatusCode::FORBIDDEN);
+        responder.respond(&head, Body::full("no"), &mut Sent::default()).await.unwrap();
+        drop(request);
+    };
+    let rig = Rig::start(Settings::default(), serve).await;
+    let head = RequestHead::new(Method::CONNECT, "a.test:443", "");
+    let on = Observer { tunnel: true, ..Observer::default() };
+    let never = Body::stream(StreamBody::new(tokio_stream::pending()));
+    let mut response = timeout(LONG, rig.client.send(&head, never, on)).await.unwrap().unwrap();
+    assert_eq!(all(&mut response.body).await.unwrap().0, b"no");
+    let upload = response.body.take_upload();
+    if let Some(upload) = upload {
+        timeout(LONG, upload).await.unwrap().unwrap();
+    }
+}

@@ -252,7 +252,11 @@ impl Active {
         let upload = stream.upload.take();
         let buffered = !body.is_stream();
         if !buffered {
-            let meter = meter.get_or_insert_with(|| Arc::new(Meter::of_complete(stream.start.at)));
+            let meter = meter.get_or_insert_with(|| {
+                let http = stream.http();
+                let received = (http.request_body, http.request_trailers);
+                Arc::new(Meter::behind(stream.start.at, received, http.request_complete))
+            });
             body = meter.response(body);
         }
         let hcm = stream.conn.hcm.clone();

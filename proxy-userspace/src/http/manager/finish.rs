@@ -94,15 +94,13 @@ fn explain(outcome: &mut Outcome, broken: &Broken) {
 fn gone(reset: &Reset) -> Flags {
     match reset.reason {
         ResetReason::Protocol | ResetReason::PayloadTooLarge => Flags::DPE,
+        ResetReason::Remote | ResetReason::RemoteRefused | ResetReason::Connect => Flags::DR,
         ResetReason::ConnectionTermination
         | ResetReason::Local
         | ResetReason::LocalRefused
-        | ResetReason::Remote
-        | ResetReason::RemoteRefused
         | ResetReason::ConnectionTimeout
         | ResetReason::ConnectionFailure
-        | ResetReason::Overflow
-        | ResetReason::Connect => Flags::DC,
+        | ResetReason::Overflow => Flags::DC,
     }
 }
 

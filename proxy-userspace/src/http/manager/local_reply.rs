@@ -125,6 +125,7 @@ pub(super) fn make(stream: &mut Stream, reply: LocalReply) {
     stream.details(details);
     stream.local_reply = true;
     stream.upload = None;
+    name_cluster(stream);
     stream.http_mut().response = Some(head);
     if routed && let Some(route) = stream.known_route().cloned() {
         route::finalize_response(stream, &route);
@@ -135,6 +136,18 @@ pub(super) fn make(stream: &mut Stream, reply: LocalReply) {
         grpc(stream, &body, grpc_status);
     } else {
         plain(stream, body, media);
+    }
+}
+
+/// Of a request that did not come so far: Envoy's log knows where it would have gone.
+fn name_cluster(stream: &mut Stream) {
+    if stream.entry.upstream.cluster.is_some() {
+        return;
+    }
+    let name = stream.known_route().and_then(|route| route.cluster(stream.request()));
+    if let Some(cluster) = name.and_then(|name| stream.conn.cluster(&name)) {
+        stream.entry.upstream.cluster = Some(cluster.model.name.clone());
+        stream.entry.upstream.cluster_model = Some(cluster.model.clone());
     }
 }
 

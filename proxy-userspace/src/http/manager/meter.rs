@@ -44,10 +44,15 @@ impl Meter {
         }
     }
 
-    /// Of a request that was complete from the start.
-    pub(super) fn of_complete(since: Instant) -> Self {
+    /// Of a stream whose request is known already: so much of it came.
+    pub(super) fn behind(since: Instant, received: (u64, u64), complete: Option<Instant>) -> Self {
         let meter = Self::new(since);
-        meter.complete.store(1, Ordering::Relaxed);
+        meter.received.store(received.0, Ordering::Relaxed);
+        meter.received_trailers.store(received.1, Ordering::Relaxed);
+        if let Some(complete) = complete {
+            let nanos = complete.saturating_duration_since(since).as_nanos();
+            meter.complete.store(u64::try_from(nanos).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
+        }
         meter.touch();
         meter
     }

@@ -141,3 +141,108 @@ pub(super) fn unserved() -> Outcome {
     log::warn!("a chain with STARTTLS cannot go through a tunnel: its connections are closed");
     Outcome::new(Side::Internal, Flags::NR, "unserved_filter:starttls_in_a_tunnel")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proxy_config::model::http::HeaderOption;
+    use proxy_config::model::http::header::AppendAction;
+    use proxy_config::model::network_filter::TunnelRequestId;
+
+    use super::*;
+    use crate::net::facts::Facts;
+    use crate::telemetry::stats::Stats;
+    use crate::telemetry::{AccessLog, ConnRecord, Origin};
+
+    fn entry() -> Entry {
+        let log = AccessLog::start(None, 0, &Stats::new()).unwrap();
+        let origin = Origin { connection_id: 7, workload: None, direction: None, listener: "l".into() };
+        let client = "10.0.0.9:1234".parse().unwrap();
+        let record = ConnRecord::new(log, origin, Facts::new(client, "127.0.0.1:80".parse().unwrap()));
+        let entry = Entry::clone(&record.entry);
+        record.finish(Outcome::new(Side::Internal, Flags::NONE, ""));
+        entry
+    }
+
+    fn model(hostname: &str) -> model::Tunneling {
+        let format = |text: &str| Format::new(text, &[]).unwrap();
+        let header = |name: &str, value: &str, append| HeaderOption {
+            name: name.into(),
+            value: format(value),
+            append,
+            keep_empty_value: false,
+        };
+        model::Tunneling {
+            hostname: format(hostname),
+            use_post: false,
+            post_path: "/".into(),
+            headers_to_add: vec![
+                header(
+                    "x-who",
+                    "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+                    AppendAction::AppendIfExistsOrAdd,
+                ),
+                header("x-who", "two", AppendAction::AppendIfExistsOrAdd),
+                header("x-none", "one", AppendAction::OverwriteIfExists),
+            ],
+            propagate_response_headers: true,
+            propagate_response_trailers: true,
+            request_id: Some(TunnelRequestId {
+                header: Arc::from("x-id"),
+                metadata_key: Arc::from("the_id"),
+            }),
+        }
+    }
+
+    #[test]
+    fn what_is_asked() {
+        let mut entry = entry();
+        entry.facts.server_name = Some("a.example".into());
+        let tunnel = Tunnel::new(&model("%REQUESTED_SERVER_NAME%:80")).unwrap();
+        let mut notes = Notes::default();
+        let head = tunnel.request(&entry, false, &mut notes);
+        assert_eq!(
+            (head.method, head.authority.as_str(), head.path.as_str()),
+            (Method::CONNECT, "a.example:80", "")
+        );
+        let who: Vec<_> = head.headers.get_all("x-who").iter().collect();
+        assert_eq!(who, ["10.0.0.9", "two"]);
+        assert!(!head.headers.contains_key("x-none"));
+        let id = head.headers["x-id"].to_str().unwrap().to_owned();
+        assert_eq!((id.len(), notes.request_id.as_deref()), (36, Some(id.as_str())));
+        tunnel.note(notes, &mut entry);
+        let ours = entry.facts.extra.as_ref().unwrap().dynamic_metadata.of(NAMESPACE).unwrap();
+        assert_eq!(ours.get("the_id"), Some(&Value::String(id)));
+        // A name that is not there is written as in logs.
+        entry.facts.server_name = None;
+        let post = model::Tunneling {
+            use_post: true,
+            post_path: "/p".into(),
+            ..model("%REQUESTED_SERVER_NAME%:80")
+        };
+        let head = Tunnel::new(&post).unwrap().request(&entry, true, &mut Notes::default());
+        assert_eq!((head.method, head.authority.as_str(), head.path.as_str()), (Method::POST, "-:80", "/p"));
+        assert_eq!(head.scheme, Scheme::Https);
+    }
+
+    #[test]
+    fn what_is_answered_is_kept_for_the_log() {
+        let tunnel = Tunnel::new(&model("h:1")).unwrap();
+        let mut entry = entry();
+        let mut head = ResponseHead::new(http::StatusCode::OK);
+        head.headers.insert("x-a", HeaderValue::from_static("1"));
+        tunnel.note(Notes { response: Some(head), request_id: None }, &mut entry);
+        let trailers =
+            http::HeaderMap::from_iter([(HeaderName::from_static("t"), HeaderValue::from_static("2"))]);
+        tunnel.note_trailers(&trailers, &mut entry);
+        let format = |key: &str| {
+            let text = Format::new(&format!("%FILTER_STATE({key})%"), &[]).unwrap();
+            Text::new(&text).unwrap().render_dashes(&entry)
+        };
+        let headers = r#"{"headers":[{"key":":status","value":"200"},{"key":"x-a","value":"1"}]}"#;
+        assert_eq!(format(RESPONSE_HEADERS), headers);
+        assert_eq!(format(RESPONSE_TRAILERS), r#"{"headers":[{"key":"t","value":"2"}]}"#);
+        assert_eq!(format(&format!("{RESPONSE_HEADERS}:PLAIN")), "-");
+    }
+}
