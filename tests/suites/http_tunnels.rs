@@ -2,6 +2,7 @@
 //! end.
 
 mod ends;
+mod limits;
 mod rig;
 
 use anyhow::{Result, ensure};

@@ -157,6 +157,16 @@ impl Breaker {
         Ok(self.connecting(host, place))
     }
 
+    /// As Envoy's tcp_proxy asks before all else, also where a connection that is there would do; counted.
+    pub fn refuses_connections(&self, priority: Priority) -> bool {
+        let used = self.used(What::Connections, priority).load(Ordering::Acquire);
+        let full = used >= self.limit(What::Connections, priority);
+        if full {
+            self.stats.upstream_cx_overflow.inc();
+        }
+        full
+    }
+
     fn is_full(&self, host: &Host) -> bool {
         let per_host = self.model.circuit_breakers.per_host_max_connections;
         per_host.is_some_and(|most| host.stats.cx_active.value() >= most.into())

@@ -167,12 +167,6 @@ impl Raw {
         state.ended && state.told
     }
 
-    /// Nobody reads it now, so that its failure would go unseen.
-    pub(crate) fn is_blind(&self) -> bool {
-        let state = self.lock();
-        state.ended || state.held
-    }
-
     /// Closing it tells the peer of a failure.
     pub(crate) fn reset_on_close(&self) {
         self.lock().conn.io.socket().reset_on_close();

@@ -1,11 +1,14 @@
 //! Where tunnels end, seen by a client that asks for them itself; both proxies alike.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use shunt_tests::bootstrap::chain;
-use shunt_tests::{Bootstrap, Cases, Client, Pair, Proxy, Upstream, lab};
+use shunt_tests::{Bootstrap, Cases, Client, Does, Pair, Proxy, Upstream, lab};
 
-use super::rig::{CONNECTS, ending, ends, fields, line, manager, mark, protocol_options};
+use super::rig::{CONNECTS, ending, ends, fields, line, logged, manager, mark, protocol_options};
 
 const CONNECT: &str = "CONNECT a.example:443 HTTP/1.1\r\nhost: a.example:443\r\n\r\n";
 
@@ -97,40 +100,151 @@ fn a_header_tells_who_is_there() -> Result<()> {
 fn connect_is_passed_on() -> Result<()> {
     lab(|lab| {
         let up = Upstream::echo("up")?;
-        let (end, passes) = (
-            ending(""),
-            [format!(
-                "{{ {CONNECTS}, route: {{ cluster: next, upgrade_configs: [ {{ upgrade_type: CONNECT }} ] }} }}"
-            )],
-        );
+        let last = Pair::start(lab, &ends(up.address, ""))?;
+        let upgrades = "upgrade_configs: [ { upgrade_type: CONNECT } ]";
+        let passes = [format!("{{ {CONNECTS}, route: {{ cluster: next, {upgrades} }} }}")];
+        let config = |next, protocol| {
+            let chain = chain("", &[manager("passes", &passes, "")]);
+            Bootstrap::new()
+                .static_cluster("next", &[next], &protocol_options(protocol))
+                .listener("passes", &format!("filter_chains: [ {chain} ]"))
+                .yaml()
+        };
         let mut cases = Cases::new();
         for protocol in ["http_protocol_options", "http2_protocol_options"] {
-            let last = Pair::start(
-                lab,
-                &Bootstrap::new()
-                    .static_cluster("up", &[up.address], "")
-                    .listener(
-                        "end",
-                        &format!("filter_chains: [ {} ]", chain("", &[manager("end", &end, "")])),
-                    )
-                    .yaml(),
-            )?;
-            let config = |next| {
-                let chain = chain("", &[manager("passes", &passes, "")]);
-                Bootstrap::new()
-                    .static_cluster("next", &[next], &protocol_options(protocol))
-                    .listener("passes", &format!("filter_chains: [ {chain} ]"))
-                    .yaml()
-            };
-            let pair = Pair {
-                envoy: Proxy::start(lab, shunt_tests::Kind::Envoy, &config(last.envoy.at("end")?))?,
-                shunt: Proxy::start(lab, shunt_tests::Kind::Shunt, &config(last.shunt.at("end")?))?,
-            };
-            pair.same(&mut cases, format_args!("tunnels: CONNECT is passed on, {protocol}"), |proxy| {
-                let (mut client, head) = asked(proxy, "passes", CONNECT)?;
+            for end in last.both() {
+                let name = format!("CONNECT is passed on, {protocol}, {}", end.kind.name());
+                let pair = Pair::start(lab, &config(end.at("end")?, protocol))?;
+                pair.same(&mut cases, format_args!("tunnels: {name}"), |proxy| {
+                    let (mut client, head) = asked(proxy, "passes", CONNECT)?;
+                    Ok(json!([head, client.ask("hello")?, client.ask("again")?]))
+                });
+                let pair = Pair::start(lab, &config(end.at("closed")?, protocol))?;
+                pair.same(&mut cases, format_args!("tunnels: {name}, and refused"), |proxy| {
+                    let before = mark(proxy, "passes.log");
+                    let (client, head) = asked(proxy, "passes", CONNECT)?;
+                    let mut line = fields(&line(proxy, "passes.log", before)?);
+                    drop(client);
+                    if let Some(line) = line.as_array_mut() {
+                        // Frames and HPACK are not counted.
+                        line.drain(12..14);
+                    }
+                    Ok(json!([head, line]))
+                });
+            }
+        }
+        cases.finish()
+    })
+}
+
+/// Agrees to WebSockets and echoes; its threads end with the test's process.
+fn websockets() -> Result<SocketAddr> {
+    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    let address = listener.local_addr()?;
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || turn(stream));
+        }
+    });
+    Ok(address)
+}
+
+fn turn(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut line = String::new();
+    while line != "\r\n" {
+        line.clear();
+        if reader.read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+    }
+    stream.write_all(
+        b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n",
+    )?;
+    std::io::copy(&mut reader, &mut stream)?;
+    stream.shutdown(std::net::Shutdown::Write)
+}
+
+#[test]
+fn websockets_pass_http2_in_between() -> Result<()> {
+    lab(|lab| {
+        let up = websockets()?;
+        let config = |next, cluster: &str| {
+            let more = "upgrade_configs: [ { upgrade_type: websocket } ],";
+            let routes = ["{ match: { prefix: / }, route: { cluster: next } }".to_owned()];
+            let chain = chain("", &[manager("ws", &routes, more)]);
+            Bootstrap::new()
+                .static_cluster("next", &[next], cluster)
+                .listener("ws", &format!("filter_chains: [ {chain} ]"))
+                .yaml()
+        };
+        let http2 = protocol_options("http2_protocol_options").replace("{}", "{ allow_connect: true }");
+        let last = Pair::start(lab, &config(up, ""))?;
+        let mut cases = Cases::new();
+        for end in last.both() {
+            let pair = Pair::start(lab, &config(end.at("ws")?, &http2))?;
+            pair.same(&mut cases, format_args!("tunnels: WebSockets to {}", end.kind.name()), |proxy| {
+                let request = "GET /chat HTTP/1.1\r\nhost: a.example\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+                let (mut client, head) = asked(proxy, "ws", request)?;
                 Ok(json!([head, client.ask("hello")?, client.ask("again")?]))
             });
         }
+        cases.finish()
+    })
+}
+
+#[test]
+fn a_line_is_written_when_a_tunnel_is_there() -> Result<()> {
+    lab(|lab| {
+        let up = Upstream::echo("up")?;
+        let more = "access_log_options: { flush_log_on_tunnel_successfully_established: true },";
+        let format = "%ACCESS_LOG_TYPE% %REQ(:METHOD)% %RESPONSE_CODE%";
+        let manager = logged("types", format, &ending(""), more);
+        let config = Bootstrap::new()
+            .static_cluster("up", &[up.address], "")
+            .listener("end", &format!("filter_chains: [ {} ]", chain("", &[manager])));
+        let pair = Pair::start(lab, &config.yaml())?;
+        let mut cases = Cases::new();
+        pair.same(&mut cases, "tunnels: a line at their begin", |proxy| {
+            let (mut client, _) = asked(proxy, "end", CONNECT)?;
+            client.ask("hello")?;
+            let first = proxy.lines("types.log", 1)?;
+            drop(client);
+            Ok(json!([first, proxy.lines("types.log", 2)?]))
+        });
+        cases.finish()
+    })
+}
+
+#[test]
+fn a_tunnel_ends_as_tcp_does() -> Result<()> {
+    lab(|lab| {
+        let mut cases = Cases::new();
+        let sum = Upstream::start("sum", Does::Sum)?;
+        let pair = Pair::start(lab, &ends(sum.address, ""))?;
+        pair.same(&mut cases, "tunnels: the client ends its half, HTTP/1.1", |proxy| {
+            let (mut client, _) = asked(proxy, "end", CONNECT)?;
+            client.send("hello")?;
+            client.half_close()?;
+            Ok(json!(client.rest()?.split(' ').take(2).collect::<Vec<_>>()))
+        });
+        let greets = Upstream::start("greets", Does::Greet("bye".to_owned()))?;
+        let pair = Pair::start(lab, &ends(greets.address, ""))?;
+        pair.same(&mut cases, "tunnels: the server ends its half, HTTP/1.1", |proxy| {
+            let seen = greets.mark();
+            let (mut client, _) = asked(proxy, "end", CONNECT)?;
+            let said = client.rest()?;
+            // Envoy may have gone by then.
+            let _ = client.send("later\n").and_then(|()| client.half_close());
+            Ok(json!([said, greets.ended(seen)?.bytes]))
+        });
+        let resets = Upstream::start("resets", Does::Reset)?;
+        let pair = Pair::start(lab, &ends(resets.address, ""))?;
+        pair.same(&mut cases, "tunnels: the server resets, HTTP/1.1", |proxy| {
+            let (mut client, _) = asked(proxy, "end", CONNECT)?;
+            client.send("hello\n")?;
+            Ok(json!(client.rest()?))
+        });
         cases.finish()
     })
 }

@@ -88,10 +88,15 @@ pub(super) const CONNECTS: &str = "match: { connect_matcher: {} }";
 pub(super) const POSTS: &str =
     "match: { prefix: /, headers: [ { name: \":method\", string_match: { exact: POST } } ] }";
 
-/// A connection manager with such routes, which takes CONNECT where a route does not say otherwise.
+/// A connection manager with such routes.
 pub(super) fn manager(name: &str, routes: &[String], more: &str) -> String {
+    logged(name, END, routes, more)
+}
+
+/// As [`manager`], with a log of its own.
+pub(super) fn logged(name: &str, format: &str, routes: &[String], more: &str) -> String {
     let router = extension("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router", "");
-    let log = file_log(&format!("{name}.log"), END);
+    let log = file_log(&format!("{name}.log"), format);
     let routes = routes.join(", ");
     extension(
         "envoy.filters.network.http_connection_manager",

@@ -320,13 +320,16 @@ impl State {
 
     fn begin(&mut self, head: &ResponseHead, len: Option<u64>, close: bool, sent: &mut Sent) -> Reply {
         self.turned = self.asked.is_turned(head.status);
+        // Bytes of a tunnel that there is not may be on their way.
+        let refused = self.offered && !self.turned && self.asked.method == Method::CONNECT;
         if self.offered && !self.turned {
             // It goes on without; what follows the request is another one.
             self.reader = Reader::Done;
         }
         self.offered = false;
         // As Envoy: it does not wait for the rest of a request that has its answer.
-        let mut close = close || !self.reusable || !self.asked.keep_alive || !self.request_is_here();
+        let mut close =
+            close || refused || !self.reusable || !self.asked.keep_alive || !self.request_is_here();
         let start = self.conn.written + self.conn.output.len() as u64;
         let before = self.conn.output.len();
         let Self { conn, asked, settings, .. } = self;

@@ -255,7 +255,8 @@ impl Active {
             let meter = meter.get_or_insert_with(|| {
                 let http = stream.http();
                 let received = (http.request_body, http.request_trailers);
-                Arc::new(Meter::behind(stream.start.at, received, http.request_complete))
+                let whole = complete.then(|| http.request_complete.unwrap_or(stream.start.at));
+                Arc::new(Meter::behind(stream.start.at, received, whole))
             });
             body = meter.response(body);
         }

@@ -154,7 +154,8 @@ impl Why {
                 (Side::Upstream, Flags::UO, "upstream_overflow".into())
             }
             Self::Connect(error) => (Side::Upstream, Flags::UF | Flags::URX, details(error)),
-            Self::Pool(Refused::Overflow(_)) => (Side::Upstream, Flags::UO, "upstream_overflow".into()),
+            // Envoy's pools of HTTP do not say why.
+            Self::Pool(Refused::Overflow(_)) => (Side::Upstream, Flags::URX, "upstream_overflow".into()),
             Self::Pool(Refused::Failed { reason: ResetReason::ConnectionTimeout, .. }) => {
                 (Side::Upstream, Flags::UF | Flags::URX, "upstream_connect_timeout".into())
             }

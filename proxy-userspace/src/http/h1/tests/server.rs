@@ -369,7 +369,27 @@ async fn connect_is_a_tunnel_once_it_is_agreed_to() {
     respond(&mut server, response).await;
     assert_eq!(until(&mut peer, "welcome").await, "HTTP/1.1 200 OK\r\n\r\nwelcome");
     assert!(!server.reusable());
-    assert!(body.frame().await.unwrap().is_err(), "its tunnel has ended");
+    assert_eq!(rest(&mut peer).await, "");
+    // The client's direction goes on until its own end.
+    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "hello");
+    peer.write_all(b" again").await.unwrap();
+    peer.shutdown().await.unwrap();
+    assert_eq!(all(&mut body).await, " again");
+}
+
+#[tokio::test]
+async fn a_connect_that_is_refused_ends_its_connection() {
+    let (mut peer, mut server) = server(Settings::default()).await;
+    // What follows was meant for the tunnel, and may look like a request.
+    peer.write_all(b"CONNECT h:443 HTTP/1.1\r\nHost: h:443\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        .await
+        .unwrap();
+    next(&mut server).await;
+    let head = ResponseHead::new(StatusCode::FORBIDDEN);
+    server.respond(&head, Body::full("no"), false, &mut Sent::default()).await.unwrap();
+    assert!(!server.reusable());
+    let answer = until(&mut peer, "\r\n\r\nno").await;
+    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
 }
 
 #[tokio::test]

@@ -10,10 +10,10 @@ use proxy_config::model::http::Priority;
 use super::{Notes, Tunnel};
 use crate::clock::{self, Instant};
 use crate::cluster::Source;
-use crate::cluster::{Cluster, Event, Host, Want};
-use crate::http::pool::{Attached, Caller, Demand, Failed, Life, More, Refused, SourceKey};
+use crate::cluster::{Cluster, ConnectError, Event, Host, Overflow, Want};
+use crate::http::pool::{Attached, Caller, Demand, Failed, Lease, Life, More, Refused, SourceKey};
 use crate::http::raw::Raw;
-use crate::http::{Body, Observer, Progress, Response, Upload};
+use crate::http::{Body, Observer, Progress, ResetReason, Response, Upload};
 use crate::net::Direction;
 use crate::network::Conn;
 use crate::network::tcp_proxy::TcpProxy;
@@ -67,13 +67,17 @@ pub(super) async fn run(
     let since = clock::now();
     for attempt in 1..=proxy.model.max_connect_attempts.max(1) {
         failure.attempts = attempt;
-        let ask = Ask { conn, tunnel, client, cluster: &cluster, since, attempt };
+        if cluster.breaker().refuses_connections(Priority::Default) {
+            let why = Why::Connect(ConnectError::Overflow(Overflow::Connections));
+            return Err(Failure { why, ..failure });
+        }
+        // Envoy waits for ever; what holds its peace for that long has lost its connection when it is open, too.
+        let limit = proxy.model.idle_timeout;
+        let ask = Ask { conn, tunnel, client, cluster: &cluster, since, attempt, limit };
         match ask.run(&want, notes, &mut failure.host).await {
             Ok(opened) => return Ok(opened),
-            Err(why @ (Why::Broken(_) | Why::Answer(_) | Why::Pool(Refused::Failed { .. }))) => {
-                failure.why = why
-            }
-            // Trying again helps against a failing endpoint, not against none or too many.
+            Err(why @ (Why::Broken(_) | Why::Answer(_) | Why::Pool(_))) => failure.why = why,
+            // Trying again helps against a failing endpoint, not against none.
             Err(why) => return Err(Failure { why, ..failure }),
         }
         if attempt < proxy.model.max_connect_attempts {
@@ -92,6 +96,8 @@ struct Ask<'a> {
     cluster: &'a Arc<Cluster>,
     since: Instant,
     attempt: u32,
+    /// How long an answer is waited for.
+    limit: Option<Duration>,
 }
 
 impl Ask<'_> {
@@ -106,38 +112,16 @@ impl Ask<'_> {
         let host = choose(conn, cluster, want, tried)?;
         let host = cluster.pools().known(host, &caller);
         let start = clock::now();
-        let (source, more) = wishes(conn, cluster, &host);
-        let demand = Demand {
-            cluster,
-            host: &host,
-            caller: &caller,
-            facts: Some(&conn.record.entry.facts),
-            version: Version::HTTP_11,
-            priority: Priority::Default,
-            source,
-            more,
-        };
-        let lease = match cluster.pools().acquire(demand).await {
-            Ok(lease) => lease,
-            Err(refused) => {
-                if let Refused::Failed { .. } = refused {
-                    cluster.report(&host, Event::RequestFailed);
-                }
-                return Err(Why::Pool(refused));
-            }
-        };
+        let lease = self.lease(&host, &caller).await?;
         let life = lease.life().clone();
         let head = self.tunnel.request(&conn.record.entry, life.tls.is_some(), notes);
         let progress = Arc::<Progress>::default();
         let observer = Observer { progress: progress.clone(), interim: None, tunnel: true };
-        let (response, attached) = match lease.send(&head, self.client.body(), observer).await {
-            Ok(answered) => answered,
-            Err(Failed { reset, .. }) => {
-                count(cluster, &progress);
-                cluster.report(&host, Event::RequestFailed);
-                return Err(Why::Broken(reset));
-            }
-        };
+        let answered = within(self.limit, lease.send(&head, self.client.body(), observer)).await;
+        let (response, attached) = answered.inspect_err(|_| {
+            count(cluster, &progress);
+            cluster.report(&host, Event::RequestFailed);
+        })?;
         let Response { head, mut body } = response;
         let status = head.status;
         notes.response = Some(head);
@@ -166,10 +150,46 @@ impl Ask<'_> {
         }))
     }
 
+    async fn lease(&self, host: &Arc<Host>, caller: &Caller) -> Result<Lease, Why> {
+        let (conn, cluster) = (self.conn, self.cluster);
+        let (source, more) = wishes(conn, cluster, host);
+        let demand = Demand {
+            cluster,
+            host,
+            caller,
+            facts: Some(&conn.record.entry.facts),
+            version: Version::HTTP_11,
+            priority: Priority::Default,
+            source,
+            more,
+        };
+        let leased = cluster.pools().acquire(demand).await;
+        leased.map_err(|refused| {
+            if let Refused::Failed { .. } = refused {
+                cluster.report(host, Event::RequestFailed);
+            }
+            Why::Pool(refused)
+        })
+    }
+
     fn refused(&self, life: &Life) {
         if life.version == Version::HTTP_2 {
             self.cluster.stats.upstream_rq_tx_reset.inc();
         }
+    }
+}
+
+async fn within<T>(
+    limit: Option<Duration>,
+    answer: impl Future<Output = Result<T, Failed>>,
+) -> Result<T, Why> {
+    let answer = async { answer.await.map_err(|Failed { reset, .. }| Why::Broken(reset)) };
+    match limit {
+        None => answer.await,
+        Some(limit) => tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| {
+            let reason = ResetReason::ConnectionTimeout;
+            Err(Why::Pool(Refused::Failed { reason, local: true, details: "".into() }))
+        }),
     }
 }
 

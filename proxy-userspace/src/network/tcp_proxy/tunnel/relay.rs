@@ -3,11 +3,12 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Version};
 use http_body::Frame;
 use tokio::io::Interest;
 use tokio::time::sleep_until;
@@ -15,11 +16,13 @@ use tokio::time::sleep_until;
 use super::Tunnel;
 use super::open::Opened;
 use crate::clock::{self, Instant};
+use crate::cluster::Host;
+use crate::http::pool::Attached;
 use crate::http::raw::{Passed, Raw};
 use crate::http::{Body, Progress, Reset, ResetReason, Upload};
 use crate::net::conn::reset_on_close;
 use crate::net::copy::End;
-use crate::net::timers::{Moved, Timers};
+use crate::net::timers::{Limits, Moved, Timers};
 use crate::network::tcp_proxy::{TcpProxy, buffers_used, least, outcome};
 use crate::network::{self, Conn, Verdict};
 use crate::telemetry::stats::{ClusterStats, TcpStats};
@@ -32,10 +35,10 @@ pub(super) async fn run(
     (opened, client): (Box<Opened>, Raw),
     deadline: Option<Instant>,
 ) -> Outcome {
-    let Opened { cluster, host, body, upload, mut attached, progress, .. } = *opened;
+    let Opened { cluster, host, body, upload, attached, progress, .. } = *opened;
     let model = &cluster.model;
-    let buffers = [conn.listener.buffer_limit, model.per_connection_buffer_limit_bytes];
-    let limits = proxy.limits(deadline, conn.record.report_every(), least(buffers));
+    let buffer = least([conn.listener.buffer_limit, model.per_connection_buffer_limit_bytes]);
+    let limits = proxy.limits(deadline, conn.record.report_every(), buffer);
     let closes = model.close_connections_on_host_health_failure
         || model.common_lb.close_connections_on_host_set_change;
     buffers_used(&cluster.stats, &proxy.stats);
@@ -51,12 +54,31 @@ pub(super) async fn run(
         cluster: &cluster.stats,
         tcp: &proxy.stats,
     };
+    let end = carry(conn, &mut relay, &limits, closes.then_some(&host)).await;
+    if let Some(trailers) = relay.trailers.take() {
+        tunnel.note_trailers(&trailers, &mut conn.record.entry);
+    }
+    settle(conn, proxy, (relay, attached), &end);
+    match end {
+        End::Refused(close) => Box::pin(network::refuse(conn, close)).await,
+        end @ (End::Closed(_)
+        | End::Failed { .. }
+        | End::Idle(_)
+        | End::MaxDuration
+        | End::HostFailed
+        | End::Cut) => outcome(&end, proxy),
+    }
+}
+
+/// Until the tunnel ends, or something ends it.
+async fn carry(conn: &mut Conn<'_>, relay: &mut Relay<'_>, limits: &Limits, host: Option<&Arc<Host>>) -> End {
     let (guard, stream) = (conn.guard, conn.stream);
-    let mut timers = Timers::new(&limits, clock::now());
+    let mut timers = Timers::new(limits, clock::now());
     let mut sleep = pin!(timers.next().map(sleep_until));
-    let mut failed = closes.then(|| Box::pin(host.closing()));
-    let mut watch = None;
-    let end = poll_fn(|cx| {
+    let mut failed = host.map(|host| Box::pin(host.closing()));
+    // A client that is not read because nobody takes what it says may go all the same.
+    let mut gone = Box::pin(stream.ready(Interest::ERROR));
+    poll_fn(|cx| {
         if let Poll::Ready(Verdict::Close(close)) = relay.poll_gates(conn, cx) {
             return Poll::Ready(End::Refused(close));
         }
@@ -65,12 +87,8 @@ pub(super) async fn run(
         if polled.is_ready() {
             return polled;
         }
-        if relay.client.is_blind() || relay.upload.is_some() {
-            // A client that is not read because nobody takes what it says may go all the same.
-            let watch = watch.get_or_insert_with(|| Box::pin(stream.ready(Interest::ERROR)));
-            if watch.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(End::Failed { side: Side::Downstream, error: broken() });
-            }
+        if gone.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(End::Failed { side: Side::Downstream, error: broken() });
         }
         if let Some(sleep) = sleep.as_mut().as_pin_mut()
             && let Poll::Ready(end) = timers.poll(sleep, moved, cx, |due| due.tell(conn.record))
@@ -84,51 +102,31 @@ pub(super) async fn run(
         }
         guard.poll_cut(cx).map(|()| End::Cut)
     })
-    .await;
-    if let Some(trailers) = relay.trailers.take() {
-        tunnel.note_trailers(&trailers, &mut conn.record.entry);
-    }
+    .await
+}
+
+/// Both sides are told how it ended: the exchange first, then its client's connection.
+fn settle(conn: &Conn<'_>, proxy: &TcpProxy, (relay, mut attached): (Relay<'_>, Attached), end: &End) {
     // No one may take a broken stream for a complete one.
-    let cut = matches!(end, End::Cut) && guard.resets();
+    let cut = matches!(end, End::Cut) && conn.guard.resets();
     if cut || matches!(end, End::Failed { side: Side::Upstream, .. } | End::HostFailed) {
-        reset_on_close(stream);
+        reset_on_close(conn.stream);
     }
-    match &end {
+    let http2 = attached.life().version == Version::HTTP_2;
+    match end {
         End::Closed(first) => {
             attached.complete();
             if *first == Side::Upstream {
                 proxy.stats.upstream_flush_total.inc();
             }
         }
-        End::Failed { side, .. } => {
-            if *side == Side::Downstream && attached.life().version == http::Version::HTTP_2 {
-                cluster.stats.upstream_rq_tx_reset.inc();
-            }
+        End::Failed { side: Side::Upstream, .. } => {
+            attached.broke(&Reset::new(Side::Upstream, ResetReason::ConnectionTermination, ""));
         }
-        End::Idle(_) => cluster.stats.upstream_cx_idle_timeout.inc(),
-        End::Refused(_) | End::MaxDuration | End::HostFailed | End::Cut => {}
+        End::Failed { .. } if http2 => relay.cluster.upstream_rq_tx_reset.inc(),
+        End::Idle(_) => relay.cluster.upstream_cx_idle_timeout.inc(),
+        End::Failed { .. } | End::Refused(_) | End::MaxDuration | End::HostFailed | End::Cut => {}
     }
-    if let Some(reset) = relay_reset(&end) {
-        attached.broke(&reset);
-    }
-    // The exchange ends before its client's connection is told of its own.
-    drop(relay);
-    drop(attached);
-    match end {
-        End::Refused(close) => Box::pin(network::refuse(conn, close)).await,
-        end @ (End::Closed(_)
-        | End::Failed { .. }
-        | End::Idle(_)
-        | End::MaxDuration
-        | End::HostFailed
-        | End::Cut) => outcome(&end, proxy),
-    }
-}
-
-/// What the pool is told of a tunnel whose upstream has failed.
-fn relay_reset(end: &End) -> Option<Reset> {
-    matches!(end, End::Failed { side: Side::Upstream, .. })
-        .then(|| Reset::new(Side::Upstream, ResetReason::ConnectionTermination, ""))
 }
 
 struct Relay<'a> {
