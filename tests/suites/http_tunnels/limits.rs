@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde_json::json;
-use shunt_tests::{Cases, Client, Kind, Proxy, Upstream, lab};
+use shunt_tests::bootstrap::{chain, extension, tcp_proxy};
+use shunt_tests::{Bootstrap, Cases, Client, Kind, Pair, Proxy, Upstream, lab};
 
-use super::rig::{Rig, Way, ends, fields, line, mark, opens};
+use super::rig::{Rig, Way, ends, fields, line, mark, opens, protocol_options};
 
 #[test]
 fn times() -> Result<()> {
@@ -57,7 +58,7 @@ fn breakers() -> Result<()> {
         ] {
             let breakers = format!("circuit_breakers: {{ thresholds: [ {{ {limits} }} ] }}");
             let config = opens(end.at("end")?, "", "", &breakers);
-            let pair = shunt_tests::Pair::start(lab, &config)?;
+            let pair = Pair::start(lab, &config)?;
             for way in Way::SHARED {
                 pair.same(&mut cases, format_args!("tunnels, {}, {what}", way.name()), |proxy| {
                     let own = format!("{}.log", way.name());
@@ -74,6 +75,36 @@ fn breakers() -> Result<()> {
                 });
             }
         }
+        cases.finish()
+    })
+}
+
+#[test]
+fn gatekeepers_are_asked_before_a_byte_goes_through() -> Result<()> {
+    lab(|lab| {
+        let up = Upstream::echo("up")?;
+        let end = Proxy::start(lab, Kind::Shunt, &ends(up.address, ""))?;
+        let rbac = extension(
+            "envoy.filters.network.rbac",
+            "envoy.extensions.filters.network.rbac.v3.RBAC",
+            "stat_prefix: gate, rules: { action: DENY, policies: { all: { permissions: [ { any: true } ], \
+             principals: [ { any: true } ] } } }",
+        );
+        let tunnel = tcp_proxy("gate", "cluster: next, tunneling_config: { hostname: \"a.example:443\" }");
+        let config = Bootstrap::new()
+            .static_cluster("next", &[end.at("end")?], &protocol_options("http2_protocol_options"))
+            .listener("gate", &format!("filter_chains: [ {} ]", chain("", &[rbac, tunnel])));
+        let pair = Pair::start(lab, &config.yaml())?;
+        let mut cases = Cases::new();
+        pair.same(&mut cases, "tunnels: a gatekeeper refuses", |proxy| {
+            let seen = up.mark();
+            let mut client = Client::connect(proxy.at("gate")?)?;
+            client.send("hello\n")?;
+            let (said, _) = client.end()?;
+            ensure!(said.is_empty(), "{said:?}");
+            proxy.expect_stat("gate.rbac.denied", 1)?;
+            Ok(json!(up.ended(seen)?.bytes))
+        });
         cases.finish()
     })
 }
