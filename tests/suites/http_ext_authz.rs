@@ -95,7 +95,7 @@ impl Site {
             "envoy.filters.network.http_connection_manager",
             "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
             &format!(
-                "stat_prefix: {name}, access_log: [ {log} ], http_filters: [ {} ], \
+                "stat_prefix: {name:?}, access_log: [ {log} ], http_filters: [ {} ], \
                  route_config: {{ name: r, virtual_hosts: [ {host} ] }}",
                 filters.join(", ")
             ),

@@ -18,6 +18,7 @@ fn clients_with_certificates() -> Result<()> {
         let ca = pki.root("ca")?;
         let own = ca.issue("server", &Leaf::spiffe("spiffe://a/server").dns("server.example"))?;
         let context = TlsContext::new().certificate(&own).trust(ca.file()).downstream();
+        let context = format!("transport_socket: {context}");
         let service = |more: &str| {
             format!("grpc_service: {{ envoy_grpc: {{ cluster_name: authz }}, timeout: 20s }}, include_tls_session: true, {more}")
         };

@@ -15,18 +15,16 @@ use super::timeouts::{Alarm, EXPECTED, Timeouts};
 use super::tunnel::Hold;
 use crate::clock;
 use crate::cluster::{Cluster, Event, Source, Want};
-use crate::http::message::joined;
 use crate::http::pool::{Caller, Demand, Failed};
 use crate::http::{Observer, Progress, Request, RequestHead, Reset, ResetReason, Response};
 use crate::telemetry::Side;
 
-/// Says of a request that it is the proxy's own, as Envoy does: on whose behalf, and how long it is waited for.
-pub fn announce(head: &mut RequestHead, own: IpAddr, timeout: Option<Duration>) {
+/// Says of a request that it is the proxy's own, as Envoy does: of which address, where that is told, and how long it is
+/// waited for.
+pub fn announce(head: &mut RequestHead, own: Option<IpAddr>, timeout: Option<Duration>) {
     head.headers.insert("x-envoy-internal", HeaderValue::from_static("true"));
-    let before = joined(&head.headers, "x-forwarded-for").map(|before| [&before, &b","[..]].concat());
-    let all = [&before.unwrap_or_default(), own.to_string().as_bytes()].concat();
-    if let Ok(all) = HeaderValue::from_bytes(&all) {
-        head.headers.insert("x-forwarded-for", all);
+    if let Some(Ok(own)) = own.map(|own| HeaderValue::from_str(&own.to_string())) {
+        head.headers.insert("x-forwarded-for", own);
     }
     if let Some(timeout) = timeout {
         let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);

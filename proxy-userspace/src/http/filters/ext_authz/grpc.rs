@@ -63,7 +63,7 @@ pub(super) fn call(
     for (name, value) in &service.metadata {
         head.headers.append(name, value.clone());
     }
-    router::announce(&mut head, shared.own, service.timeout);
+    router::announce(&mut head, Some(shared.own), service.timeout);
     let message = authz::encode(check::of(shared, question, stream));
     let mut body = BytesMut::with_capacity(message.len() + 5);
     body.put_u8(0);

@@ -14,6 +14,7 @@ use proxy_config::model::metadata::{Struct, Value};
 use super::{Call, Failure, Question, Shared, check};
 use crate::http::filters::edits::Text;
 use crate::http::filters::whole::Whole;
+use crate::http::message::joined;
 use crate::http::pool::Caller;
 use crate::http::{Body, BuildError, Request, RequestHead, ResponseHead, Scheme, Stream, router};
 
@@ -87,7 +88,13 @@ fn head(service: &Service, shared: &Shared, question: &Question, body: &Bytes, s
     for (name, value) in check::headers(&shared.model, question, original) {
         // Pseudo-headers are no names of headers.
         let name = HeaderName::from_bytes(name.as_bytes()).ok().filter(|name| !is_own(name));
-        if let (Some(name), Ok(value)) = (name, HeaderValue::from_bytes(&value)) {
+        let Some(name) = name else { continue };
+        // As the text of a check has them.
+        let before = joined(&head.headers, name.as_str()).filter(|_| !shared.model.encode_raw_headers);
+        let all = before.map(|before| [&before[..], b",", &value].concat());
+        if let Some(Ok(all)) = all.as_ref().map(|all| HeaderValue::from_bytes(all)) {
+            head.headers.insert(name, all);
+        } else if let Ok(value) = HeaderValue::from_bytes(&value) {
             head.headers.append(name, value);
         }
     }
@@ -100,7 +107,7 @@ fn head(service: &Service, shared: &Shared, question: &Question, body: &Bytes, s
         }
     }
     head.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
-    router::announce(&mut head, shared.own, Some(model.timeout));
+    router::announce(&mut head, None, Some(model.timeout));
     head
 }
 
