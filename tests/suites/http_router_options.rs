@@ -108,7 +108,16 @@ fn options_of_the_router() -> Result<()> {
             ("told", "/again", &[("x-want-status", "503")]),
         ];
         for (site, path, headers) in asked {
-            let stats = ["cluster.up.upstream_rq_*", "cluster.up.external.*", "cluster.dead.upstream_rq_5*", "cluster.dead.external.*"];
+            let stats = [
+                "cluster.up.upstream_rq_2*",
+                "cluster.up.upstream_rq_5*",
+                "cluster.up.upstream_rq_completed",
+                "cluster.up.upstream_rq_retry*",
+                "cluster.up.external.*",
+                "cluster.dead.upstream_rq_5*",
+                "cluster.dead.upstream_rq_completed",
+                "cluster.dead.external.*",
+            ];
             let id = format!("router: {site}: {path} {headers:?}");
             let mut answers = Vec::new();
             pair.same_stats(&mut cases, format_args!("{id}: stats"), &stats, |proxy| {

@@ -177,7 +177,7 @@ fn sites() -> Vec<Site> {
             "off-deny",
             service(
                 "filter_enabled: { default_value: { numerator: 0 } }, \
-                 deny_at_disable: { runtime_key: none, default_value: true }, status_on_error: { code: 418 }",
+                 deny_at_disable: { runtime_key: none, default_value: true }, status_on_error: { code: 503 }",
             ),
         ),
         Site::new("on-meta", service(&matcher("allowed"))).before(rbac()),

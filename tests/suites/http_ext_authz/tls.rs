@@ -16,7 +16,7 @@ fn clients_with_certificates() -> Result<()> {
     lab(|lab| {
         let pki = Pki::new(lab)?;
         let ca = pki.root("ca")?;
-        let own = ca.issue("server", &Leaf::spiffe("spiffe://a/server").dns("server.example"))?;
+        let own = ca.issue("server", &Leaf::spiffe("spiffe://a/server").dns("server.example").ip([127, 0, 0, 1]))?;
         let context = TlsContext::new().certificate(&own).trust(ca.file()).downstream();
         let context = format!("transport_socket: {context}");
         let service = |more: &str| {

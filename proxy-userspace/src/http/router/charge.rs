@@ -54,9 +54,10 @@ impl CodeStats {
         }
     }
 
-    /// Of one whose code says nothing.
-    pub(super) fn charge_completed(&self) {
+    /// Of one whose code says nothing: it is counted by where it came from alone.
+    pub(super) fn charge_origin(&self, code: u16, origin: Origin) {
         self.all.completed.inc();
+        self.origin(origin).charge(code);
     }
 
     /// Of a response that is not the cluster's own, though it is counted as if it were.

@@ -322,7 +322,7 @@ impl<'a> Forward<'a> {
         let codes = self.cluster.pools().codes();
         let suppressed = self.router.is_some_and(|router| router.suppress_grpc_request_failure_code_stats);
         if suppressed && self.stream.request().is_grpc() {
-            codes.charge_completed();
+            codes.charge_origin(code, origin);
         } else {
             codes.charge(code, origin);
         }

@@ -24,6 +24,8 @@ impl Line {
         }
         let mut entry = stream.entry.clone();
         entry.log_type = LogType::UpstreamEnd;
+        // Which attempt it is, only the client's request knows.
+        entry.upstream.attempts = 0;
         entry.outcome.flags = Flags::NONE;
         entry.outcome.response_code_details = Some("via_upstream".into());
         if let Some(http) = entry.http.as_deref_mut() {

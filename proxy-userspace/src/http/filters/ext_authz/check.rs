@@ -42,9 +42,10 @@ pub(super) fn of(shared: &Shared, question: &Question, stream: &Stream) -> Check
         context_extensions: question.context_extensions.clone(),
         metadata: only(&model.metadata_context_namespaces, &[Some(&http.dynamic_metadata), connection]),
         route_metadata: only(&model.route_metadata_context_namespaces, &[http.route_metadata.as_deref()]),
-        server_name: model
-            .include_tls_session
-            .then(|| facts.server_name.as_deref().unwrap_or_default().to_owned()),
+        server_name: model.include_tls_session.then(|| {
+            let agreed = tls.and_then(|tls| tls.server_name.as_deref());
+            agreed.or(facts.server_name.as_deref()).unwrap_or_default().to_owned()
+        }),
     }
 }
 
