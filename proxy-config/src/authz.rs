@@ -100,7 +100,7 @@ pub struct Header {
     pub name: String,
     pub value: Vec<u8>,
     pub append: AppendAction,
-    /// By the deprecated `append`: what is appended goes into the value that there is.
+    /// It goes into the value that there is, and nowhere where there is none.
     pub joined: bool,
 }
 
@@ -137,14 +137,13 @@ pub fn decode(bytes: &[u8]) -> Result<Answer, String> {
     }
     let ok = response.status.is_none_or(|status| status.code == 0);
     let mut invalid_action = false;
-    let invalid = &mut invalid_action;
     let verdict = match (ok, response.http_response) {
-        (true, Some(HttpResponse::OkResponse(from))) => Verdict::Ok(allowed(from, invalid)),
+        (true, Some(HttpResponse::OkResponse(from))) => Verdict::Ok(allowed(from, &mut invalid_action)),
         (true, Some(HttpResponse::DeniedResponse(_) | HttpResponse::ErrorResponse(_)) | None) => {
             Verdict::Ok(Allowed::default())
         }
-        (false, Some(HttpResponse::ErrorResponse(from))) => Verdict::Error(refused(from, invalid)),
-        (false, Some(HttpResponse::DeniedResponse(from))) => Verdict::Denied(refused(from, invalid)),
+        (false, Some(HttpResponse::ErrorResponse(from))) => Verdict::Error(refused(from)),
+        (false, Some(HttpResponse::DeniedResponse(from))) => Verdict::Denied(refused(from)),
         (false, Some(HttpResponse::OkResponse(_)) | None) => Verdict::Denied(Refused::default()),
     };
     Ok(Answer { verdict, metadata: metadata.map(structure).unwrap_or_default(), invalid_action })
@@ -249,46 +248,68 @@ fn value(of: &Value) -> wkt::Value {
 }
 
 fn allowed(from: pb::OkHttpResponse, invalid: &mut bool) -> Allowed {
+    let mut headers: Vec<Header> = from.headers.into_iter().filter_map(of_request).collect();
+    // As Envoy has it, what is appended is appended to what was set.
+    headers.sort_by_key(|header| header.joined);
+    let response = from.response_headers_to_add.into_iter();
     Allowed {
-        headers: headers(from.headers, invalid),
+        headers,
         remove: from.headers_to_remove,
-        response_headers: headers(from.response_headers_to_add, invalid),
+        response_headers: response.filter_map(|one| of_response(one, invalid)).collect(),
         query_to_set: from.query_parameters_to_set.into_iter().map(|one| (one.key, one.value)).collect(),
         query_to_remove: from.query_parameters_to_remove,
     }
 }
 
-fn refused(from: pb::DeniedHttpResponse, invalid: &mut bool) -> Refused {
+fn refused(from: pb::DeniedHttpResponse) -> Refused {
     let status = from.status.map(|status| status.code).filter(|code| *code > 0);
     Refused {
         status: status.map(|code| u16::try_from(code).unwrap_or_default()),
-        headers: headers(from.headers, invalid),
+        headers: from.headers.into_iter().filter_map(of_refusal).collect(),
         body: from.body.into_bytes(),
     }
 }
 
-fn headers(from: Vec<core::HeaderValueOption>, invalid: &mut bool) -> Vec<Header> {
-    from.into_iter().filter_map(|one| header(one, invalid)).collect()
+/// The deprecated `append` alone says what is done with it.
+fn of_request(from: core::HeaderValueOption) -> Option<Header> {
+    let joined = deprecated_append(&from) == Some(true);
+    let append =
+        if joined { AppendAction::AppendIfExistsOrAdd } else { AppendAction::OverwriteIfExistsOrAdd };
+    let core::HeaderValue { key, value, .. } = from.header?;
+    Some(Header { joined, ..Header::new(key, value, append) })
 }
 
-fn header(from: core::HeaderValueOption, invalid: &mut bool) -> Option<Header> {
-    #[expect(deprecated, reason = "services still say it")]
-    let deprecated = from.append.map(|append| append.value);
-    let (append, joined) = match (deprecated, HeaderAppendAction::try_from(from.append_action)) {
-        (Some(true), _) => (AppendAction::AppendIfExistsOrAdd, true),
-        (Some(false), _) | (None, Ok(HeaderAppendAction::OverwriteIfExistsOrAdd)) => {
-            (AppendAction::OverwriteIfExistsOrAdd, false)
+fn of_response(from: core::HeaderValueOption, invalid: &mut bool) -> Option<Header> {
+    let append = match (deprecated_append(&from), HeaderAppendAction::try_from(from.append_action)) {
+        (Some(true), _) | (None, Ok(HeaderAppendAction::AppendIfExistsOrAdd)) => {
+            AppendAction::AppendIfExistsOrAdd
         }
-        (None, Ok(HeaderAppendAction::AppendIfExistsOrAdd)) => (AppendAction::AppendIfExistsOrAdd, false),
-        (None, Ok(HeaderAppendAction::AddIfAbsent)) => (AppendAction::AddIfAbsent, false),
-        (None, Ok(HeaderAppendAction::OverwriteIfExists)) => (AppendAction::OverwriteIfExists, false),
+        (Some(false), _) | (None, Ok(HeaderAppendAction::OverwriteIfExistsOrAdd)) => {
+            AppendAction::OverwriteIfExistsOrAdd
+        }
+        (None, Ok(HeaderAppendAction::AddIfAbsent)) => AppendAction::AddIfAbsent,
+        (None, Ok(HeaderAppendAction::OverwriteIfExists)) => AppendAction::OverwriteIfExists,
         (None, Err(_)) => {
             *invalid = true;
             return None;
         }
     };
     let core::HeaderValue { key, value, .. } = from.header?;
-    Some(Header { name: key, value: value.into_bytes(), append, joined })
+    Some(Header::new(key, value, append))
+}
+
+/// All of them are put beside each other; Envoy leaves out those that are to be appended.
+fn of_refusal(from: core::HeaderValueOption) -> Option<Header> {
+    if deprecated_append(&from) == Some(true) {
+        return None;
+    }
+    let core::HeaderValue { key, value, .. } = from.header?;
+    Some(Header::new(key, value, AppendAction::AppendIfExistsOrAdd))
+}
+
+fn deprecated_append(from: &core::HeaderValueOption) -> Option<bool> {
+    #[expect(deprecated, reason = "services still say it")]
+    from.append.map(|append| append.value)
 }
 
 #[cfg(test)]
@@ -330,23 +351,32 @@ mod tests {
 
     #[test]
     fn what_is_done_with_a_header() {
-        let header = |append: Option<bool>, action| {
+        let option = |append: Option<bool>, action| {
             #[expect(deprecated, reason = "it is what is tested")]
-            let option = core::HeaderValueOption {
+            core::HeaderValueOption {
                 header: Some(core::HeaderValue { key: "K".into(), value: "v".into(), ..Default::default() }),
                 append: append.map(|value| wkt::BoolValue { value }),
                 append_action: action,
                 ..Default::default()
-            };
-            let mut invalid = false;
-            let header = header(option, &mut invalid);
-            (header.map(|header| (header.append, header.joined)), invalid)
+            }
         };
-        let append = AppendAction::AppendIfExistsOrAdd;
-        assert_eq!(header(Some(true), 3), (Some((append, true)), false));
-        assert_eq!(header(Some(false), 0), (Some((AppendAction::OverwriteIfExistsOrAdd, false)), false));
-        assert_eq!(header(None, 0), (Some((append, false)), false));
-        assert_eq!(header(None, 1), (Some((AppendAction::AddIfAbsent, false)), false));
-        assert_eq!(header(None, 9), (None, true));
+        let (append, overwrite) = (AppendAction::AppendIfExistsOrAdd, AppendAction::OverwriteIfExistsOrAdd);
+        for (said, action, request, response, refusal) in [
+            (Some(true), 3, (append, true), Some(append), false),
+            (Some(false), 0, (overwrite, false), Some(overwrite), true),
+            (None, 0, (overwrite, false), Some(append), true),
+            (None, 1, (overwrite, false), Some(AppendAction::AddIfAbsent), true),
+            (None, 2, (overwrite, false), Some(overwrite), true),
+            (None, 3, (overwrite, false), Some(AppendAction::OverwriteIfExists), true),
+            (None, 9, (overwrite, false), None, true),
+        ] {
+            let of_request = super::of_request(option(said, action)).unwrap();
+            assert_eq!((of_request.append, of_request.joined), request, "{said:?} {action}");
+            let mut invalid = false;
+            let of_response = super::of_response(option(said, action), &mut invalid);
+            assert_eq!(of_response.map(|header| header.append), response, "{said:?} {action}");
+            assert_eq!(invalid, action == 9);
+            assert_eq!(super::of_refusal(option(said, action)).is_some(), refusal, "{said:?} {action}");
+        }
     }
 }

@@ -19,8 +19,8 @@ use prost::Message as _;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
-use tonic::server::{Grpc, UnaryService};
 pub use tonic::Code;
+use tonic::server::{Grpc, UnaryService};
 use tonic::{Request, Response, Status};
 
 use crate::xds::{Raw, json_of, message};

@@ -64,7 +64,8 @@ impl Site {
     }
 
     fn host(mut self, said: &str) -> Self {
-        self.of_host = format!("typed_per_filter_config: {{ {FILTER}: {{ \"@type\": {PER_ROUTE}, {said} }} }}");
+        self.of_host =
+            format!("typed_per_filter_config: {{ {FILTER}: {{ \"@type\": {PER_ROUTE}, {said} }} }}");
         self
     }
 
@@ -84,11 +85,8 @@ impl Site {
         routes.push("{ match: { prefix: / }, route: { cluster: up } }".to_owned());
         let routes = routes.join(", ");
         let host = format!("{{ name: v, domains: [ \"*\" ], routes: [ {routes} ], {of_host} }}");
-        let router = extension(
-            "envoy.filters.http.router",
-            "envoy.extensions.filters.http.router.v3.Router",
-            "",
-        );
+        let router =
+            extension("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router", "");
         let mut filters = before.clone();
         filters.extend([extension(FILTER, OF_TYPE, fields), router]);
         let manager = extension(
@@ -138,7 +136,8 @@ impl Asked {
 
     fn name(&self) -> String {
         let Self { site, method, path, headers, body } = self;
-        format!("ext_authz: {site}: {method} {path} {headers:?} {}", String::from_utf8_lossy(body))
+        let body = String::from_utf8_lossy(body);
+        format!("ext_authz: {site}: {method} {path} {headers:?} {body}").trim_end().to_owned()
     }
 }
 
@@ -156,11 +155,18 @@ fn bootstrap(up: SocketAddr, sites: &[Site], clusters: &[(&str, SocketAddr, &str
 }
 
 /// What each request comes to, what the service was asked, then the logs and the stats of all.
-fn compare(lab: &Lab, config: &str, sites: &[Site], asked: &[Asked], taken: impl Fn() -> Value) -> Result<()> {
+fn compare(
+    lab: &Lab,
+    config: &str,
+    sites: &[Site],
+    asked: &[Asked],
+    taken: impl Fn() -> Value,
+) -> Result<()> {
     let pair = Pair::start(lab, config)?;
     let mut cases = Cases::new();
     let names: Vec<String> = sites.iter().map(|site| format!("http.{}.ext_authz.*", site.name)).collect();
-    let clusters = ["cluster.up.ext_authz.*", "cluster.up.upstream_rq_4*", "cluster.up.internal.upstream_rq_4*"];
+    let clusters =
+        ["cluster.up.ext_authz.*", "cluster.up.upstream_rq_4*", "cluster.up.internal.upstream_rq_4*"];
     let names: Vec<&str> = names.iter().map(String::as_str).chain(clusters).collect();
     let mut answers: Vec<Vec<Value>> = Vec::new();
     pair.same_stats(&mut cases, "ext_authz: stats", &names, |proxy| {
@@ -175,7 +181,9 @@ fn compare(lab: &Lab, config: &str, sites: &[Site], asked: &[Asked], taken: impl
     });
     for (n, one) in asked.iter().enumerate() {
         let mut each = answers.iter();
-        pair.same(&mut cases, one.name(), |_| Ok(each.next().and_then(|all| all.get(n)).cloned().unwrap_or_default()));
+        pair.same(&mut cases, one.name(), |_| {
+            Ok(each.next().and_then(|all| all.get(n)).cloned().unwrap_or_default())
+        });
     }
     for site in sites {
         let count = asked.iter().filter(|one| one.site == site.name).count();

@@ -415,3 +415,29 @@ fn compressor() -> Result<()> {
         ],
     )
 }
+
+#[test]
+fn what_scripts_are_told() -> Result<()> {
+    let script = "function envoy_on_request(h) local c = h:filterContext() \
+        h:headers():add(\\\"x-of\\\", tostring(c:get(\\\"of\\\"))) \
+        local inner = c:get(\\\"inner\\\") h:headers():add(\\\"x-inner\\\", inner and tostring(inner[\\\"n\\\"]) or \\\"none\\\") end";
+    let own = format!(
+        "default_source_code: {{ inline_string: \"{script}\" }}, filter_context: {{ of: filter, inner: {{ n: 1 }} }}"
+    );
+    compare(
+        "lua",
+        &[filter("lua", "Lua", &own)],
+        &[
+            route("/own", "lua", "LuaPerRoute", "filter_context: { of: route }"),
+            route("/none", "lua", "LuaPerRoute", "filter_context: {}"),
+            route("/off", "lua", "LuaPerRoute", "disabled: true"),
+        ],
+        &[
+            ("GET", "/a", &[], b""),
+            ("GET", "/own", &[], b""),
+            ("GET", "/none", &[], b""),
+            ("GET", "/off", &[], b""),
+        ],
+        &["http.ing.lua.*"],
+    )
+}

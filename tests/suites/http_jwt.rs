@@ -70,7 +70,9 @@ fn answer(path: &str, asked: usize) -> (u16, String) {
         "/garbage" => (200, "{".to_owned()),
         "/empty" => (200, all(&[])),
         "/other" => (200, all(&[key("other")])),
-        "/p521" => (200, all(&[json!({ "kty": "EC", "crv": "P-521", "alg": "ES512", "x": "AA", "y": "AA" })])),
+        "/p521" => {
+            (200, all(&[json!({ "kty": "EC", "crv": "P-521", "alg": "ES512", "x": "AA", "y": "AA" })]))
+        }
         _ => (200, all(&[key("mine")])),
     }
 }
@@ -92,7 +94,8 @@ fn base64(bytes: &[u8]) -> String {
 
 /// RFC 2104, of a key that is no longer than a block.
 fn hmac(key: &[u8], text: &[u8]) -> Vec<u8> {
-    let pad = |with: u8| -> Vec<u8> { (0..64).map(|n| key.get(n).copied().unwrap_or_default() ^ with).collect() };
+    let pad =
+        |with: u8| -> Vec<u8> { (0..64).map(|n| key.get(n).copied().unwrap_or_default() ^ with).collect() };
     let inner = Sha256::new().chain_update(pad(0x36)).chain_update(text).finalize();
     Sha256::new().chain_update(pad(0x5c)).chain_update(inner).finalize().to_vec()
 }
@@ -109,7 +112,10 @@ fn token(key: &[u8]) -> String {
 const PROVIDERS: &[(&str, &str)] = &[
     ("good", ""),
     ("down", ""),
-    ("flaky", "retry_policy: { num_retries: 2, retry_back_off: { base_interval: 0.01s, max_interval: 0.02s } }"),
+    (
+        "flaky",
+        "retry_policy: { num_retries: 2, retry_back_off: { base_interval: 0.01s, max_interval: 0.02s } }",
+    ),
     ("garbage", ""),
     ("empty", ""),
     ("other", ""),
@@ -134,8 +140,7 @@ fn config(up: SocketAddr, keys: SocketAddr) -> String {
         "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
         &format!("providers: {{ {} }}, rules: [ {} ]", providers.join(", "), rules.join(", ")),
     );
-    let router =
-        extension("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router", "");
+    let router = extension("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router", "");
     let log = file_log("log", "%REQ(:PATH)% %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS%");
     let manager = extension(
         "envoy.filters.network.http_connection_manager",

@@ -34,12 +34,12 @@ fn answered(stream: &TcpStream) -> Result<()> {
 }
 
 fn site(name: &str, router: &str, host: &str) -> String {
-    let router = extension(
-        "envoy.filters.http.router",
-        "envoy.extensions.filters.http.router.v3.Router",
-        router,
+    let router =
+        extension("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router", router);
+    let log = file_log(
+        &format!("log-{name}"),
+        "%REQ(:PATH)% %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS%",
     );
-    let log = file_log(&format!("log-{name}"), "%REQ(:PATH)% %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS%");
     let retry = "retry_policy: { retry_on: 5xx, num_retries: 1, per_try_timeout: 0.3s, \
         retry_back_off: { base_interval: 0.001s, max_interval: 0.002s } }";
     let routes = format!(
@@ -81,7 +81,14 @@ fn options_of_the_router() -> Result<()> {
             .static_cluster("late", &[late], "")
             .static_cluster("dead", &[dead], "")
             .listener("strict", &site("strict", strict, ""))
-            .listener("logs", &site("logs", &format!("upstream_log: [ {upstream} ], upstream_http_filters: [ {codec} ]"), ""))
+            .listener(
+                "logs",
+                &site(
+                    "logs",
+                    &format!("upstream_log: [ {upstream} ], upstream_http_filters: [ {codec} ]"),
+                    "",
+                ),
+            )
             .listener("quiet", &site("quiet", "suppress_grpc_request_failure_code_stats: true", ""))
             .listener("told", &site("told", "", "include_is_timeout_retry_header: true"));
         let pair = Pair::start(lab, &config.yaml())?;
@@ -128,7 +135,9 @@ fn options_of_the_router() -> Result<()> {
             pair.same(&mut cases, id, |_| Ok(each.next().unwrap_or_default()));
         }
         for (file, lines) in [("log-strict", 10), ("log-upstream", 4), ("log-told", 2)] {
-            pair.same(&mut cases, format_args!("router: {file}"), |proxy| Ok(json!(proxy.lines(file, lines)?)));
+            pair.same(&mut cases, format_args!("router: {file}"), |proxy| {
+                Ok(json!(proxy.lines(file, lines)?))
+            });
         }
         cases.finish()
     })

@@ -26,10 +26,10 @@ use tonic::Status;
 pub use push::Push;
 pub use request::Request;
 pub use resource::{Resource, Type, file, json as json_of, message};
-pub(crate) use wire::Raw;
 use server::{Place, Server};
 use state::Shared;
 pub use state::StreamInfo;
+pub(crate) use wire::Raw;
 
 use crate::tls_server::TlsOptions;
 use crate::wait::{eventually, until};

@@ -43,7 +43,9 @@ const NOT_SAID: fn() -> Value = || json!({});
 fn verdicts() -> Result<HashMap<String, Verdict>> {
     let append = |yes: bool| json!({ "append": yes });
     let action = |action: &str| json!({ "append_action": action });
-    let several = |how: &Value| json!([header("x-there", "1", how), header("x-new", "1", how), header("x-new", "2", how)]);
+    let several = |how: &Value| {
+        json!([header("x-there", "1", how), header("x-new", "1", how), header("x-new", "2", how)])
+    };
     let each = [
         ("unset", NOT_SAID()),
         ("append", append(true)),
@@ -146,6 +148,7 @@ fn sites() -> Vec<Site> {
             .whole_route("{ match: { prefix: /other }, route: { cluster: up, prefix_rewrite: /rerouted } }")
             .whole_route("{ match: { prefix: /direct }, direct_response: { status: 201 } }")
             .whole_route("{ match: { prefix: /redirect }, redirect: { path_redirect: /x } }"),
+        Site::new("raw", service("")),
         Site::new("kept", service("")).whole_route(
             "{ match: { prefix: /other }, route: { cluster: up, prefix_rewrite: /rerouted } }",
         ),
@@ -228,7 +231,7 @@ fn asked() -> Vec<Asked> {
         get("plain", "/remove").with(&[("x-gone", "1"), ("x-gone-too", "1"), ("x-stays", "1")]),
         get("plain", "/query?z=1&gone=1&b=1&b=3&a="),
         get("plain", "/metadata"),
-        get("plain", "/bad/query"),
+        get("raw", "/bad/query"),
         get("plain", "/bad/action"),
         get("plain", "/denied/alone"),
         get("plain", "/denied/alone").method("HEAD"),
@@ -294,7 +297,9 @@ fn asked() -> Vec<Asked> {
         get("late", "/hangs"),
         get("dead", "/a"),
     ];
-    for name in ["unset", "append", "overwrite", "append-or-add", "if-absent", "overwrite-or-add", "if-exists"] {
+    for name in
+        ["unset", "append", "overwrite", "append-or-add", "if-absent", "overwrite-or-add", "if-exists"]
+    {
         for what in ["request", "response", "denied"] {
             let path: &'static str = Box::leak(format!("/{what}/{name}").into_boxed_str());
             let there = [("x-there", "0"), ("x-want-header", "x-there: 0")];

@@ -40,7 +40,8 @@ impl Authz {
             let body = String::from_utf8_lossy(&request.body).into_owned();
             let told = json!({ "asked": request.first, "headers": headers, "body": body });
             self.0.lock().unwrap_or_else(PoisonError::into_inner).push(told);
-            let path = request.first.split(' ').nth(1).and_then(|path| path.split('?').next()).unwrap_or_default();
+            let path =
+                request.first.split(' ').nth(1).and_then(|path| path.split('?').next()).unwrap_or_default();
             let Some(answer) = answer(path.rsplit('/').next().unwrap_or_default()) else { return Ok(()) };
             let mut writer = stream;
             writer.write_all(answer.replace('\n', "\r\n").as_bytes())?;
@@ -115,17 +116,32 @@ fn sites() -> Vec<Site> {
     };
     vec![
         Site::new("plain", service("", "")),
-        Site::new("listed", service(listed, "allowed_headers: { patterns: [ { prefix: x- }, { exact: content-type } ] }, \
-            disallowed_headers: { patterns: [ { exact: x-secret } ] }")),
+        Site::new(
+            "listed",
+            service(
+                listed,
+                "allowed_headers: { patterns: [ { prefix: x- }, { exact: content-type } ] }, \
+            disallowed_headers: { patterns: [ { exact: x-secret } ] }",
+            ),
+        ),
         Site::new("prefix", service("path_prefix: /before", "clear_route_cache: true")),
         Site::new("override", service("path_override: /always/denied", "")),
-        Site::new("body", service("", "with_request_body: { max_request_bytes: 10, allow_partial_message: true }")),
-        Site::new("strict", service("", "with_request_body: { max_request_bytes: 10 }, failure_mode_allow: true")),
+        Site::new(
+            "body",
+            service("", "with_request_body: { max_request_bytes: 10, allow_partial_message: true }"),
+        ),
+        Site::new(
+            "strict",
+            service("", "with_request_body: { max_request_bytes: 10 }, failure_mode_allow: true"),
+        ),
         Site::new("status", service("", "status_on_error: { code: 500 }, validate_mutations: true")),
         Site::new("routes", service("", ""))
             .route("/elsewhere", &override_("path_prefix: /here"))
             .route("/overridden", &override_("path_override: /x/denied")),
-        Site::new("dead", "http_service: { server_uri: { uri: \"http://dead\", cluster: dead, timeout: 20s } }"),
+        Site::new(
+            "dead",
+            "http_service: { server_uri: { uri: \"http://dead\", cluster: dead, timeout: 20s } }",
+        ),
     ]
 }
 

@@ -16,11 +16,14 @@ fn clients_with_certificates() -> Result<()> {
     lab(|lab| {
         let pki = Pki::new(lab)?;
         let ca = pki.root("ca")?;
-        let own = ca.issue("server", &Leaf::spiffe("spiffe://a/server").dns("server.example").ip([127, 0, 0, 1]))?;
+        let own =
+            ca.issue("server", &Leaf::spiffe("spiffe://a/server").dns("server.example").ip([127, 0, 0, 1]))?;
         let context = TlsContext::new().certificate(&own).trust(ca.file()).downstream();
         let context = format!("transport_socket: {context}");
         let service = |more: &str| {
-            format!("grpc_service: {{ envoy_grpc: {{ cluster_name: authz }}, timeout: 20s }}, include_tls_session: true, {more}")
+            format!(
+                "grpc_service: {{ envoy_grpc: {{ cluster_name: authz }}, timeout: 20s }}, include_tls_session: true, {more}"
+            )
         };
         let mut sites = vec![
             Site::new("plain", service("")),

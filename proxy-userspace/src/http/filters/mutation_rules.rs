@@ -89,7 +89,14 @@ mod tests {
     fn as_envoy_judges() {
         use Change::{Append, Remove, Set};
         let regex = |text| Some(Regex::new(text).unwrap());
-        let all = [(Set, "x-a"), (Set, ":path"), (Set, ":method"), (Set, "x-envoy-b"), (Append, ":path"), (Remove, "host")];
+        let all = [
+            (Set, "x-a"),
+            (Set, ":path"),
+            (Set, ":method"),
+            (Set, "x-envoy-b"),
+            (Append, ":path"),
+            (Remove, "host"),
+        ];
         for (rules, expected) in [
             (rules(), [true, true, false, false, false, false]),
             (MutationRules { allow_all_routing: true, ..rules() }, [true, true, true, false, false, false]),

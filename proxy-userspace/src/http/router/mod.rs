@@ -23,8 +23,8 @@ mod wishes;
 
 use std::sync::Arc;
 
-use proxy_config::model::http::{self as model, FilterKind};
 use proxy_config::model::http::filters::Router;
+use proxy_config::model::http::{self as model, FilterKind};
 
 use self::forward::Forward;
 use self::redirect::Followed;
@@ -66,7 +66,9 @@ async fn once(stream: &mut Stream, followed: &mut Followed) -> Result<bool, Stop
         hcm.stats.no_cluster.inc();
         return Err(reply::no_cluster(Some(action)).into());
     };
-    if let Some(reply) = router.and_then(|router| strict::check(&router.strict_check_headers, stream.request())) {
+    if let Some(reply) =
+        router.and_then(|router| strict::check(&router.strict_check_headers, stream.request()))
+    {
         return Err(reply.into());
     }
     Forward::new(stream, &hcm, router, &routed, action, &cluster).run(followed).await

@@ -38,9 +38,9 @@ fn is_good(name: &str, value: &str) -> bool {
             };
             value.split(',').map(str::trim).filter(|one| !one.is_empty()).all(of_it)
         }
-        "x-envoy-upstream-rq-timeout-ms" | "x-envoy-upstream-rq-per-try-timeout-ms" | "x-envoy-max-retries" => {
-            value.trim().parse::<u64>().is_ok()
-        }
+        "x-envoy-upstream-rq-timeout-ms"
+        | "x-envoy-upstream-rq-per-try-timeout-ms"
+        | "x-envoy-max-retries" => value.trim().parse::<u64>().is_ok(),
         _ => true,
     }
 }

@@ -10,8 +10,8 @@ use envoy_types::pb::envoy::r#type::matcher::v3::ListStringMatcher;
 use crate::lower::Cx;
 use crate::lower::http::header::{format, header_name, plain};
 use crate::lower::registry::registry;
-use crate::model::grpc::{GrpcService, GrpcTarget};
 use crate::lower::value::flag;
+use crate::model::grpc::{GrpcService, GrpcTarget};
 use crate::model::http::ext_authz::{
     AuthzHttpService, AuthzService, BodyToAuthz, CheckSettings, ExtAuthz, ExtAuthzPerRoute,
 };

@@ -27,9 +27,10 @@ impl Encoder {
     pub(super) fn new(library: Library) -> io::Result<Self> {
         Ok(match library {
             // The library has one window, which any decoder can do with.
-            Library::Gzip { level, window_bits: _, chunk_size: _ } => Self::Gzip(
-                GzEncoder::new(Vec::new(), level.map_or_else(Compression::default, Compression::new)),
-            ),
+            Library::Gzip { level, window_bits: _, chunk_size: _ } => Self::Gzip(GzEncoder::new(
+                Vec::new(),
+                level.map_or_else(Compression::default, Compression::new),
+            )),
             Library::Brotli { quality, window_bits, chunk_size } => {
                 let buffer = usize::try_from(chunk_size).unwrap_or(4_096).clamp(1_024, 65_536);
                 let writer = brotli::CompressorWriter::new(Vec::new(), buffer, quality, window_bits);

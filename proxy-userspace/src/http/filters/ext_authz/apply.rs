@@ -22,7 +22,11 @@ pub(super) enum Rejected {
 }
 
 /// What is left for the response.
-pub(super) fn request(model: &ExtAuthz, allowed: Allowed, stream: &mut Stream) -> Result<Vec<Header>, Rejected> {
+pub(super) fn request(
+    model: &ExtAuthz,
+    allowed: Allowed,
+    stream: &mut Stream,
+) -> Result<Vec<Header>, Rejected> {
     let Allowed { headers, remove, response_headers, query_to_set, query_to_remove } = allowed;
     if model.validate_mutations && !response_headers.iter().all(is_valid) {
         return Err(Rejected::Invalid);
@@ -40,7 +44,9 @@ pub(super) fn request(model: &ExtAuthz, allowed: Allowed, stream: &mut Stream) -
             head.headers.remove(&*name.to_ascii_lowercase());
         }
     }
-    if model.validate_mutations && !query_to_set.iter().all(|(key, value)| is_encoded(key) && is_encoded(value)) {
+    if model.validate_mutations
+        && !query_to_set.iter().all(|(key, value)| is_encoded(key) && is_encoded(value))
+    {
         return Err(Rejected::Invalid);
     }
     if query {
@@ -60,7 +66,7 @@ fn may_set(model: &ExtAuthz, header: &Header) -> Result<bool, Rejected> {
         return Err(Rejected::Invalid);
     }
     let Some(rules) = &model.mutation_rules else { return Ok(true) };
-    let change = if header.append == AppendAction::AppendIfExistsOrAdd { Change::Append } else { Change::Set };
+    let change = if header.joined { Change::Append } else { Change::Set };
     verdict(judge(rules, change, &header.name.to_ascii_lowercase(), &header.value))
 }
 
@@ -94,14 +100,20 @@ fn is_name(name: &str) -> bool {
 
 fn set(head: &mut RequestHead, header: &Header) {
     let name = header.name.to_ascii_lowercase();
-    let overwrites = matches!(
-        header.append,
-        AppendAction::OverwriteIfExists | AppendAction::OverwriteIfExistsOrAdd
-    );
+    let overwrites =
+        matches!(header.append, AppendAction::OverwriteIfExists | AppendAction::OverwriteIfExistsOrAdd);
     let text = std::str::from_utf8(&header.value).ok().filter(|text| !text.is_empty());
     match (&*name, text) {
+        (":path", Some(text)) if header.joined && is_target(text) => {
+            head.path = format!("{},{text}", head.path)
+        }
+        (":authority" | "host", Some(text)) if header.joined && is_target(text) => {
+            head.authority = format!("{},{text}", head.authority);
+        }
         (":path", Some(text)) if overwrites && is_target(text) => head.path = text.to_owned(),
-        (":authority" | "host", Some(text)) if overwrites && is_target(text) => head.authority = text.to_owned(),
+        (":authority" | "host", Some(text)) if overwrites && is_target(text) => {
+            head.authority = text.to_owned()
+        }
         (":method", Some(text)) if overwrites => {
             if let Ok(method) = text.parse::<Method>() {
                 head.method = method;
@@ -131,10 +143,7 @@ fn plain(headers: &mut HeaderMap, header: &Header) {
         put(headers, &name, value, header.append);
         return;
     }
-    let Some(before) = message::joined(headers, name.as_str()) else {
-        headers.insert(name, value);
-        return;
-    };
+    let Some(before) = message::joined(headers, name.as_str()) else { return };
     let all = [&before, &b","[..], value.as_bytes()].concat();
     if let Ok(all) = HeaderValue::from_bytes(&all) {
         headers.insert(name, all);
@@ -280,9 +289,11 @@ mod tests {
         put(&mut head, ":path", "/b c", overwrite, false);
         put(&mut head, ":path", "/b", overwrite, false);
         put(&mut head, ":path", "/c", append, false);
+        put(&mut head, ":path", "/c", append, true);
+        put(&mut head, "x-never", "/c", append, true);
         put(&mut head, "Host", "b", overwrite, false);
         put(&mut head, ":method", "PUT", overwrite, false);
-        assert_eq!((&*head.path, &*head.authority, &head.method), ("/b", "b", &Method::PUT));
+        assert_eq!((&*head.path, &*head.authority, &head.method), ("/b,/c", "b", &Method::PUT));
         assert_eq!(head.header("x-there").as_deref(), Some(&b"1,2"[..]));
         assert_eq!(head.headers.get_all("x-new").iter().count(), 2);
         assert_eq!(head.headers.len(), 3);

@@ -77,7 +77,13 @@ pub(super) async fn answer(service: &Service, call: Call) -> Result<Answer, Fail
     Ok(Answer { verdict, metadata, invalid_action: false })
 }
 
-fn head(service: &Service, shared: &Shared, question: &Question, body: &Bytes, stream: &Stream) -> RequestHead {
+fn head(
+    service: &Service,
+    shared: &Shared,
+    question: &Question,
+    body: &Bytes,
+    stream: &Stream,
+) -> RequestHead {
     let (original, model) = (stream.request(), &service.model);
     let path = match &model.path_override {
         Some(path) => path.to_string(),
@@ -113,7 +119,10 @@ fn head(service: &Service, shared: &Shared, question: &Question, body: &Bytes, s
 
 /// What the question has of its own.
 fn is_own(name: &HeaderName) -> bool {
-    matches!(*name, CONTENT_LENGTH | TRANSFER_ENCODING | HOST | ::http::header::CONNECTION | ::http::header::UPGRADE)
+    matches!(
+        *name,
+        CONTENT_LENGTH | TRANSFER_ENCODING | HOST | ::http::header::CONNECTION | ::http::header::UPGRADE
+    )
 }
 
 fn has(matchers: &[StringMatcher], name: &HeaderName) -> bool {

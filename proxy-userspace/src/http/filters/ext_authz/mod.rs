@@ -158,7 +158,9 @@ fn texts(labels: &Value) -> BTreeMap<String, String> {
     };
     match labels {
         Value::Struct(fields) => fields.iter().map(|(key, value)| (key.clone(), text(value))).collect(),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::List(_) => BTreeMap::new(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::List(_) => {
+            BTreeMap::new()
+        }
     }
 }
 
@@ -230,7 +232,8 @@ async fn told(
     let disabled = of_route.is_some_and(|settings| settings.disable_request_body_buffering);
     // The bytes of an upgrade have no end to wait for.
     let skipped = disabled || stream.request().is_upgrade() || stream.request_body.is_end();
-    let Some(BodyToAuthz { max_request_bytes, allow_partial_message, .. }) = wanted.filter(|_| !skipped) else {
+    let Some(BodyToAuthz { max_request_bytes, allow_partial_message, .. }) = wanted.filter(|_| !skipped)
+    else {
         return Ok(None);
     };
     let limit = max_request_bytes as usize;
@@ -370,7 +373,10 @@ impl Shared {
             return;
         }
         if let Some(took) = took {
-            #[expect(clippy::cast_precision_loss, reason = "a double is what there is, and holds any time-out")]
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "a double is what there is, and holds any time-out"
+            )]
             metadata.insert("ext_authz_duration".to_owned(), Value::Number(took.as_millis() as f64));
         }
         let all = stream.http_mut().dynamic_metadata.0.get_or_insert_with(NAMESPACE, Struct::new);

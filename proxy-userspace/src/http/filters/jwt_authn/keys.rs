@@ -131,6 +131,10 @@ impl Remote {
             return Err(Status::JwksFetch);
         }
         let whole = Whole::read(response.body, LONGEST).await.map_err(failed)?;
-        if whole.over { Err(Status::JwksFetch) } else { Keys::parse(&whole.data).map_err(|_| Status::JwksFetch) }
+        if whole.over {
+            Err(Status::JwksFetch)
+        } else {
+            Keys::parse(&whole.data).map_err(|_| Status::JwksFetch)
+        }
     }
 }

@@ -41,7 +41,11 @@ impl Fixed {
             remote: facts.remote,
             server_name: facts.server_name.clone(),
             tls: facts.tls.clone(),
-            metadata: http.route_metadata.as_ref().and_then(|metadata| metadata.of(name).cloned()).map(Arc::new),
+            metadata: http
+                .route_metadata
+                .as_ref()
+                .and_then(|metadata| metadata.of(name).cloned())
+                .map(Arc::new),
             context,
             tasks: stream.conn.shared().tasks.clone(),
         }

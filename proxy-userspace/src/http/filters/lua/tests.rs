@@ -98,3 +98,32 @@ async fn a_body_is_read_and_changed() {
     assert_eq!(headers.get("x-part"), Some(&HeaderValue::from_static("ell")));
     assert!(stream.http().dynamic_metadata.of("ns").is_some());
 }
+
+#[tokio::test]
+async fn a_context() {
+    use proxy_config::model::metadata::{Struct, Value};
+
+    let mut context = Struct::new();
+    context.insert("of".to_owned(), Value::String("filter".to_owned()));
+    let model = Model {
+        code: Some(Content::inline(
+            r#"function envoy_on_request(handle)
+                handle:headers():add("x-of", handle:filterContext():get("of"))
+                handle:headers():add("x-none", tostring(handle:filterContext():get("none")))
+            end"#,
+        )),
+        named: Default::default(),
+        stat_prefix: "".into(),
+        clear_route_cache: true,
+        filter_context: context,
+    };
+    let rig = Rig::new(vec![("lua", FilterKind::Lua(Box::new(model)))], RouteConfiguration::default());
+    rig.exchange(&mut rig.get("/"), |stream| {
+        let headers = &stream.request().headers;
+        assert_eq!(headers.get("x-of"), Some(&HeaderValue::from_static("filter")));
+        assert_eq!(headers.get("x-none"), Some(&HeaderValue::from_static("nil")));
+        respond(stream, 200, &[], "");
+    })
+    .await
+    .unwrap();
+}

@@ -13,8 +13,7 @@ use super::*;
 use crate::http::Body;
 use crate::http::testing::{frames, header_map, read, request};
 
-const GZIP: CompressorLibrary =
-    CompressorLibrary::Gzip { level: None, window_bits: 12, chunk_size: 4_096 };
+const GZIP: CompressorLibrary = CompressorLibrary::Gzip { level: None, window_bits: 12, chunk_size: 4_096 };
 const BROTLI: CompressorLibrary =
     CompressorLibrary::Brotli { quality: 3, window_bits: 18, chunk_size: 4_096 };
 const ZSTD: CompressorLibrary =
