@@ -370,13 +370,13 @@ mod tests {
             (None, 3, (overwrite, false), Some(AppendAction::OverwriteIfExists), true),
             (None, 9, (overwrite, false), None, true),
         ] {
-            let of_request = super::of_request(option(said, action)).unwrap();
-            assert_eq!((of_request.append, of_request.joined), request, "{said:?} {action}");
+            let asked = of_request(option(said, action)).unwrap();
+            assert_eq!((asked.append, asked.joined), request, "{said:?} {action}");
             let mut invalid = false;
-            let of_response = super::of_response(option(said, action), &mut invalid);
-            assert_eq!(of_response.map(|header| header.append), response, "{said:?} {action}");
+            let answered = of_response(option(said, action), &mut invalid);
+            assert_eq!(answered.map(|header| header.append), response, "{said:?} {action}");
             assert_eq!(invalid, action == 9);
-            assert_eq!(super::of_refusal(option(said, action)).is_some(), refusal, "{said:?} {action}");
+            assert_eq!(of_refusal(option(said, action)).is_some(), refusal, "{said:?} {action}");
         }
     }
 }

@@ -206,6 +206,10 @@ fn sites() -> Vec<Site> {
         Site::new("named", service("stat_prefix: own, charge_cluster_response_stats: false")),
         Site::new("short", service("max_denied_response_body_bytes: 4, enable_dynamic_metadata_ingestion: false")),
         Site::new("late", "grpc_service: { envoy_grpc: { cluster_name: authz }, timeout: 0.3s }"),
+        Site::new(
+            "quiet",
+            "grpc_service: { envoy_grpc: { cluster_name: authz, skip_envoy_headers: true }, timeout: 20s }",
+        ),
         Site::new("dead", "grpc_service: { envoy_grpc: { cluster_name: dead }, timeout: 20s }"),
     ]
 }
@@ -295,6 +299,7 @@ fn asked() -> Vec<Asked> {
         get("short", "/denied/all"),
         get("short", "/metadata"),
         get("late", "/hangs"),
+        get("quiet", "/a"),
         get("dead", "/a"),
     ];
     for name in

@@ -52,8 +52,15 @@ pub struct ExtAuthz {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum AuthzService {
-    Grpc(Box<GrpcService>),
+    Grpc(Box<AuthzGrpcService>),
     Http(Box<AuthzHttpService>),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct AuthzGrpcService {
+    pub service: GrpcService,
+    /// The service is not told that it is the proxy who asks.
+    pub skip_envoy_headers: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -13,7 +13,7 @@ use crate::lower::registry::registry;
 use crate::lower::value::flag;
 use crate::model::grpc::{GrpcService, GrpcTarget};
 use crate::model::http::ext_authz::{
-    AuthzHttpService, AuthzService, BodyToAuthz, CheckSettings, ExtAuthz, ExtAuthzPerRoute,
+    AuthzGrpcService, AuthzHttpService, AuthzService, BodyToAuthz, CheckSettings, ExtAuthz, ExtAuthzPerRoute,
 };
 use crate::model::matcher::StringMatcher;
 
@@ -113,12 +113,17 @@ fn matchers(cx: &mut Cx, field: &'static str, list: Option<ListStringMatcher>) -
 }
 
 fn grpc_service(cx: &mut Cx, service: core::GrpcService) -> Option<AuthzService> {
+    use core::grpc_service::TargetSpecifier;
+    let skip_envoy_headers = match &service.target_specifier {
+        Some(TargetSpecifier::EnvoyGrpc(envoy)) => envoy.skip_envoy_headers,
+        Some(TargetSpecifier::GoogleGrpc(_)) | None => false,
+    };
     let service: GrpcService = cx.for_calls(|cx| cx.lower("grpc_service", service))?;
     if matches!(service.target, GrpcTarget::Google(_)) {
         cx.reject("grpc_service", "google_grpc is not called for each request: name a cluster by envoy_grpc");
         return None;
     }
-    Some(AuthzService::Grpc(Box::new(service)))
+    Some(AuthzService::Grpc(Box::new(AuthzGrpcService { service, skip_envoy_headers })))
 }
 
 fn http_service(cx: &mut Cx, service: pb::HttpService) -> Option<AuthzService> {

@@ -7,7 +7,8 @@ use ::http::header::{CONTENT_TYPE, HOST, TE};
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use bytes::{BufMut as _, BytesMut};
 use proxy_config::authz::{self, Answer};
-use proxy_config::model::grpc::{GrpcService, GrpcTarget};
+use proxy_config::model::grpc::GrpcTarget;
+use proxy_config::model::http::ext_authz::AuthzGrpcService;
 
 use super::{Call, Failure, Question, Shared, check};
 use crate::http::filters::whole::Whole;
@@ -25,10 +26,12 @@ pub(super) struct Service {
     authority: String,
     metadata: HeaderMap,
     timeout: Option<Duration>,
+    skip_envoy_headers: bool,
 }
 
 impl Service {
-    pub(super) fn new(model: &GrpcService) -> Result<Self, BuildError> {
+    pub(super) fn new(model: &AuthzGrpcService) -> Result<Self, BuildError> {
+        let AuthzGrpcService { service: model, skip_envoy_headers } = model;
         let GrpcTarget::Cluster { name, authority } = &model.target else {
             return Err(BuildError(format!("{} is called by its own address", model.target)));
         };
@@ -42,7 +45,8 @@ impl Service {
         }
         let timeout = Some(model.timeout.unwrap_or(TIMEOUT)).filter(|timeout| !timeout.is_zero());
         let authority = authority.clone().unwrap_or_else(|| name.to_string());
-        Ok(Self { cluster: name.clone(), authority, metadata, timeout })
+        let skip_envoy_headers = *skip_envoy_headers;
+        Ok(Self { cluster: name.clone(), authority, metadata, timeout, skip_envoy_headers })
     }
 }
 
@@ -63,7 +67,9 @@ pub(super) fn call(
     for (name, value) in &service.metadata {
         head.headers.append(name, value.clone());
     }
-    router::announce(&mut head, Some(shared.own), service.timeout);
+    if !service.skip_envoy_headers {
+        router::announce(&mut head, Some(shared.own), service.timeout);
+    }
     let message = authz::encode(check::of(shared, question, stream));
     let mut body = BytesMut::with_capacity(message.len() + 5);
     body.put_u8(0);
