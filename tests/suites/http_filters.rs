@@ -419,7 +419,7 @@ fn compressor() -> Result<()> {
 #[test]
 fn what_scripts_are_told() -> Result<()> {
     let script = "function envoy_on_request(h) local c = h:filterContext() \
-        h:headers():add(\\\"x-of\\\", tostring(c:get(\\\"of\\\"))) \
+        local of = c:get(\\\"of\\\") h:headers():add(\\\"x-of\\\", tostring(of)) \
         local inner = c:get(\\\"inner\\\") h:headers():add(\\\"x-inner\\\", inner and tostring(inner[\\\"n\\\"]) or \\\"none\\\") end";
     let own = format!(
         "default_source_code: {{ inline_string: \"{script}\" }}, filter_context: {{ of: filter, inner: {{ n: 1 }} }}"

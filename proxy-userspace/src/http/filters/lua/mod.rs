@@ -71,12 +71,10 @@ impl Lua {
         })
     }
 
-    /// The route's, or the filter's own.
+    /// The route's, also an empty one, or the filter's own.
     fn context(&self, stream: &Stream) -> Arc<Struct> {
         match stream.known_route().and_then(|route| route.filters().config(&self.name)) {
-            Some(RouteConfig::Lua(said)) if !said.filter_context.is_empty() => {
-                Arc::new(said.filter_context.clone())
-            }
+            Some(RouteConfig::Lua(said)) => Arc::new(said.filter_context.clone()),
             Some(_) | None => self.context.clone(),
         }
     }
