@@ -117,6 +117,9 @@ impl Sidecar {
         }
         if let Some(bootstrap) = bootstrap {
             env.transport.local = Arc::new(Local::new(&bootstrap.node));
+            if let Some(interval) = bootstrap.stats.eviction_interval {
+                stats.evict_after(interval);
+            }
         }
         let sinks = Arc::new(Sinks::new(common.log_flush_interval, &stats));
         let buckets = Arc::<Buckets>::default();

@@ -381,7 +381,7 @@ fn tcp_sidecars(lab: &Lab, mesh: &Mesh<'_>, app: SocketAddr, protocols: &[&str])
     let log =
         file_log("log", "%FILTER_STATE(downstream_peer:FIELD:workload)% %FILTER_STATE(upstream_peer:PLAIN)%");
     let own = "tcp_reporting_duration: 1s, metrics: [ { name: tcp_connections_opened_total, dimensions: { role: \
-               filter_state.downstream_peer.labels['role'] } } ]";
+               \"filter_state.downstream_peer.labels['role']\" } } ]";
     let proxy = |cluster: &str| tcp_proxy("t", &format!("cluster: {cluster:?}, access_log: [ {log} ]"));
     let inbound = [exchange("istio-peer-exchange"), stats(own), proxy("inbound|80||")];
     let outbound = [stats("tcp_reporting_duration: 1s"), proxy("outbound|80||ratings")];

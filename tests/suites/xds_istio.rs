@@ -115,7 +115,8 @@ fn agent(lab: &shunt_tests::Lab) -> Result<Agent> {
             json!({ "name": "ROOTCA", "validation_context": { "trusted_ca": { "inline_string": root.pem() } } }),
         )?,
     ]);
-    let options = TlsOptions::new(&server).clients(root.file()).alpn(&["istio-peer-exchange", "istio"]);
+    // It takes no part in the exchange of peers' metadata: of what is offered it knows the second only.
+    let options = TlsOptions::new(&server).clients(root.file()).alpn(&["istio"]);
     Ok(Agent { plane, secure: TlsServer::echo("secure", &options)? })
 }
 
@@ -170,7 +171,7 @@ fn everything_that_istiod_pushes_is_taken() -> Result<()> {
             let seen = agent.secure.ended(mark)?;
             let name = seen.server_name.unwrap_or_default();
             ensure!(name == "outbound_.8080_._.prodsvc.myweb.svc.cluster.local", "{name}");
-            ensure!(seen.alpn.as_deref() == Some("istio-peer-exchange"), "{:?}", seen.alpn);
+            ensure!(seen.alpn.as_deref() == Some("istio"), "{:?}", seen.alpn);
             Ok(())
         });
         cases.case("an address that is not known", || {

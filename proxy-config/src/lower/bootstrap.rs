@@ -29,7 +29,10 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 const STATS_FLUSH_LIMIT: Duration = Duration::from_secs(300);
 
 lower! { "envoy.config.bootstrap.v3.Bootstrap" pb::Bootstrap => Bootstrap, cx;
-    read { node, static_resources, dynamic_resources, cluster_manager, stats_config, layered_runtime, admin, tracing }
+    read {
+        node, static_resources, dynamic_resources, cluster_manager, stats_config, layered_runtime, admin, tracing,
+        stats_eviction,
+    }
     reject {
         hds_config: "the health discovery service is not implemented",
         config_sources: "authorities (xdstp) are not implemented: use dynamic_resources",
@@ -48,7 +51,7 @@ lower! { "envoy.config.bootstrap.v3.Bootstrap" pb::Bootstrap => Bootstrap, cx;
         watchdogs: "there is no watchdog",
         overload_manager: "there is no overload manager: its limits do not hold",
         enable_dispatcher_stats: "there is no dispatcher to have stats",
-        header_prefix: "HTTP is not implemented yet",
+        header_prefix: "the headers of Envoy are called x-envoy-…",
         stats_server_version_override: "server.version is that of this build",
         use_tcp_for_dns_lookups: "is set on each cluster",
         dns_resolution_config: "is set on each cluster",
@@ -65,7 +68,6 @@ lower! { "envoy.config.bootstrap.v3.Bootstrap" pb::Bootstrap => Bootstrap, cx;
         enable_worker_cpu_affinity: "workers are placed by the kernel",
         stats_flush: "stats are counted when they are read",
         stats_flush_interval: "stats are counted when they are read",
-        stats_eviction: "stats are removed with what they belong to",
     }
     {
         if let Some(resources) = static_resources {
@@ -74,7 +76,11 @@ lower! { "envoy.config.bootstrap.v3.Bootstrap" pb::Bootstrap => Bootstrap, cx;
         if let Some(manager) = cluster_manager {
             cx.lower("cluster_manager", manager);
         }
-        let stats = stats_config.and_then(|stats| cx.lower("stats_config", stats)).unwrap_or_default();
+        let mut stats: StatsConfig =
+            stats_config.and_then(|stats| cx.lower("stats_config", stats)).unwrap_or_default();
+        if let Some(pb::bootstrap::StatsEviction::StatsEvictionInterval(interval)) = stats_eviction {
+            stats.eviction_interval = cx.timeout("stats_eviction_interval", Some(interval), None);
+        }
         let flush = cx.duration_from("stats_flush_interval", stats_flush_interval, MILLISECOND);
         if flush.is_some_and(|interval| interval >= STATS_FLUSH_LIMIT) {
             cx.reject("stats_flush_interval", "must be less than 300s");
@@ -214,6 +220,7 @@ lower! { "envoy.config.metrics.v3.StatsConfig" metrics::StatsConfig => StatsConf
             use_all_default_tags: use_all_default_tags.map(|v| v.value),
             matcher: stats_matcher.and_then(|m| cx.lower("stats_matcher", m)).unwrap_or_default(),
             histogram_buckets: cx.list("histogram_bucket_settings", histogram_bucket_settings),
+            eviction_interval: None,
         })
     }
 }

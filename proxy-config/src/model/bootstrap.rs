@@ -100,6 +100,8 @@ pub struct StatsConfig {
     pub use_all_default_tags: Option<bool>,
     pub matcher: StatsMatcher,
     pub histogram_buckets: Vec<HistogramBuckets>,
+    /// `stats_eviction_interval`: those with labels that are not used for so long are forgotten.
+    pub eviction_interval: Option<Duration>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

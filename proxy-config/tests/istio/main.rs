@@ -9,6 +9,7 @@ use proxy_config::model::cluster::{Discovery, LbPolicy};
 use proxy_config::model::config_source::ConfigSourceKind;
 use proxy_config::model::http::RouteConfiguration;
 use proxy_config::model::http::action::Action;
+use proxy_config::model::http::istio::PeerDiscovery;
 use proxy_config::model::http::retry::{RetryHostPredicate, RetryOn};
 use proxy_config::model::http::{FilterKind, Hcm, PerRoute, RouteSource};
 use proxy_config::model::network_filter::{NetworkFilter, NetworkFilterConfig};
@@ -151,7 +152,7 @@ fn connection_managers_mean_what_they_say() {
     assert_eq!(names[..2], ["istio.metadata_exchange", "envoy.filters.http.grpc_stats"]);
     let kinds = &outbound.filters;
     assert!(
-        matches!(&kinds[0].kind, FilterKind::MetadataExchange(peer) if peer.upstream_discovery.len() == 2)
+        matches!(&kinds[0].kind, FilterKind::MetadataExchange(peer) if peer.upstream_discovery == [PeerDiscovery::IstioHeaders])
     );
     assert!(kinds.iter().any(|f| matches!(&f.kind, FilterKind::IstioAlpn(alpn) if alpn.http11.len() == 3)));
     assert!(kinds.iter().any(|f| matches!(&f.kind, FilterKind::IstioStats(_))));

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 
 use http::HeaderMap;
-use proxy_config::model::expression::{Expression, Function, Operator};
+use proxy_config::model::expression::{ATTRIBUTES, Expression, Function, Operator};
 use proxy_config::model::metadata::{self, Metadata, Struct};
 
 use super::{Local, Peer};
@@ -76,7 +76,8 @@ impl<'a> Scope<'a> {
             Expression::List(list) => {
                 Value::List(list.iter().map(|one| self.value(one)).collect::<Option<_>>()?)
             }
-            Expression::Name(name) => Value::Object(Object::Attribute(name)),
+            Expression::Name(name) if ATTRIBUTES.contains(&&**name) => Value::Object(Object::Attribute(name)),
+            Expression::Name(_) => return None,
             Expression::Field { of, field } => self.field(self.object(of)?, field)?,
             Expression::Index { of, at } => self.index(self.value(of)?, &self.value(at)?)?,
             Expression::Has(of) => {

@@ -20,7 +20,8 @@ use std::any::{Any, TypeId};
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
 pub use self::blocks::{
     ClusterManagerStats, ClusterStats, EdsStats, ExtensionStats, ListenerManagerStats, ListenerStats,
@@ -42,6 +43,8 @@ pub struct Stats {
     series: Mutex<series::Known>,
     /// Of [`Self::series`].
     era: AtomicU64,
+    /// How long a series may be idle that says nothing of it.
+    idle: OnceLock<Duration>,
 }
 
 /// By prefix and type.

@@ -13,6 +13,7 @@ use crate::diagnostic::Severity;
 use crate::lower::{Cx, Lower};
 use crate::model::http::action::{Action, ClusterSpecifier, PathRewrite};
 use crate::model::http::hcm::HcmTimeouts;
+use crate::model::http::istio::{PeerDiscovery, PeerPropagation};
 use crate::model::http::options::StreamResetLimit;
 use crate::model::http::{FilterKind, Hcm, HeaderOption, PerFilter, PerRoute, Route, RouteSource};
 
@@ -238,4 +239,77 @@ fn a_module_that_istio_has_built_in_is_its_filter() {
         panic!("{kinds:?}")
     };
     assert!(!peer.upstream_propagation.is_empty());
+}
+
+/// An expression that is not understood is nobody's harm, and is said; so is what Istio's proxy has beside ours.
+#[test]
+fn what_has_no_effect_in_istios_filters_is_said() {
+    let lowered = |of_type: &str, fields: Value| {
+        let mut any = fields;
+        any["@type"] = format!("type.googleapis.com/{of_type}").into();
+        let router = json!({"name": "envoy.filters.http.router"});
+        let filters = json!([{"name": "f", "typed_config": any}, router]);
+        let mut cx = Cx::default();
+        let hcm = from_json(&json!({"stat_prefix": "s", "route_config": {}, "http_filters": filters}))
+            .lower(&mut cx);
+        let warnings: Vec<_> = said(&cx).into_iter().filter(|line| !line.contains("router")).collect();
+        (hcm.unwrap().filters.swap_remove(0).kind, warnings)
+    };
+    let (kind, said) = lowered(
+        "io.istio.http.peer_metadata.Config",
+        json!({
+            "downstream_discovery": [{"istio_headers": {"skip_external_clusters": true}}, {"baggage": {}}],
+            "upstream_discovery": [
+                {"istio_headers": {}}, {"workload_discovery": {}}, {"baggage": {}},
+                {"upstream_filter_state": {"peer_metadata_key": "k"}},
+            ],
+            "upstream_propagation": [{"baggage": {}}, {"istio_headers": {"skip_external_clusters": true}}],
+            "shared_with_upstream": true,
+        }),
+    );
+    let FilterKind::MetadataExchange(peer) = kind else { panic!("{kind:?}") };
+    assert_eq!(peer.downstream_discovery, [PeerDiscovery::IstioHeaders, PeerDiscovery::Baggage]);
+    assert_eq!(peer.upstream_discovery, [PeerDiscovery::IstioHeaders]);
+    let told = PeerPropagation::IstioHeaders { skip_external_clusters: true };
+    assert_eq!(peer.upstream_propagation, [PeerPropagation::Baggage, told]);
+    for what in [
+        "shared_with_upstream",
+        "workload_discovery",
+        "baggage is only",
+        "upstream_filter_state",
+        "skip_external_clusters",
+    ] {
+        assert!(
+            said.iter().any(|line| line.starts_with("warning") && line.contains(what)),
+            "{what}: {said:?}"
+        );
+    }
+    assert_eq!(said.len(), 5, "{said:?}");
+
+    let (kind, said) = lowered(
+        "stats.PluginConfig",
+        json!({
+            "metrics": [{
+                "match": "true",
+                "dimensions": {"host": "request.host", "odd": "no | such", "none": "cannot_evaluate", "call": "nothing(1)"},
+            }],
+            "definitions": [{"name": "bad", "value": "("}, {"name": "good", "value": "1"}],
+            "tcp_reporting_duration": "0s",
+            "rescoping_duration": "60s",
+        }),
+    );
+    let FilterKind::IstioStats(stats) = kind else { panic!("{kind:?}") };
+    assert_eq!(stats.tcp_reporting_duration, None);
+    assert_eq!(stats.rotation.map(|rotation| rotation.grace_period), Some(Duration::from_secs(300)));
+    assert_eq!(stats.definitions.len(), 1);
+    let known: Vec<_> =
+        stats.metrics[0].dimensions.iter().map(|(name, value)| (&**name, value.is_some())).collect();
+    assert_eq!(known, [("call", false), ("host", true), ("none", true), ("odd", false)]);
+    for what in ["match", "\"odd\"", "\"none\"", "\"call\"", "\"bad\""] {
+        assert!(
+            said.iter().any(|line| line.starts_with("warning") && line.contains(what)),
+            "{what}: {said:?}"
+        );
+    }
+    assert_eq!(said.len(), 5, "{said:?}");
 }

@@ -61,7 +61,7 @@ impl Recorder {
     pub fn new(model: &IstioStats, local: &Arc<Local>, stats: &Arc<Stats>) -> Self {
         let version = if local.version.is_empty() { "unknown" } else { &local.version };
         let build = [("component", "proxy"), ("tag", version)];
-        if let Some(build) = stats.series(Kind::Gauge, "istio_build", &build, None) {
+        if let Some(build) = stats.series(Kind::Gauge, "istio_build", &build, Some(Duration::MAX)) {
             build.tell(1);
         }
         let idle = model.rotation.map(|rotation| rotation.interval.saturating_add(rotation.grace_period));

@@ -393,6 +393,7 @@ mod tests {
     use super::*;
     use crate::clock;
     use crate::http::{RequestHead, ResponseHead};
+    use crate::istio::{Peer, Slot};
     use crate::telemetry::access_log::Format;
 
     fn stream() -> Entry {
@@ -438,6 +439,26 @@ mod tests {
         for (format, of_stream, of_connection) in table {
             assert_eq!(line(format, &stream), of_stream, "{format}");
             assert_eq!(line(format, &connection), of_connection, "{format}");
+        }
+    }
+
+    #[test]
+    fn peers_as_objects_of_filter_state() {
+        let peer = Peer { workload: "w".into(), namespace: "n".into(), ..Peer::default() };
+        let slot = Arc::new(Slot::of(Arc::new(peer)));
+        for mut entry in [stream(), super::super::tests::entry()] {
+            entry.peers.downstream = Some(slot.clone());
+            entry.peers.upstream = Some(Arc::default());
+            for (format, expected) in [
+                ("%FILTER_STATE(downstream_peer:FIELD:workload)%", "w"),
+                ("%FILTER_STATE(downstream_peer_obj:FIELD:type)%", "unknown"),
+                ("%FILTER_STATE(wasm.downstream_peer:PLAIN)%", "workload=w,namespace=n"),
+                ("%FILTER_STATE(downstream_peer)%", "{\"namespace\":\"n\",\"workload\":\"w\"}"),
+                ("%FILTER_STATE(downstream_peer:FIELD:nothing)%", "-"),
+                ("%FILTER_STATE(upstream_peer:FIELD:workload)%", "-"),
+            ] {
+                assert_eq!(line(format, &entry), expected, "{format}");
+            }
         }
     }
 }

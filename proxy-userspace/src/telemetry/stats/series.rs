@@ -163,7 +163,7 @@ impl Stats {
                 self.forget_idle(&mut series);
             }
             if series.len() < MOST {
-                let made = Arc::new(Series::new(kind, name, labels, idle));
+                let made = Arc::new(Series::new(kind, name, labels, idle.or(self.idle.get().copied())));
                 series.insert(made.name.clone(), made.clone());
                 return Some(made);
             }
@@ -171,6 +171,12 @@ impl Stats {
         };
         self.counter(full).inc();
         None
+    }
+
+    /// From now on, for series that say nothing of it: `stats_eviction_interval`.
+    pub fn evict_after(&self, idle: Duration) {
+        // It is set once, when the proxy starts.
+        let _ = self.idle.set(idle);
     }
 
     /// Changes where a series may have been forgotten.
