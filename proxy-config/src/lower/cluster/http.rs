@@ -325,14 +325,14 @@ fn upstream_filter(cx: &mut Cx, filter: Filter) -> Option<Arc<MetadataExchange>>
         cx.reject("name", "must not be empty");
         return None;
     }
-    let Some(any) = typed_config else {
-        cx.reject_here(format!("\"{name}\": typed_config is required"));
-        return None;
+    let extension = match &typed_config {
+        Some(any) => Some(Extension::unpack(cx, any)?),
+        None => None,
     };
-    let e = Extension::unpack(cx, &any)?;
-    if e.type_name == mx::MetadataExchange::NAME {
+    if let Some(e) = extension.filter(|e| e.type_name == mx::MetadataExchange::NAME) {
         return e.lower::<mx::MetadataExchange>(cx).map(Arc::new);
     }
-    cx.reject_here(format!("\"{name}\": no such upstream filter is implemented ({})", any.type_url));
+    let type_url = typed_config.map(|any| any.type_url).unwrap_or_default();
+    cx.reject_here(format!("\"{name}\": no such upstream filter is implemented ({type_url})"));
     None
 }
