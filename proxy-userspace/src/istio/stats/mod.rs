@@ -137,6 +137,20 @@ impl Recorder {
         made
     }
 
+    /// The same, where some of its series may have been forgotten since.
+    fn again(&self, bundle: &Arc<Bundle>) -> Arc<Bundle> {
+        if bundle.era == self.stats.era() {
+            return bundle.clone();
+        }
+        let mut values = bundle.values.iter().map(|value| Cow::Borrowed(&**value));
+        let mut labels = [const { Cow::Borrowed("") }; labels::COUNT];
+        for (_, label) in labels.iter_mut().enumerate().filter(|(at, _)| bundle.shape.has(*at)) {
+            *label = values.next().unwrap_or_default();
+        }
+        let evaluated: Vec<_> = values.collect();
+        self.find(bundle.shape, &labels, &evaluated)
+    }
+
     fn make(
         &self,
         shape: Shape,
@@ -220,7 +234,7 @@ impl Report {
     pub fn tell(&mut self, entry: &Entry, end: bool) {
         let recorder = &self.recorder;
         let bundle = match &self.opened {
-            Some(bundle) => bundle.clone(),
+            Some(bundle) => recorder.again(bundle),
             None if end || recorder.knows_peer(entry) => {
                 let bundle = recorder.bundle(entry, Shape::Tcp, Protocol::Tcp);
                 bundle.tell(Metric::Opened, 1);

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use http::{Method, StatusCode};
 use proxy_config::model::cluster::{Cluster, Discovery};
 use proxy_config::model::expression::Expression;
-use proxy_config::model::http::istio::{IstioMetric, IstioMetricDefinition, IstioMetricKind};
+use proxy_config::model::http::istio::{IstioMetric, IstioMetricDefinition, IstioMetricKind, IstioRotation};
 use proxy_config::model::metadata::{Metadata, Struct, Value};
 use proxy_config::model::packed::Packed;
 
@@ -309,4 +309,26 @@ fn a_connection_is_opened_once_its_peer_is_known_and_closed_at_its_end() {
             text.lines().find(|line| line.starts_with(&prefix)).unwrap_or_else(|| panic!("{name}: {text}"));
         assert!(line.ends_with(&format!(": {value}")), "{line}");
     }
+}
+
+/// What a connection goes on to count is not lost with what was forgotten.
+#[tokio::test(start_paused = true)]
+async fn a_connection_counts_on_after_its_series_were_forgotten() {
+    let stats = Arc::new(Stats::new());
+    let rotation = IstioRotation { interval: Duration::from_secs(10), grace_period: Duration::from_secs(10) };
+    let model = IstioStats { rotation: Some(rotation), ..model() };
+    let recorder = Arc::new(Recorder::new(&model, &local("ratings"), &stats));
+    let mut entry = entry(Direction::Inbound);
+    entry.http = None;
+    entry.peers.downstream = Some(peer("productpage"));
+    let mut report = Report::new(recorder);
+    report.tell(&entry, false);
+    tokio::time::advance(Duration::from_secs(30)).await;
+    assert!(!stats.render_text().contains("istio_tcp"));
+    entry.bytes.downstream_tx = 3;
+    report.tell(&entry, true);
+    let text = stats.render_text();
+    let sent = text.lines().find(|line| line.contains("istio_tcp_sent_bytes_total.reporter.destination."));
+    assert!(sent.is_some_and(|line| line.ends_with(": 3")), "{text}");
+    assert!(text.contains("istio_build"), "{text}");
 }
