@@ -195,7 +195,7 @@ impl Breaker {
     /// A request is given a connection.
     pub fn request(self: &Arc<Self>, host: &Arc<Host>, priority: Priority) -> Result<Request, Overflow> {
         let Some(place) = self.take(What::Requests, priority) else {
-            self.stats.upstream_rq_pending_overflow.inc();
+            self.stats.upstream_rq_active_overflow.inc();
             return Err(Overflow::Requests);
         };
         Ok(self.begun(host, place))

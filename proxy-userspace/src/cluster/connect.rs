@@ -127,12 +127,11 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// The end of it was ours.
+    /// The end of it was ours. What fails in a handshake counts as the other side's, whoever gave up, as in Envoy.
     pub fn is_local(&self) -> bool {
         match self {
             Self::Timeout => true,
-            Self::Transport(failure) => !failure.remote,
-            Self::Immediate { .. } | Self::Delayed { .. } | Self::Overflow(_) => false,
+            Self::Transport(_) | Self::Immediate { .. } | Self::Delayed { .. } | Self::Overflow(_) => false,
         }
     }
 }

@@ -289,8 +289,9 @@ impl Detector {
         host.set(HealthFlag::FAILED_OUTLIER_CHECK);
         if cluster.model.close_connections_on_host_health_failure {
             host.close_connections();
-            cluster.pools.keep(|other| !std::ptr::eq(other, &**host));
         }
+        // What is idle closes, and what is busy is not used again.
+        cluster.pools.keep(|other| !std::ptr::eq(other, &**host));
         true
     }
 

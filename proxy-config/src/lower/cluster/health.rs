@@ -111,7 +111,10 @@ fn checker(cx: &mut Cx, checker: Option<pb::health_check::HealthChecker>) -> Opt
             None
         }
         None => {
-            cx.reject("health_checker", "one of tcp_health_check, http_health_check and grpc_health_check is required");
+            cx.reject(
+                "health_checker",
+                "one of tcp_health_check, http_health_check and grpc_health_check is required",
+            );
             None
         }
     }

@@ -1,9 +1,12 @@
 //! A connection by which a host is asked in HTTP.
 
+use std::convert::Infallible;
 use std::io::Error;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body::Frame;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper::rt::Executor;
@@ -17,7 +20,25 @@ use crate::cluster::host::Host;
 use crate::cluster::{Cluster, Env};
 use crate::task::Tasks;
 
-pub(super) type Body = Full<Bytes>;
+/// What is asked, without a length that is told, as Envoy does.
+#[derive(Default)]
+pub(super) struct Body(pub(super) Option<Bytes>);
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.take().map(|data| Ok(Frame::data(data))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_none()
+    }
+}
 
 /// An open connection, with the task that drives it.
 pub(super) struct Connection {

@@ -1,11 +1,13 @@
 //! A gRPC check: `grpc.health.v1.Health/Check` of a service, which must be SERVING.
 
+use std::time::Duration;
+
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue, TE, USER_AGENT};
 use hyper::{Method, Request, StatusCode};
-use proxy_config::model::cluster::GrpcHealthCheck;
 use prost::Message;
+use proxy_config::model::cluster::GrpcHealthCheck;
 
 use super::client::{Body, To};
 use super::http::{add, uri};
@@ -31,9 +33,9 @@ struct HealthCheckResponse {
     status: i32,
 }
 
-pub(super) async fn ask(to: &To<'_>, how: &GrpcHealthCheck, kept: &mut Kept) -> Verdict {
+pub(super) async fn ask(to: &To<'_>, how: &GrpcHealthCheck, limit: Duration, kept: &mut Kept) -> Verdict {
     let wrong = Verdict::Wrong { retriable: false };
-    let Some(request) = request(to, how) else { return wrong };
+    let Some(request) = request(to, how, limit) else { return wrong };
     let Some(mut connection) = to.connect(&mut kept.http).await else { return Verdict::Network };
     let Ok(response) = connection.ask(request).await else { return Verdict::Network };
     let (head, body) = response.into_parts();
@@ -57,14 +59,15 @@ fn is_grpc(headers: &HeaderMap) -> bool {
     of_type.strip_prefix("application/grpc").is_some_and(|rest| rest.is_empty() || rest.starts_with('+'))
 }
 
-fn request(to: &To<'_>, how: &GrpcHealthCheck) -> Option<Request<Body>> {
+fn request(to: &To<'_>, how: &GrpcHealthCheck, limit: Duration) -> Option<Request<Body>> {
     let request = Request::builder()
         .method(Method::POST)
         .uri(uri(to, to.authority(&how.authority), PATH)?)
         .header(CONTENT_TYPE, "application/grpc")
         .header(TE, "trailers")
+        .header("grpc-timeout", format!("{}m", limit.as_millis()))
         .header(USER_AGENT, HeaderValue::from_static("Envoy/HC"));
-    let mut request = request.body(message(&how.service_name).into()).ok()?;
+    let mut request = request.body(Body(Some(message(&how.service_name)))).ok()?;
     add(request.headers_mut(), &how.initial_metadata)?;
     Some(request)
 }

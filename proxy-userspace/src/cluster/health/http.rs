@@ -54,7 +54,8 @@ fn request(to: &To<'_>, how: &HttpHealthCheck) -> Option<Request<Body>> {
 /// HTTP/2 has the authority there. What is none, such as many a cluster's name, is the endpoint's address then.
 pub(super) fn uri(to: &To<'_>, authority: &str, path: &str) -> Option<Uri> {
     let scheme = if to.cluster.transport(to.host).is_some() { "https" } else { "http" };
-    let uri = |authority: &str| Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build();
+    let uri =
+        |authority: &str| Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build();
     let address = || to.host.socket_address().map(|address| address.to_string()).unwrap_or_default();
     uri(authority).or_else(|_| uri(&address())).ok()
 }

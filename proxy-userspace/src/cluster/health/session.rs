@@ -7,9 +7,9 @@ use proxy_config::model::cluster::{HealthCheck, HealthChecker};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+use super::client::{Connection, To};
 use super::event::Log;
 use super::judge::{Judge, Transition, Verdict, interval, jitter};
-use super::client::{Connection, To};
 use super::{Shared, Unjudged, grpc, http, judged, tcp};
 use crate::clock;
 use crate::cluster::host::{HealthFlag, Host};
@@ -77,11 +77,11 @@ impl Session {
                     tcp::ask(cluster, host, &to, env.dial.as_ref(), send, receive, kept).await
                 }
                 HealthChecker::Http(how) => http::ask(&by(how.http2), how, kept).await,
-                HealthChecker::Grpc(how) => grpc::ask(&by(true), how, kept).await,
+                HealthChecker::Grpc(how) => grpc::ask(&by(true), how, self.check.timeout, kept).await,
             }
         };
         let verdict = timeout(self.check.timeout, asked).await.unwrap_or(Verdict::Timeout);
-        if !self.check.reuse_connection || !matches!(verdict, Verdict::Healthy { .. }) {
+        if !self.check.reuse_connection || matches!(verdict, Verdict::Network | Verdict::Timeout) {
             self.kept = Kept::default();
         }
         verdict
@@ -110,6 +110,7 @@ impl Session {
             if cluster.model.close_connections_on_host_health_failure {
                 self.host.close_connections();
             }
+            cluster.pools().keep(|other| !std::ptr::eq(other, &*self.host));
         } else if let Some(extra) = self.host.extra() {
             extra.found_healthy(clock::now());
         }

@@ -298,7 +298,10 @@ impl Exchange {
                 Poll::Ready(Ok(1..)) => {}
                 Poll::Ready(Ok(0)) if reader.end() => return Poll::Ready(None),
                 Poll::Ready(Ok(0)) => return Poll::Ready(Some(Err(cut_off()))),
-                Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(lost(&error)))),
+                Poll::Ready(Err(error)) => {
+                    log::debug!("an upstream's connection is lost: {error}");
+                    return Poll::Ready(Some(Err(cut_off())));
+                }
                 Poll::Pending => return Poll::Pending,
             }
         }

@@ -42,13 +42,21 @@ struct Shared {
     close: Notify,
 }
 
+/// How a connection ended.
+pub struct Ended {
+    /// The upstream had said GOAWAY.
+    pub going_away: bool,
+    /// Not in good order.
+    pub broken: Option<Reset>,
+}
+
 impl Client {
-    /// Its task runs until the connection ends; then `on_end` is told why, where that was not in good order.
+    /// Its task runs until the connection ends; then `on_end` is told why.
     pub async fn start(
         io: Io,
         settings: &Settings,
         tasks: &Tasks,
-        on_end: impl FnOnce(Option<Reset>) + Send + 'static,
+        on_end: impl FnOnce(Ended) + Send + 'static,
     ) -> Result<Self, Reset> {
         let io = Watched::new(io, Bytes::new(), End::Client, settings);
         let seen = io.seen().clone();
@@ -67,7 +75,7 @@ impl Client {
         tasks.spawn("upstream http2", async move {
             let end = drive(connection, pinger, &of_task).await;
             of_task.ended.store(true, Ordering::Relaxed);
-            on_end(end);
+            on_end(Ended { going_away: of_task.seen.going_away.load(Ordering::Relaxed), broken: end });
         });
         Ok(Self { requests, shared })
     }

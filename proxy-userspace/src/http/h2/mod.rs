@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use h2::Reason;
 
-pub use self::client::Client;
+pub use self::client::{Client, Ended};
 pub use self::keepalive::Keepalive;
 pub use self::server::{Responder, Server};
 use super::{Reset, ResetReason};
@@ -122,6 +122,10 @@ fn reset_of(error: &h2::Error, side: Side) -> Reset {
 /// Told as HTTP/1 tells it.
 fn lost(error: &io::Error, side: Side) -> Reset {
     log::debug!("a connection by HTTP/2 is lost: {error}");
+    // By `Watched`, for what no upstream may send.
+    if side == Side::Upstream && error.kind() == io::ErrorKind::InvalidData {
+        return Reset::new(side, ResetReason::Protocol, "");
+    }
     let details = if side == Side::Downstream { "downstream_remote_disconnect" } else { "" };
     Reset::new(side, ResetReason::ConnectionTermination, details)
 }
@@ -131,6 +135,7 @@ fn remote_reset(reason: Reason, side: Side) -> Reset {
     match reason {
         Reason::REFUSED_STREAM => Reset::new(side, ResetReason::RemoteRefused, "http2.remote_refuse"),
         Reason::CONNECT_ERROR => Reset::new(side, ResetReason::Connect, "http2.remote_reset"),
+        Reason::PROTOCOL_ERROR if side == Side::Upstream => Reset::new(side, ResetReason::Protocol, ""),
         _ => Reset::new(side, ResetReason::Remote, "http2.remote_reset"),
     }
 }

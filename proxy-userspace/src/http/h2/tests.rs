@@ -57,7 +57,7 @@ impl Rig {
         });
         let end = Arc::new(Mutex::new(None));
         let of_client = end.clone();
-        let on_end = move |reset| *of_client.lock().unwrap() = Some(reset);
+        let on_end = move |ended: Ended| *of_client.lock().unwrap() = Some(ended.broken);
         let client = Client::start(client, &settings, &tasks, on_end).await.unwrap();
         Self { client, end }
     }
@@ -346,7 +346,7 @@ async fn a_peer_that_answers_no_ping_is_gone() {
     let settings = Settings { keepalive: Some(keepalive), ..Settings::default() };
     let end = Arc::new(Mutex::new(None));
     let of_client = end.clone();
-    let on_end = move |reset| *of_client.lock().unwrap() = Some(reset);
+    let on_end = move |ended: Ended| *of_client.lock().unwrap() = Some(ended.broken);
     let _client = Client::start(client, &settings, &Tasks::new(&Stats::new()), on_end).await.unwrap();
     timeout(LONG, async {
         while end.lock().unwrap().is_none() {

@@ -202,7 +202,7 @@ impl AsyncRead for Watched {
         match this.end {
             // Whoever polls the connection looks for it then, and says GOAWAY.
             End::Server => Poll::Pending,
-            End::Client => Poll::Ready(Err(io::Error::other(violation.name()))),
+            End::Client => Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, violation.name()))),
         }
     }
 }

@@ -4,6 +4,7 @@ use super::active::Active;
 use super::traced;
 use super::watch::{Broken, Expiry};
 use crate::clock;
+use crate::http::router::STREAM_DURATION;
 use crate::http::{Hcm, Reset, ResetReason, Stream};
 use crate::telemetry::{Flags, LogType, Outcome, Side};
 
@@ -29,9 +30,13 @@ pub(super) fn run(active: Active, broken: Option<&Broken>) {
     let complete = active.is_complete();
     let Active { mut stream, mut chain, sent, meter, .. } = active;
     let hcm = stream.conn.hcm.clone();
-    if broken.is_some() || !complete {
+    match broken {
+        // It is the proxy that cuts such a response off.
+        Some(Broken::Reset(_) | Broken::Expired(_)) if sent.head => hcm.stats.downstream_rq_tx_reset.inc(),
+        Some(_) => hcm.stats.downstream_rq_rx_reset.inc(),
         // As Envoy, who resets the stream of a request that has its answer before its end.
-        hcm.stats.downstream_rq_rx_reset.inc();
+        None if !complete => hcm.stats.downstream_rq_rx_reset.inc(),
+        None => {}
     }
     if let Some(broken) = broken {
         explain(&mut stream.entry.outcome, broken);
@@ -112,6 +117,7 @@ fn upstream(reset: &Reset) -> Flags {
     match reset.reason {
         ResetReason::Local | ResetReason::LocalRefused => Flags::LR,
         ResetReason::Remote | ResetReason::RemoteRefused | ResetReason::Connect => Flags::UR,
+        ResetReason::ConnectionTimeout if reset.details == STREAM_DURATION => Flags::UMSDR,
         ResetReason::ConnectionTimeout => Flags::UT,
         ResetReason::ConnectionFailure => Flags::UF,
         ResetReason::ConnectionTermination => Flags::UC,

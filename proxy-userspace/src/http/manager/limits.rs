@@ -31,7 +31,11 @@ pub(super) fn of_route(limits: &mut Limits, stream: &Stream, start: Instant) {
 }
 
 /// A client of gRPC has the time that it asks for, where that is so configured.
-fn longest(duration: &MaxStreamDuration, headers: &HeaderMap, default: Option<Duration>) -> Option<Duration> {
+pub(crate) fn longest(
+    duration: &MaxStreamDuration,
+    headers: &HeaderMap,
+    default: Option<Duration>,
+) -> Option<Duration> {
     let asked = headers.get("grpc-timeout").and_then(|value| grpc_timeout(value.as_bytes()));
     let (Some(asked), Some(most)) = (asked, duration.grpc_timeout_header_max) else {
         return duration.max.unwrap_or(default);

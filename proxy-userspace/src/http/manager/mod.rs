@@ -15,7 +15,7 @@ mod hands;
 mod http1;
 mod http2;
 mod inbound;
-mod limits;
+pub(crate) mod limits;
 mod local_reply;
 mod meter;
 mod outbound;

@@ -11,7 +11,7 @@ use super::state::{Pool, Refused};
 use crate::clock;
 use crate::cluster::breaker::{self, Overflow};
 use crate::cluster::{self, Client, Cluster, ConnectError, Connected, Event, connect};
-use crate::http::{Io, Reset, ResetReason, h1, h2};
+use crate::http::{Io, ResetReason, h1, h2};
 use crate::net::conn::canonical;
 
 pub(super) fn start(pool: &Arc<Pool>, place: breaker::Connection) {
@@ -85,11 +85,16 @@ impl Attempt {
             return Ok(Link::Http1(h1::Client::new(io, pool.settings().h1.clone())));
         }
         let (of_pool, of_life) = (Arc::downgrade(pool), Arc::downgrade(life));
-        let ended = move |reset: Option<Reset>| {
+        let ended = move |h2::Ended { going_away, broken }| {
             let Some(life) = of_life.upgrade() else { return };
-            life.ended(reset.as_ref().is_some_and(|reset| reset.reason != ResetReason::Local));
+            let reason = broken.map(|reset| reset.reason);
+            // After a GOAWAY it is Envoy who closes, once no stream is left; a broken protocol it does not go on with.
+            let ours = [ResetReason::Local, ResetReason::Protocol];
+            life.ended(!going_away && reason.is_some_and(|reason| !ours.contains(&reason)));
             if let Some(pool) = of_pool.upgrade() {
-                if reset.is_some_and(|reset| reset.reason == ResetReason::Protocol) {
+                if going_away {
+                    pool.stats().upstream_cx_close_notify.inc();
+                } else if reason == Some(ResetReason::Protocol) {
                     pool.stats().upstream_cx_protocol_error.inc();
                 }
                 pool.remove(life.id);

@@ -130,14 +130,16 @@ impl Attached {
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        if self.life.version != http::Version::HTTP_2 {
-            if !self.complete {
-                self.life.ended(false);
-            } else if self.closes && self.life.returns() == self.returns {
-                self.pool.stats().upstream_cx_close_notify.inc();
-            }
+        let http2 = self.life.version == http::Version::HTTP_2;
+        if http2 && !self.complete {
+            // Given up by us.
+            self.pool.stats().upstream_rq_tx_reset.inc();
+        } else if !http2 && !self.complete {
+            self.life.ended(false);
+        } else if !http2 && self.closes && self.life.returns() == self.returns {
+            self.pool.stats().upstream_cx_close_notify.inc();
         }
         self.life.end();
-        self.pool.freed();
+        self.pool.done();
     }
 }

@@ -178,7 +178,12 @@ impl Pools {
     pub async fn acquire(&self, demand: Demand<'_>) -> Result<Lease, Refused> {
         let pool = self.pool(demand)?;
         match pool.take() {
-            Some(taken) => pool.lease(taken),
+            Some(taken) => {
+                if pool.settings().preconnect > 1.0 {
+                    pool.connect_as_needed();
+                }
+                pool.lease(taken)
+            }
             None => Box::pin(pool.wait()).await,
         }
     }

@@ -68,6 +68,8 @@ struct State {
     waiting: VecDeque<oneshot::Sender<Result<Taken, Refused>>>,
     /// How many requests those that are being connected are expected to take.
     expected: usize,
+    /// How many have a connection.
+    active: usize,
     draining: bool,
     /// When the keeper will look next.
     next_look: Option<Instant>,
@@ -202,6 +204,7 @@ impl Pool {
             idle.life.ended_remotely();
             gone.push(idle.life);
         };
+        state.active += 1;
         drop(state);
         life.begin();
         Some(Taken { link: Link::Http1(client), life })
@@ -220,9 +223,9 @@ impl Pool {
 
     fn untake(self: &Arc<Self>, Taken { link, life }: Taken) {
         life.end();
-        match link {
-            Link::Http1(client) => self.give_back(client, life),
-            Link::Http2(_) => self.freed(),
+        self.done();
+        if let Link::Http1(client) = link {
+            self.give_back(client, life);
         }
     }
 
@@ -238,9 +241,9 @@ impl Pool {
             state.waiting.push_back(sender);
             self.wanted.store(true, Ordering::Relaxed);
         }
-        let mut waiting = Waiting { pool: &self, done: false };
+        let mut waiting = Waiting { pool: &self, receiver, done: false };
         self.connect_as_needed();
-        let taken = receiver.await;
+        let taken = (&mut waiting.receiver).await;
         waiting.done = true;
         drop(pending);
         match taken {
@@ -254,11 +257,11 @@ impl Pool {
     }
 
     /// Connects for those that wait, and for those that are expected.
-    fn connect_as_needed(self: &Arc<Self>) {
+    pub(super) fn connect_as_needed(self: &Arc<Self>) {
         // Envoy's bound of what one request sets off.
         for _ in 0..3 {
             let mut state = self.state();
-            if state.draining || !state.wants_more(&self.settings) {
+            if !state.wants_more(self.settings.preconnect) {
                 return;
             }
             let first = self.live.load(Ordering::Relaxed) == 0;
@@ -287,12 +290,13 @@ impl Pool {
         match link {
             Link::Http1(client) => self.give_back(client, life),
             Link::Http2(client) => {
-                let mut state = self.state();
-                if !state.draining {
-                    state.shared.push(Sharing { client, life, idle: None });
-                }
-                drop(state);
+                self.state().shared.push(Sharing { client, life, idle: None });
                 self.freed();
+                let mut state = self.state();
+                // It was for those that waited.
+                let gone = if state.draining { std::mem::take(&mut state.shared) } else { Vec::new() };
+                drop(state);
+                drop(gone);
                 self.wake_keeper();
             }
         }
@@ -322,20 +326,29 @@ impl Pool {
             return;
         }
         let mut state = self.state();
-        if state.draining {
-            return;
-        }
         let mut taken = Taken { link: Link::Http1(client), life };
         while let Some(next) = state.next_waiting(&self.wanted) {
             taken.life.begin();
+            state.active += 1;
             match next.send(Ok(taken)) {
-                Ok(()) => return,
+                Ok(()) => {
+                    drop(state);
+                    // As Envoy, who looks then whether the others could have one of their own.
+                    if self.wanted.load(Ordering::Relaxed) {
+                        self.wake_keeper();
+                    }
+                    return;
+                }
                 Err(Ok(back)) => {
                     back.life.end();
+                    state.active -= 1;
                     taken = back;
                 }
                 Err(Err(_)) => return,
             }
+        }
+        if state.draining {
+            return;
         }
         let Taken { link: Link::Http1(kept), life } = taken else { return };
         client = kept;
@@ -348,18 +361,27 @@ impl Pool {
             return;
         }
         let now = clock::now();
-        state.idle.push(Idle { client, life, since: now });
         // Its timer is moved only where that would be too late.
-        let limit = self.settings.common.idle_timeout;
-        let late = limit.is_some_and(|limit| state.next_look.is_none_or(|next| now + limit < next));
+        let idle = self.settings.common.idle_timeout.and_then(|limit| now.checked_add(limit));
+        let ends = idle.into_iter().chain(life.expires).min();
+        let late = ends.is_some_and(|ends| state.next_look.is_none_or(|next| ends < next));
+        state.idle.push(Idle { client, life, since: now });
         drop(state);
         if late {
             self.wake_keeper();
         }
     }
 
+    /// A request is done with.
+    pub(super) fn done(&self) {
+        let mut state = self.state();
+        state.active = state.active.saturating_sub(1);
+        drop(state);
+        self.freed();
+    }
+
     /// A stream of a connection of HTTP/2 is free.
-    pub(super) fn freed(&self) {
+    fn freed(&self) {
         if !self.wanted.load(Ordering::Relaxed) {
             return;
         }
@@ -371,6 +393,7 @@ impl Pool {
             let Some(next) = state.next_waiting(&self.wanted) else { break };
             if let Err(Ok(back)) = next.send(Ok(taken)) {
                 back.life.end();
+                state.active -= 1;
             }
         }
         drop(state);
@@ -471,6 +494,7 @@ impl State {
         let sharing = self.shared.get_mut(at)?;
         sharing.idle = None;
         let (client, life) = (sharing.client.clone(), sharing.life.clone());
+        self.active += 1;
         if !life.begin() {
             self.shared.swap_remove(at);
         }
@@ -486,14 +510,14 @@ impl State {
     }
 
     /// Envoy's `shouldConnect`.
-    fn wants_more(&self, settings: &Settings) -> bool {
+    fn wants_more(&self, preconnect: f64) -> bool {
         let waiting = self.waiting.iter().filter(|waiting| !waiting.is_closed()).count();
-        if waiting == 0 {
+        if waiting == 0 && (preconnect <= 1.0 || self.draining) {
             return false;
         }
         let sharing: usize = self.shared.iter().map(|sharing| sharing.client.capacity()).sum();
         let ready = self.idle.len() + self.expected + sharing;
-        waiting as f64 * settings.preconnect > ready as f64
+        (waiting + self.active) as f64 * preconnect > (ready + self.active) as f64
     }
 
     fn look_idle(
@@ -550,14 +574,21 @@ impl State {
 
 /// A request that waits.
 struct Waiting<'a> {
-    pool: &'a Pool,
+    pool: &'a Arc<Pool>,
+    receiver: oneshot::Receiver<Result<Taken, Refused>>,
     done: bool,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        if !self.done {
-            self.pool.stats.upstream_rq_cancelled.inc();
+        if self.done {
+            return;
+        }
+        self.pool.stats.upstream_rq_cancelled.inc();
+        self.receiver.close();
+        // It may have come just now.
+        if let Ok(Ok(taken)) = self.receiver.try_recv() {
+            self.pool.untake(taken);
         }
     }
 }

@@ -66,13 +66,16 @@ impl Watched {
     }
 }
 
+/// Of the cluster's `max_stream_duration`; the flag is UMSDR.
+pub const STREAM_DURATION: &str = "upstream_max_stream_duration_reached";
+
 /// `%RESPONSE_CODE_DETAILS%`.
 pub(super) fn details(reached: Reached) -> &'static str {
     match reached {
         Reached::Global => "response_timeout",
         Reached::PerTry => "upstream_per_try_timeout",
         Reached::PerTryIdle => "upstream_per_try_idle_timeout",
-        Reached::Stream => "upstream_max_stream_duration_reached",
+        Reached::Stream => STREAM_DURATION,
     }
 }
 
@@ -80,6 +83,10 @@ impl Ledger {
     /// All of the response is there.
     pub(super) fn complete(mut self, alarm: &Alarm, trailers: Option<u32>) {
         self.hold.complete();
+        if alarm.complete().is_none() && self.hold.is_http2() {
+            // What is left of the request is given up.
+            self.cluster.stats.upstream_rq_tx_reset.inc();
+        }
         if self.grpc {
             let code = trailers.map_or(500, grpc_to_http);
             self.cluster.report(&self.host, Event::Status(code));

@@ -26,7 +26,7 @@ use super::tunnel::{self, Hold};
 use super::upstream_log::Line;
 use super::wishes;
 use crate::clock;
-use crate::cluster::{Cluster, Host};
+use crate::cluster::{Cluster, Host, Overflow};
 use crate::http::filter::Stop;
 use crate::http::message::number;
 use crate::http::pool::{Caller, Demand, Failed, Life, Refused};
@@ -147,7 +147,6 @@ impl<'a> Forward<'a> {
         let of_cluster = self.cluster.model.http.as_ref().and_then(|http| http.retry_policy.as_ref());
         let of_host = host.and_then(|host| host.retry_policy.as_ref());
         let policy = action.retry_policy.as_ref().or(of_host).or(of_cluster);
-        self.names = wishes::names(self.stream, settings);
         let stream_limit = settings.common.max_stream_duration;
         let http = self.stream.http_mut();
         let head = &mut http.request;
@@ -161,12 +160,13 @@ impl<'a> Forward<'a> {
             self.stream.request_mut().headers.insert(ATTEMPTS, HeaderValue::from_static("1"));
         }
         route::finalize_request(self.stream, routed, !self.suppresses());
+        self.names = wishes::names(self.stream, settings);
         let body = self.stream.request_body.take();
         let mirrors = mirror::policies(routed, self.cluster);
         let again = self.retry.is_some() || action.internal_redirect.is_some() || !mirrors.is_empty();
         let payload = match body.is_end() {
             true => Payload::Empty,
-            false if again => Payload::Again(Replay::new(body, self.buffer())),
+            false if again => Payload::Again(Replay::new(body, self.buffer(), self.cluster.stats.clone())),
             false => Payload::Once(body),
         };
         mirror::send(self.stream, mirrors, timeouts.global, || payload.copy());
@@ -235,8 +235,14 @@ impl<'a> Forward<'a> {
             source: source.unwrap_or_default(),
             more,
         };
-        let lease = match guarded(alarm, cluster.pools().acquire(demand)).await {
+        let acquired = guarded(alarm, cluster.pools().acquire(demand)).await;
+        let lease = match acquired {
             Ok(Ok(lease)) => lease,
+            Ok(Err(Refused::Overflow(overflow @ Overflow::Pending))) => {
+                // Not even a connection was asked for.
+                stream.entry.upstream.host = None;
+                return Err(End::Broken { broken: unconnected(overflow.into()), sent: false });
+            }
             Ok(Err(refused)) => return Err(End::Broken { broken: unconnected(refused), sent: false }),
             Err(reached) => return Err(End::Late(reached)),
         };
@@ -261,9 +267,6 @@ impl<'a> Forward<'a> {
             }
             Err(reached) => {
                 body::bytes(cluster, alarm.progress());
-                if http2 {
-                    cluster.stats.upstream_rq_tx_reset.inc();
-                }
                 Err(End::Late(reached))
             }
         }
@@ -296,6 +299,7 @@ impl<'a> Forward<'a> {
             let (append, keep) = (self.action.append_x_forwarded_host, !self.suppresses());
             route::rewrite_host(&mut self.stream.http_mut().request, &host.hostname, append, keep);
         }
+        self.stream.entry.outcome.upstream_failure = None;
         let upstream = &mut self.stream.entry.upstream;
         upstream.host = host.socket_address();
         upstream.hostname = Some(host.hostname.clone()).filter(|name| !name.is_empty());

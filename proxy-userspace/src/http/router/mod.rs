@@ -31,6 +31,7 @@ use self::redirect::Followed;
 use super::filter::Stop;
 use super::{Hcm, Stream, route};
 
+pub use self::body::STREAM_DURATION;
 pub use self::call::{announce, call};
 pub use self::charge::CodeStats;
 

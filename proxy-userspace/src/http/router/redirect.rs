@@ -46,9 +46,8 @@ impl Followed {
         target.put(stream.request_mut());
         stream.clear_route();
         if let Err(why) = self.accept(stream, policy, &from, secure, target.scheme) {
+            // What it would have led to stays the stream's route for logs, as in Envoy.
             *stream.request_mut() = before;
-            stream.clear_route();
-            stream.route();
             return Err(why);
         }
         self.count += 1;

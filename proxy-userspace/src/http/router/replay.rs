@@ -10,6 +10,7 @@ use http_body::Frame;
 
 use crate::http::{Body, Reset, ResetReason};
 use crate::telemetry::Side;
+use crate::telemetry::stats::ClusterStats;
 
 /// The request's body.
 pub(super) enum Payload {
@@ -66,6 +67,9 @@ struct Kept {
     frames: Vec<Kind>,
     size: usize,
     limit: usize,
+    /// What the client has said that it will be. What is sent again is framed as the first time.
+    exact: Option<u64>,
+    stats: Arc<ClusterStats>,
     ended: bool,
     /// More came than is kept: it cannot be sent again.
     lost: bool,
@@ -85,14 +89,18 @@ enum Kind {
 struct Pass {
     kept: Replay,
     at: usize,
+    /// Bytes that it has passed on.
+    passed: u64,
     /// It reads on where nothing is kept; the others wait for it.
     leads: bool,
 }
 
 impl Replay {
-    pub(super) fn new(source: Body, limit: usize) -> Self {
+    pub(super) fn new(source: Body, limit: usize, stats: Arc<ClusterStats>) -> Self {
         let frames = Vec::new();
         Self(Arc::new(Mutex::new(Kept {
+            exact: source.exact_len(),
+            stats,
             source,
             frames,
             size: 0,
@@ -119,12 +127,12 @@ impl Replay {
             return Some(Body::empty());
         }
         drop(kept);
-        Some(Body::stream(Pass { kept: self.clone(), at: 0, leads: true }))
+        Some(Body::stream(Pass { kept: self.clone(), at: 0, passed: 0, leads: true }))
     }
 
     /// A copy of it, as it comes.
     pub(super) fn follow(&self) -> Body {
-        Body::stream(Pass { kept: self.clone(), at: 0, leads: false })
+        Body::stream(Pass { kept: self.clone(), at: 0, passed: 0, leads: false })
     }
 
     pub(super) fn is_lost(&self) -> bool {
@@ -142,7 +150,10 @@ impl Kept {
             Kind::Data(data) => data.len(),
             Kind::Trailers(_) => 0,
         };
-        self.lost |= self.size > self.limit;
+        if self.size > self.limit && !self.lost {
+            self.lost = true;
+            self.stats.retry_or_shadow_abandoned.inc();
+        }
         if self.lost {
             self.frames = Vec::new();
         } else {
@@ -173,7 +184,10 @@ impl http_body::Body for Pass {
         {
             this.at += 1;
             return Poll::Ready(Some(Ok(match kind {
-                Kind::Data(data) => Frame::data(data.clone()),
+                Kind::Data(data) => {
+                    this.passed += data.len() as u64;
+                    Frame::data(data.clone())
+                }
                 Kind::Trailers(trailers) => Frame::trailers(trailers.clone()),
             })));
         }
@@ -193,6 +207,7 @@ impl http_body::Body for Pass {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
                     let data = data.clone();
+                    this.passed += data.len() as u64;
                     kept.keep(Kind::Data(data));
                 } else if let Some(trailers) = frame.trailers_ref() {
                     let trailers = trailers.clone();
@@ -216,19 +231,10 @@ impl http_body::Body for Pass {
     }
 
     fn size_hint(&self) -> http_body::SizeHint {
-        let kept = self.kept.lock();
-        let ahead = kept.frames.get(self.at..).unwrap_or_default().iter();
-        let ahead: usize = ahead
-            .map(|kind| match kind {
-                Kind::Data(data) => data.len(),
-                Kind::Trailers(_) => 0,
-            })
-            .sum();
-        let hint = http_body::Body::size_hint(&kept.source);
-        match hint.exact() {
-            Some(exact) => http_body::SizeHint::with_exact(exact + ahead as u64),
-            None => http_body::SizeHint::default(),
-        }
+        let exact = self.kept.lock().exact;
+        exact.map_or_else(http_body::SizeHint::default, |exact| {
+            http_body::SizeHint::with_exact(exact.saturating_sub(self.passed))
+        })
     }
 }
 
@@ -246,19 +252,19 @@ mod tests {
 
     #[tokio::test]
     async fn it_is_sent_again_while_it_is_kept() {
-        let replay = Replay::new(Body::full("hello"), 5);
+        let replay = Replay::new(Body::full("hello"), 5, Arc::default());
         let first = replay.pass().unwrap();
         assert_eq!(first.exact_len(), Some(5));
         assert_eq!(read(first).await, b"hello");
         let second = replay.pass().unwrap();
         assert_eq!(second.exact_len(), Some(5));
         assert_eq!(read(second).await, b"hello");
-        assert_eq!(read(Replay::new(Body::empty(), 0).pass().unwrap()).await, b"");
+        assert_eq!(read(Replay::new(Body::empty(), 0, Arc::default()).pass().unwrap()).await, b"");
     }
 
     #[tokio::test]
     async fn what_is_too_large_is_sent_once() {
-        let replay = Replay::new(Body::full("hello"), 4);
+        let replay = Replay::new(Body::full("hello"), 4, Arc::default());
         assert_eq!(read(replay.pass().unwrap()).await, b"hello");
         assert!(replay.pass().is_none() && replay.is_lost());
     }

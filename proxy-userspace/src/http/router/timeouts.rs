@@ -12,6 +12,7 @@ use proxy_config::model::http::{RetryPolicy, RouteAction};
 use tokio::time::{Sleep, sleep_until};
 
 use crate::clock::{self, Instant};
+use crate::http::manager::limits::longest;
 use crate::http::message::number;
 use crate::http::{Progress, RequestHead};
 
@@ -96,6 +97,12 @@ impl Timeouts {
         router: Option<&Router>,
         elapsed: Duration,
     ) {
+        if let Some(duration) =
+            action.max_stream_duration.as_ref().filter(|_| elapsed.is_zero() && head.is_grpc())
+            && let Some(limit) = longest(duration, &head.headers, None)
+        {
+            put_grpc(head, limit.as_millis());
+        }
         let global = self.global.map(|global| global.saturating_sub(elapsed));
         let Some(expected) = self.per_try.into_iter().chain(global).min() else { return };
         let expected = expected.as_millis();
@@ -109,15 +116,19 @@ impl Timeouts {
             head.headers.insert(EXPECTED, number(u64::try_from(expected).unwrap_or(u64::MAX)));
         }
         if action.max_stream_duration.is_none() && action.max_grpc_timeout.is_some() && head.is_grpc() {
-            // gRPC allows for eight digits.
-            let value = match expected {
-                small @ 0..100_000_000 => format!("{small}m"),
-                large => format!("{}S", (large / 1000).min(99_999_999)),
-            };
-            if let Ok(value) = HeaderValue::try_from(value) {
-                head.headers.insert(GRPC, value);
-            }
+            put_grpc(head, expected);
         }
+    }
+}
+
+fn put_grpc(head: &mut RequestHead, millis: u128) {
+    // gRPC allows for eight digits.
+    let value = match millis {
+        small @ 0..100_000_000 => format!("{small}m"),
+        large => format!("{}S", (large / 1000).min(99_999_999)),
+    };
+    if let Ok(value) = HeaderValue::try_from(value) {
+        head.headers.insert(GRPC, value);
     }
 }
 

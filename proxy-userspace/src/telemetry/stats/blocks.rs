@@ -94,6 +94,7 @@ stats_block! {
         counter upstream_rq_pending_total;
         gauge upstream_rq_pending_active;
         counter upstream_rq_pending_overflow;
+        counter upstream_rq_active_overflow;
         counter upstream_rq_pending_failure_eject;
         counter upstream_rq_cancelled;
         counter upstream_flow_control_paused_reading_total;

@@ -34,8 +34,12 @@ impl Forward<'_> {
         let told = match &self.cluster.model.discovery {
             // What is no address is passed over, as in Envoy.
             Discovery::OriginalDst(how) => how.http_header.as_ref().and_then(|name| {
-                let value = self.stream.request().header(name)?;
-                std::str::from_utf8(&value).ok()?.trim().parse().ok()
+                let value = self.stream.request().header(name).filter(|value| !value.is_empty())?;
+                let address = std::str::from_utf8(&value).ok().and_then(|text| text.trim().parse().ok());
+                if address.is_none() {
+                    self.cluster.stats.original_dst_host_invalid.inc();
+                }
+                address
             }),
             Discovery::Static | Discovery::StrictDns(_) | Discovery::LogicalDns(_) | Discovery::Eds(_) => {
                 None

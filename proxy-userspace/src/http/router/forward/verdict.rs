@@ -1,6 +1,7 @@
 //! What an attempt's end comes to: another attempt, another route, or an answer.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use http::StatusCode;
 
@@ -17,7 +18,7 @@ use crate::http::router::timeouts::Reached;
 use crate::http::router::tunnel::{self, Hold};
 use crate::http::router::upstream_log::Line;
 use crate::http::{Body, Reset, ResetReason, Response};
-use crate::telemetry::{Flags, Side};
+use crate::telemetry::{Flags, Side, Upstream};
 
 impl Forward<'_> {
     /// Whether a response's request is sent again instead.
@@ -60,8 +61,6 @@ impl Forward<'_> {
         }
         if self.alarm.progress().last_received().is_some() || response.body.is_end() {
             hold.complete();
-        } else if hold.is_http2() {
-            self.cluster.stats.upstream_rq_tx_reset.inc();
         }
         drop(response);
     }
@@ -91,9 +90,17 @@ impl Forward<'_> {
                 Flags::UT
             }
         };
-        self.charge(504, Some(host));
         host.stats.rq_error.inc();
-        Err(self.refuse(reply::timeout(flag, details)))
+        let mut reply = reply::timeout(flag, details);
+        if reached == Reached::Stream {
+            // Which Envoy does not count among the cluster's responses.
+            if self.alarm.complete().is_none() {
+                reply.status = StatusCode::REQUEST_TIMEOUT;
+            }
+        } else {
+            self.charge(504, Some(host));
+        }
+        Err(self.refuse(reply))
     }
 
     pub(super) fn broke(
@@ -183,6 +190,9 @@ impl Forward<'_> {
                 true
             }
             Err(why) => {
+                if self.stream.known_route().is_none() {
+                    self.stream.entry.upstream.cluster = None;
+                }
                 why(&self.hcm.stats).inc();
                 stats.upstream_internal_redirect_failed_total.inc();
                 self.stream.request_body = Body::empty();
@@ -198,11 +208,14 @@ impl Forward<'_> {
             hold.complete();
         }
         let mut entry = self.stream.entry.clone();
+        entry.bytes.downstream_rx = self.alarm.progress().request_body.load(Ordering::Relaxed);
         entry.duration = clock::now() - self.started;
         entry.outcome.response_code_details = Some("internal_redirect".into());
         if let Some(http) = entry.http.as_deref_mut() {
             http.response = Some(response.head);
         }
         self.hcm.access_log.iter().for_each(|logger| logger.log(&entry));
+        self.stream.entry.upstream = Upstream::default();
+        self.stream.http_mut().upstream_protocol = None;
     }
 }

@@ -254,7 +254,13 @@ impl Verifier {
         if good {
             return Ok(true);
         }
-        Err(Failed::San(format!("verify cert failed: SAN matcher, certificate SANs are [{}]", listed())))
+        let why = match server_name {
+            Some(wanted) => {
+                format!("verify SAN list, expected SANs: [{wanted}], certificate SANs: [{}]", listed())
+            }
+            None => format!("SAN matcher, certificate SANs are [{}]", listed()),
+        };
+        Err(Failed::San(format!("verify cert failed: {why}")))
     }
 
     /// True where hashes were asked for. Any one of either kind will do.
