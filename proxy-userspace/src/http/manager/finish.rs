@@ -32,7 +32,10 @@ pub(super) fn run(active: Active, broken: Option<&Broken>) {
     let hcm = stream.conn.hcm.clone();
     match broken {
         // It is the proxy that cuts such a response off.
-        Some(Broken::Reset(_) | Broken::Expired(_)) if sent.head => hcm.stats.downstream_rq_tx_reset.inc(),
+        Some(Broken::Reset(_) | Broken::Expired(_)) if sent.head => {
+            hcm.stats.downstream_rq_tx_reset.inc();
+            hcm.stats.downstream_rq_rx_reset.inc();
+        }
         Some(_) => hcm.stats.downstream_rq_rx_reset.inc(),
         // As Envoy, who resets the stream of a request that has its answer before its end.
         None if !complete => hcm.stats.downstream_rq_rx_reset.inc(),

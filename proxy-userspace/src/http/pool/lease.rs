@@ -8,6 +8,8 @@ use super::life::Life;
 use super::state::{Pool, Taken};
 use crate::cluster::breaker;
 use crate::http::{Body, Observer, RequestHead, Reset, ResetReason, Response, h1, h2};
+use crate::telemetry::Side;
+use crate::telemetry::stats::ClusterStats;
 
 pub(super) enum Link {
     Http1(h1::Client),
@@ -85,7 +87,7 @@ impl Lease {
             Link::Http2(client) => match client.send(head, body, observer).await {
                 Ok(response) => Ok((response, attached)),
                 Err((reset, untouched, rest)) => {
-                    attached.complete = true;
+                    attached.broke(&reset);
                     Err(Failed { reset, untouched, rest })
                 }
             },
@@ -103,15 +105,29 @@ impl Attached {
         self.complete = true;
     }
 
+    /// The response is whole, and the request is not.
+    pub fn cut(&mut self) {
+        self.closes = false;
+        if self.life.version == http::Version::HTTP_2 {
+            self.pool.stats().upstream_rq_tx_reset.inc();
+        }
+    }
+
     /// The exchange is broken, and with it a connection of HTTP/1.
     pub fn broke(&mut self, reset: &Reset) {
         if self.life.version == http::Version::HTTP_2 {
             self.complete = true;
+            count_reset(self.pool.stats(), reset);
             return;
         }
         match reset.reason {
             ResetReason::ConnectionTermination => self.life.ended_remotely(),
-            ResetReason::Protocol if reset.side == crate::telemetry::Side::Upstream => {
+            // Cut off, and not by a message that is none.
+            ResetReason::Protocol if reset.side == Side::Upstream && reset.details.is_empty() => {
+                self.life.ended_remotely();
+                self.pool.stats().upstream_cx_protocol_error.inc();
+            }
+            ResetReason::Protocol if reset.side == Side::Upstream => {
                 self.pool.stats().upstream_cx_protocol_error.inc();
             }
             ResetReason::Protocol
@@ -125,6 +141,27 @@ impl Attached {
             | ResetReason::Connect
             | ResetReason::PayloadTooLarge => {}
         }
+    }
+}
+
+/// Of HTTP/2, by whom a stream was reset.
+fn count_reset(stats: &ClusterStats, reset: &Reset) {
+    if reset.side == Side::Downstream {
+        stats.upstream_rq_tx_reset.inc();
+        return;
+    }
+    match reset.reason {
+        ResetReason::Remote => stats.upstream_rq_rx_reset.inc(),
+        ResetReason::Local | ResetReason::Protocol | ResetReason::PayloadTooLarge => {
+            stats.upstream_rq_tx_reset.inc();
+        }
+        ResetReason::LocalRefused
+        | ResetReason::RemoteRefused
+        | ResetReason::ConnectionTimeout
+        | ResetReason::ConnectionFailure
+        | ResetReason::ConnectionTermination
+        | ResetReason::Overflow
+        | ResetReason::Connect => {}
     }
 }
 

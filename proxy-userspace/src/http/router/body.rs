@@ -83,9 +83,8 @@ impl Ledger {
     /// All of the response is there.
     pub(super) fn complete(mut self, alarm: &Alarm, trailers: Option<u32>) {
         self.hold.complete();
-        if alarm.complete().is_none() && self.hold.is_http2() {
-            // What is left of the request is given up.
-            self.cluster.stats.upstream_rq_tx_reset.inc();
+        if alarm.complete().is_none() {
+            self.hold.cut();
         }
         if self.grpc {
             let code = trailers.map_or(500, grpc_to_http);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, StatusCode, Version};
+use http::{HeaderName, HeaderValue, StatusCode};
 use proxy_config::model::http::RouteAction;
 use proxy_config::model::http::filters::Router;
 
@@ -253,15 +253,11 @@ impl<'a> Forward<'a> {
             interim: stream.interim.take(),
             tunnel: stream.request().is_upgrade(),
         };
-        let http2 = lease.life().version == Version::HTTP_2;
         match guarded(alarm, lease.send(stream.request(), body, observer)).await {
             Ok(Ok((response, attached))) => Ok((response, Hold::Pooled(attached))),
             Ok(Err(Failed { reset, .. })) if reset.side == Side::Downstream => Err(End::Client(reset)),
             Ok(Err(Failed { reset, .. })) => {
                 body::bytes(cluster, alarm.progress());
-                if http2 {
-                    count_reset(cluster, &reset);
-                }
                 let sent = alarm.progress().first_sent().is_some();
                 Err(End::Broken { broken: Broken { reset, local: false }, sent })
             }
@@ -417,22 +413,5 @@ pub(super) fn unconnected(refused: Refused) -> Broken {
             Broken { reset: reset(reason, details.to_string()), local }
         }
         Refused::Gone => Broken { reset: reset(ResetReason::ConnectionFailure, String::new()), local: true },
-    }
-}
-
-/// Of HTTP/2, by whom a stream was reset.
-fn count_reset(cluster: &Cluster, reset: &Reset) {
-    match reset.reason {
-        ResetReason::Remote => cluster.stats.upstream_rq_rx_reset.inc(),
-        ResetReason::Local | ResetReason::Protocol | ResetReason::PayloadTooLarge => {
-            cluster.stats.upstream_rq_tx_reset.inc();
-        }
-        ResetReason::LocalRefused
-        | ResetReason::RemoteRefused
-        | ResetReason::ConnectionTimeout
-        | ResetReason::ConnectionFailure
-        | ResetReason::ConnectionTermination
-        | ResetReason::Overflow
-        | ResetReason::Connect => {}
     }
 }

@@ -54,8 +54,7 @@ async fn once(stream: &mut Stream, followed: &mut Followed) -> Result<bool, Stop
     let router = discovered.as_deref().or_else(|| settings(&hcm));
     let keep_original = router.is_none_or(|router| !router.suppress_envoy_headers);
     if let Some(reply) = route::reply(stream, &routed, keep_original) {
-        if reply.status.is_redirection() { &hcm.stats.rq_redirect } else { &hcm.stats.rq_direct_response }
-            .inc();
+        hcm.stats.rq_direct_response.inc();
         return Err(reply.into());
     }
     let Some(action) = routed.action() else {

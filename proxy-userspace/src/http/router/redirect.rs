@@ -20,6 +20,9 @@ pub(super) struct Followed {
     routes: Vec<(Arc<str>, Arc<str>)>,
 }
 
+/// What counts a redirect that was not followed.
+pub(super) type Why = fn(&HttpStats) -> &Counter;
+
 impl Followed {
     /// Makes the request what the response wants it to be. An error: it stays, and the response goes to the client.
     pub(super) fn follow(
@@ -27,17 +30,24 @@ impl Followed {
         stream: &mut Stream,
         policy: &InternalRedirect,
         response: &ResponseHead,
-    ) -> Result<(), fn(&HttpStats) -> &Counter> {
-        let location = response.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
-        let Some(target) = location.and_then(Target::parse) else {
-            return Err(|stats| &stats.passthrough_internal_redirect_bad_location);
+    ) -> Result<(), Option<Why>> {
+        let Some(location) = response.headers.get(header::LOCATION) else { return Err(None) };
+        let location = location.to_str().unwrap_or_default();
+        let Some(target) = Target::parse(location) else {
+            // Of a scheme that is none of HTTP's, or of none.
+            let why: Why = if location.contains("://") && !location.starts_with("http") {
+                |stats| &stats.passthrough_internal_redirect_unsafe_scheme
+            } else {
+                |stats| &stats.passthrough_internal_redirect_bad_location
+            };
+            return Err(Some(why));
         };
         let secure = stream.entry.facts.tls.is_some();
         if !policy.allow_cross_scheme && secure != (target.scheme == Scheme::Https) {
-            return Err(|stats| &stats.passthrough_internal_redirect_unsafe_scheme);
+            return Err(Some(|stats| &stats.passthrough_internal_redirect_unsafe_scheme));
         }
         if self.count >= policy.max_internal_redirects {
-            return Err(|stats| &stats.passthrough_internal_redirect_too_many_redirects);
+            return Err(Some(|stats| &stats.passthrough_internal_redirect_too_many_redirects));
         }
         let from = stream.known_route().map(|route| route.name().clone()).unwrap_or_default();
         let before = stream.request().clone();
@@ -48,7 +58,7 @@ impl Followed {
         if let Err(why) = self.accept(stream, policy, &from, secure, target.scheme) {
             // What it would have led to stays the stream's route for logs, as in Envoy.
             *stream.request_mut() = before;
-            return Err(why);
+            return Err(Some(why));
         }
         self.count += 1;
         finish(stream, policy, response, &original);
@@ -62,7 +72,7 @@ impl Followed {
         from: &Arc<str>,
         secure: bool,
         scheme: Scheme,
-    ) -> Result<(), fn(&HttpStats) -> &Counter> {
+    ) -> Result<(), Why> {
         let Some(route) = stream.route() else {
             return Err(|stats| &stats.passthrough_internal_redirect_no_route);
         };

@@ -44,10 +44,11 @@ impl Hold {
         }
     }
 
-    pub(super) fn is_http2(&self) -> bool {
+    /// The response is whole, and the request is not.
+    pub(super) fn cut(&mut self) {
         match self {
-            Self::Pooled(attached) => attached.life().version == http::Version::HTTP_2,
-            Self::Own => false,
+            Self::Pooled(attached) => attached.cut(),
+            Self::Own => {}
         }
     }
 }

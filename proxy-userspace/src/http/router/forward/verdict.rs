@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use http::StatusCode;
+use http::{StatusCode, Version};
 
 use super::{Forward, guarded};
 use crate::clock;
@@ -193,7 +193,9 @@ impl Forward<'_> {
                 if self.stream.known_route().is_none() {
                     self.stream.entry.upstream.cluster = None;
                 }
-                why(&self.hcm.stats).inc();
+                if let Some(why) = why {
+                    why(&self.hcm.stats).inc();
+                }
                 stats.upstream_internal_redirect_failed_total.inc();
                 self.stream.request_body = Body::empty();
                 false
@@ -208,6 +210,16 @@ impl Forward<'_> {
             hold.complete();
         }
         let mut entry = self.stream.entry.clone();
+        // As Envoy, whose stream is by its new route already, and begins anew.
+        let led = self.stream.known_route().and_then(|route| route.cluster(self.stream.request()));
+        let led = led.and_then(|name| self.stream.conn.cluster(&name));
+        entry.upstream.cluster = led.map(|cluster| cluster.model.name.clone());
+        let stats = &self.hcm.stats;
+        stats.downstream_rq_total.inc();
+        match self.stream.request().version {
+            Version::HTTP_2 => stats.downstream_rq_http2_total.inc(),
+            _ => stats.downstream_rq_http1_total.inc(),
+        }
         entry.bytes.downstream_rx = self.alarm.progress().request_body.load(Ordering::Relaxed);
         entry.duration = clock::now() - self.started;
         entry.outcome.response_code_details = Some("internal_redirect".into());
