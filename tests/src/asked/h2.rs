@@ -31,16 +31,14 @@ impl Http2 {
     }
 
     pub fn send(&self, ask: &Ask) -> Result<Value> {
-        let exchange = timeout(LONG, exchange(self.requests.clone(), ask));
+        let exchange = async { timeout(LONG, exchange(self.requests.clone(), ask)).await };
         self.runtime.block_on(exchange).with_context(|| format!("{ask:?}"))?
     }
 }
 
 async fn exchange(requests: SendRequest<Bytes>, ask: &Ask) -> Result<Value> {
     let mut requests = requests.ready().await?;
-    let mut request = Request::builder()
-        .method(&*ask.method)
-        .uri(format!("http://{}{}", ask.host, ask.path));
+    let mut request = Request::builder().method(&*ask.method).uri(format!("http://{}{}", ask.host, ask.path));
     for (name, value) in &ask.headers {
         request = request.header(name, value);
     }

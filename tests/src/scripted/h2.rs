@@ -61,7 +61,7 @@ async fn exchange(
         }
         all.push_str(&value);
     }
-    let (seen, plan) = conn.begins(format!("{} {path} HTTP/2", head.method), headers);
+    let (seen, mut plan) = conn.begins(format!("{} {path} HTTP/2", head.method), headers);
     if !plan.early {
         let mut got = 0;
         while let Some(data) = body.data().await {
@@ -92,6 +92,9 @@ async fn exchange(
     }
     if plan.last {
         ends.goaway.notify_one();
+    }
+    if head.method == http::Method::HEAD {
+        plan.body = Some(0);
     }
     answer(&mut respond, &plan, ends).await
 }

@@ -150,6 +150,9 @@ impl Script {
     }
 }
 
+/// In milliseconds.
+const ROUND: u64 = 500;
+
 impl Seen {
     /// All of it has come.
     pub fn is_done(&self) -> bool {
@@ -159,7 +162,17 @@ impl Seen {
     fn shown(&self) -> Value {
         const OWN: &[&str] = &["x-request-id", "x-do", "x-b3-traceid"];
         let mut headers = self.headers.clone();
+        // Envoy puts the node's address there, whatever it is.
+        if headers.get("host").is_some_and(|host| host.contains("-shadow")) {
+            headers.remove("x-forwarded-for");
+        }
         headers.retain(|name, _| !OWN.contains(&name.as_str()));
+        // What is left of the time is not the same for any two.
+        if let Some(left) = headers.get_mut("x-envoy-expected-rq-timeout-ms")
+            && let Ok(millis) = left.parse::<u64>()
+        {
+            *left = (millis.div_ceil(ROUND) * ROUND).to_string();
+        }
         json!({
             "at": format!("{} #{}", self.backend, self.connection),
             "line": self.line, "headers": headers, "body": self.body, "end": self.end,
@@ -183,14 +196,23 @@ impl Conn {
         let shadow = host.split(':').next().unwrap_or_default().ends_with("-shadow");
         let id = format!("{:?} {shadow}", headers.get("x-id"));
         let attempt = state.attempts.entry(id).or_default();
-        let plans: Vec<&str> = headers.get("x-do").map(String::as_str).unwrap_or_default().split('|').collect();
+        let plans: Vec<&str> =
+            headers.get("x-do").map(String::as_str).unwrap_or_default().split('|').collect();
         let plan = plans.get(*attempt).or(plans.last()).copied().unwrap_or_default().trim();
         let plan = if shadow { Plan::default() } else { Plan::parse(plan) };
         *attempt += 1;
         if let Some(name) = &self.server_name {
             headers.insert("(sni)".into(), name.clone());
         }
-        state.seen.push(Seen { backend: self.backend.clone(), connection, line, headers, body: 0, end: None, done: false });
+        state.seen.push(Seen {
+            backend: self.backend.clone(),
+            connection,
+            line,
+            headers,
+            body: 0,
+            end: None,
+            done: false,
+        });
         (state.seen.len() - 1, plan)
     }
 

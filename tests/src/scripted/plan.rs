@@ -100,9 +100,13 @@ impl Plan {
 
     pub(super) fn body(&self) -> Vec<u8> {
         match (&self.message, self.body) {
-            (Some(message), _) => [&[0, 0, 0, 0, u8::try_from(message.len()).unwrap_or(u8::MAX)], &**message].concat(),
+            (Some(message), _) => {
+                [&[0, 0, 0, 0, u8::try_from(message.len()).unwrap_or(u8::MAX)], &**message].concat()
+            }
             (None, Some(length)) => vec![b'x'; length],
-            (None, None) => b"said so".to_vec(),
+            // What is not read to its end is another matter.
+            (None, None) if (200..300).contains(&self.status) && self.status != 204 => b"said so".to_vec(),
+            (None, None) => Vec::new(),
         }
     }
 }
