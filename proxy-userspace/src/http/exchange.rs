@@ -13,6 +13,12 @@ pub struct Sent {
     /// The final head went out, at least into a buffer: no other response can take its place.
     pub head: bool,
     pub head_bytes: u64,
+    /// Of the head, without its first and its last line.
+    pub header_bytes: u64,
+    /// What the body's bytes were wrapped into.
+    pub framing_bytes: u64,
+    /// What the request's body was on its way here, with what it was wrapped into; 0 where nobody knows.
+    pub request_wire: u64,
     pub body_bytes: u64,
     pub trailer_bytes: u64,
     pub first_byte: Option<Instant>,
@@ -39,8 +45,14 @@ pub struct Observer {
 pub struct Progress {
     since: Instant,
     pub request_head: AtomicU64,
+    /// Of the head, what Envoy counts as headers.
+    pub request_header: AtomicU64,
+    /// What the body's bytes were wrapped into, with the trailers.
+    pub request_framing: AtomicU64,
     pub request_body: AtomicU64,
     pub response_head: AtomicU64,
+    pub response_header: AtomicU64,
+    pub response_framing: AtomicU64,
     pub response_body: AtomicU64,
     first_sent: AtomicU64,
     last_sent: AtomicU64,
@@ -54,8 +66,12 @@ impl Default for Progress {
         Self {
             since: clock::now(),
             request_head: zero(),
+            request_header: zero(),
+            request_framing: zero(),
             request_body: zero(),
             response_head: zero(),
+            response_header: zero(),
+            response_framing: zero(),
             response_body: zero(),
             first_sent: zero(),
             last_sent: zero(),

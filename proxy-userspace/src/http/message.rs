@@ -42,6 +42,8 @@ pub struct RequestHead {
     pub case: Option<Box<Case>>,
     /// How many bytes the head was.
     pub size: usize,
+    /// How many of them Envoy counts as headers.
+    pub header_bytes: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -51,6 +53,7 @@ pub struct ResponseHead {
     pub headers: HeaderMap,
     pub case: Option<Box<Case>>,
     pub size: usize,
+    pub header_bytes: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -101,6 +104,7 @@ impl RequestHead {
             headers: HeaderMap::new(),
             case: None,
             size: 0,
+            header_bytes: 0,
         }
     }
 
@@ -142,7 +146,14 @@ impl RequestHead {
 
 impl ResponseHead {
     pub fn new(status: StatusCode) -> Self {
-        Self { status, version: Version::HTTP_11, headers: HeaderMap::new(), case: None, size: 0 }
+        Self {
+            status,
+            version: Version::HTTP_11,
+            headers: HeaderMap::new(),
+            case: None,
+            size: 0,
+            header_bytes: 0,
+        }
     }
 
     pub fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {

@@ -11,6 +11,7 @@ use proxy_config::model::network_filter::{NetworkFilter, RouteRef};
 use proxy_config::xds::{Decoder, Kind, RawResource};
 
 use super::clusters::Clusters;
+use super::history::{Change, History};
 use super::resource::{self, Origin, refusal};
 use super::subscription::{Subscribed, milliseconds};
 use crate::admin::view::{DynamicView, ErrorView};
@@ -28,6 +29,7 @@ pub(super) struct Route {
     decoder: Decoder,
     slot: Arc<RouteSlot>,
     clusters: Arc<Clusters>,
+    history: History,
     state: Mutex<State>,
 }
 
@@ -50,6 +52,7 @@ impl Route {
             decoder: env.decoder.clone(),
             slot: env.http.routes.slot(of),
             clusters: clusters.clone(),
+            history: env.history.clone(),
             state: Mutex::default(),
         }
     }
@@ -68,8 +71,8 @@ impl Route {
         DynamicView { active, error: state.error.clone(), ..resource::nothing(&self.name) }
     }
 
-    /// Whether it is another one than before.
-    fn take(&self, raw: &RawResource) -> Result<bool, String> {
+    /// Whether it is another one than before, which is noted.
+    fn take(&self, raw: &RawResource, change: &mut Change) -> Result<bool, String> {
         if self.lock().origin.as_ref().is_some_and(|known| known.is(raw)) {
             return Ok(false);
         }
@@ -81,6 +84,10 @@ impl Route {
             self.slot.publish(Some(routes));
         }
         let mut state = self.lock();
+        if !same {
+            let before = state.origin.as_ref().map(|origin| origin.resource.raw.bytes());
+            change.note(&self.name, before, Some(resource.raw.bytes()));
+        }
         state.origin = Some(Origin::new(resource, raw.version.clone()));
         state.error = None;
         Ok(!same)
@@ -95,9 +102,11 @@ impl Consumer for Route {
     /// That a route configuration is gone is no reason to answer its requests with 404: Envoy does not either.
     fn update(&self, update: &Update<'_>) -> Result<(), String> {
         let began = clock::now();
+        let mut change = self.subscribed.change(update.version);
         let taken = match update.resources.iter().find(|raw| raw.name == self.name) {
-            Some(raw) => self.take(raw).map_err(|why| {
+            Some(raw) => self.take(raw, &mut change).map_err(|why| {
                 self.lock().error = Some(refusal(raw, &why));
+                change.refuse(&self.name, why.as_str());
                 format!("{}: {why}", self.name)
             }),
             None => {
@@ -110,6 +119,8 @@ impl Consumer for Route {
             self.stats.config_reload_time_ms.set(milliseconds());
         }
         self.subscribed.answered(update.version, taken.as_ref().err().map(String::as_str), began);
+        change.nack = taken.as_ref().err().map(|why| why.as_str().into());
+        self.history.record(change);
         taken.map(|_| ())
     }
 

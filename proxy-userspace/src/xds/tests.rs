@@ -199,7 +199,6 @@ async fn a_connection_that_is_dead_is_found_out_by_pings() {
         interval: Some(Duration::from_millis(100)),
         timeout: Duration::from_millis(200),
         interval_jitter: 15.0,
-        connection_idle_interval: None,
     };
     let http2 = Http2Options { connection_keepalive: Some(keepalive), ..Http2Options::default() };
     let options = HttpOptions { protocol: UpstreamProtocol::Http2(http2), ..HttpOptions::default() };

@@ -164,8 +164,12 @@ lower! { "envoy.config.core.v3.Http2ProtocolOptions" core::Http2ProtocolOptions 
     {
         let default = Http2Options::default();
         let streams = number(max_concurrent_streams).unwrap_or(default.max_concurrent_streams);
-        let stream_window = number(initial_stream_window_size).unwrap_or(default.initial_stream_window_size);
-        let window = number(initial_connection_window_size).unwrap_or(default.initial_connection_window_size);
+        let window = |cx: &mut Cx, field, size: Option<_>| match number(size) {
+            Some(size) => cx.ranged(field, size, LEAST_WINDOW..=MOST_31).map(Some),
+            None => Some(None),
+        };
+        let stream_window = window(cx, "initial_stream_window_size", initial_stream_window_size);
+        let connection_window = window(cx, "initial_connection_window_size", initial_connection_window_size);
         let from_1 = |cx: &mut Cx, field, value: Option<_>, default| {
             cx.ranged(field, number(value).unwrap_or(default), 1..=u32::MAX)
         };
@@ -189,10 +193,8 @@ lower! { "envoy.config.core.v3.Http2ProtocolOptions" core::Http2ProtocolOptions 
         Some(Http2Options {
             hpack_table_size: number(hpack_table_size).unwrap_or(default.hpack_table_size),
             max_concurrent_streams: cx.ranged("max_concurrent_streams", streams, 1..=MOST_31)?,
-            initial_stream_window_size: cx
-                .ranged("initial_stream_window_size", stream_window, LEAST_WINDOW..=MOST_31)?,
-            initial_connection_window_size: cx
-                .ranged("initial_connection_window_size", window, LEAST_WINDOW..=MOST_31)?,
+            initial_stream_window_size: stream_window?,
+            initial_connection_window_size: connection_window?,
             allow_connect,
             max_outbound_control_frames: control?,
             max_consecutive_inbound_frames_with_empty_payload: number(
@@ -212,7 +214,10 @@ lower! { "envoy.config.core.v3.Http2ProtocolOptions" core::Http2ProtocolOptions 
 }
 
 lower! { "envoy.config.core.v3.KeepaliveSettings" core::KeepaliveSettings => Keepalive, cx;
-    read { interval, timeout, interval_jitter, connection_idle_interval }
+    read { interval, timeout, interval_jitter }
+    warn {
+        connection_idle_interval: "PINGs go by interval alone, and not ahead of a request",
+    }
     {
         const LEAST: Duration = Duration::from_millis(1);
         if timeout.is_none() {
@@ -224,8 +229,6 @@ lower! { "envoy.config.core.v3.KeepaliveSettings" core::KeepaliveSettings => Kee
             Some(jitter) => cx.lower("interval_jitter", jitter),
             None => Some(JITTER),
         };
-        let connection_idle_interval =
-            cx.duration_from("connection_idle_interval", connection_idle_interval, LEAST);
-        Some(Keepalive { interval, timeout: timeout?, interval_jitter: jitter?, connection_idle_interval })
+        Some(Keepalive { interval, timeout: timeout?, interval_jitter: jitter? })
     }
 }

@@ -106,10 +106,10 @@ pub struct Http2Options {
     pub hpack_table_size: u32,
     /// Default 1,024.
     pub max_concurrent_streams: u32,
-    /// Default 16 MiB.
-    pub initial_stream_window_size: u32,
-    /// Default 24 MiB.
-    pub initial_connection_window_size: u32,
+    /// Envoy's default is 16 MiB.
+    pub initial_stream_window_size: Option<u32>,
+    /// Envoy's default is 24 MiB.
+    pub initial_connection_window_size: Option<u32>,
     /// Extended CONNECT (RFC 8441).
     pub allow_connect: bool,
     /// Default 1,000.
@@ -133,8 +133,8 @@ impl Default for Http2Options {
         Self {
             hpack_table_size: 4096,
             max_concurrent_streams: 1024,
-            initial_stream_window_size: 16 << 20,
-            initial_connection_window_size: 24 << 20,
+            initial_stream_window_size: None,
+            initial_connection_window_size: None,
             allow_connect: false,
             max_outbound_control_frames: 1000,
             max_consecutive_inbound_frames_with_empty_payload: 1,
@@ -170,8 +170,6 @@ pub struct Keepalive {
     pub timeout: Duration,
     /// In percent of the interval, added at random. Default 15.
     pub interval_jitter: f64,
-    /// After so long without a frame a PING goes ahead of the next request.
-    pub connection_idle_interval: Option<Duration>,
 }
 
 /// `extensions.upstreams.http.v3.HttpProtocolOptions`, and the deprecated fields of a cluster: how a cluster is spoken

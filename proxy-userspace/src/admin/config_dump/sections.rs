@@ -130,11 +130,7 @@ pub(super) const SECTIONS: &[Section] = &[
         version: None,
         shown: Shown::Dynamic,
         lists: &[
-            list(
-                "static_route_configs",
-                "RoutesConfigDump.StaticRouteConfig",
-                Source::InlineRoutes,
-            ),
+            list("static_route_configs", "RoutesConfigDump.StaticRouteConfig", Source::InlineRoutes),
             list(
                 "dynamic_route_configs",
                 "RoutesConfigDump.DynamicRouteConfig",
@@ -239,10 +235,8 @@ impl Source {
             Self::Nothing => return None,
         };
         let named = matches!(self, Self::Secrets { .. } | Self::Static(Kind::StaticSecret));
-        let is_static = matches!(
-            self,
-            Self::InlineRoutes | Self::Static(Kind::StaticCluster | Kind::StaticListener)
-        );
+        let is_static =
+            matches!(self, Self::InlineRoutes | Self::Static(Kind::StaticCluster | Kind::StaticListener));
         match field {
             _ if field == any => Some(Below::Any(kind)),
             "last_updated" => Some(Below::Nothing),

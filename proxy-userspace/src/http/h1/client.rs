@@ -97,6 +97,8 @@ struct Exchange {
     scan: Scan,
     /// Something of a response has come.
     touched: bool,
+    /// What had been taken of the connection before the response's body.
+    before_body: u64,
 }
 
 impl Exchange {
@@ -107,6 +109,7 @@ impl Exchange {
             Err(reset) => return Err(Failed { reset, untouched: true, rest: body }),
         };
         add(&observer.progress.request_head, client.conn.output.len() as u64);
+        add(&observer.progress.request_header, encode::header_bytes(&client.conn.output));
         Ok(Self {
             writer: Writer::new(framing, &client.settings),
             client,
@@ -120,6 +123,7 @@ impl Exchange {
             sending: false,
             scan: Scan::default(),
             touched: false,
+            before_body: 0,
         })
     }
 
@@ -156,6 +160,7 @@ impl Exchange {
                 parse::response(&mut conn.input, &mut self.scan, &self.method, &self.client.settings);
             let Some(parsed) = parsed.map_err(broken)? else { return Ok(None) };
             add(&self.observer.progress.response_head, parsed.head.size as u64);
+            add(&self.observer.progress.response_header, parsed.head.header_bytes as u64);
             match parsed.head.status {
                 StatusCode::SWITCHING_PROTOCOLS if self.upgrade => {
                     return Ok(Some(Parsed { extent: Extent::Raw, ..parsed }));
@@ -191,6 +196,7 @@ impl Exchange {
             }
             if self.writer.is_ended() {
                 self.sent = true;
+                add(&self.observer.progress.request_framing, self.writer.wrapping);
                 self.observer.progress.sent();
             } else if waits.is_pending() {
                 return Ok(());
@@ -216,6 +222,7 @@ impl Exchange {
                     let last = self.body.is_end();
                     let wrote = self.writer.frame(conn, frame?, last)?;
                     add(&self.observer.progress.request_body, wrote.body);
+                    add(&self.observer.progress.request_framing, wrote.trailers);
                 }
                 Poll::Ready(None) => self.writer.end(conn)?,
                 Poll::Pending => return Ok(Poll::Pending),
@@ -245,6 +252,7 @@ impl Exchange {
                 self.observer.progress.sent();
             }
         }
+        self.before_body = self.client.conn.taken();
         let input = &mut self.client.conn.input;
         let body = match extent {
             Extent::None => Body::empty(),
@@ -268,7 +276,11 @@ impl Exchange {
 
     /// The response is complete. The connection goes on where nothing is left of this exchange on it.
     fn end(self, persists: bool, done: impl FnOnce(Client)) {
-        self.observer.progress.received();
+        let progress = &self.observer.progress;
+        let taken = self.client.conn.taken().saturating_sub(self.before_body);
+        let body = progress.response_body.load(Ordering::Relaxed);
+        add(&progress.response_framing, taken.saturating_sub(body));
+        progress.received();
         let mut client = self.client;
         if persists && self.sent && client.conn.input.is_empty() && !client.conn.eof {
             client.conn.rest();

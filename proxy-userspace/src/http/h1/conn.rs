@@ -103,6 +103,11 @@ impl Conn {
         result
     }
 
+    /// How much of what was read has been taken, ever.
+    pub(super) fn taken(&self) -> u64 {
+        self.read.saturating_sub(self.input.len() as u64)
+    }
+
     /// There is room for another frame.
     pub(in crate::http) fn has_room(&self) -> bool {
         self.data.is_empty() && self.tail.is_empty() && self.output.len() < BATCH

@@ -33,12 +33,14 @@ pub(super) struct Writer {
     framing: Framing,
     trailers: bool,
     ended: bool,
+    /// What the body's bytes have been wrapped into so far.
+    pub(super) wrapping: u64,
 }
 
 impl Writer {
     pub(super) fn new(framing: Framing, settings: &Settings) -> Self {
         let ended = matches!(framing, Framing::None | Framing::Length(0));
-        Self { framing, trailers: settings.enable_trailers, ended }
+        Self { framing, trailers: settings.enable_trailers, ended, wrapping: 0 }
     }
 
     /// All of it has been pushed.
@@ -80,9 +82,12 @@ impl Writer {
                     self.ended = *left == 0;
                 }
                 Framing::Chunked => {
+                    let before = conn.output.len();
                     size_line(&mut conn.output, data.len());
                     self.ended = last;
-                    conn.push(data, if last { b"\r\n0\r\n\r\n" } else { b"\r\n" });
+                    let tail: &'static [u8] = if last { b"\r\n0\r\n\r\n" } else { b"\r\n" };
+                    self.wrapping += (conn.output.len() - before + tail.len()) as u64;
+                    conn.push(data, tail);
                 }
             }
         }
@@ -96,7 +101,10 @@ impl Writer {
         match self.framing {
             Framing::None | Framing::Raw | Framing::Length(0) => {}
             Framing::Length(_) => return Err(local("the body is shorter than its length")),
-            Framing::Chunked => conn.output.extend_from_slice(b"0\r\n\r\n"),
+            Framing::Chunked => {
+                self.wrapping += 5;
+                conn.output.extend_from_slice(b"0\r\n\r\n");
+            }
         }
         self.ended = true;
         Ok(())
@@ -116,6 +124,7 @@ impl Writer {
         }
         let len = out.len() - start;
         out.extend_from_slice(b"\r\n");
+        self.wrapping += 5;
         self.ended = true;
         Ok(len as u64)
     }
@@ -178,6 +187,12 @@ pub(super) fn response(
     }
     out.extend_from_slice(b"\r\n");
     framing
+}
+
+/// Of a head that was written: without its first and its last line.
+pub(super) fn header_bytes(head: &[u8]) -> u64 {
+    let first = memchr::memchr(b'\n', head).map_or(0, |at| at + 1);
+    head.len().saturating_sub(first + 2) as u64
 }
 
 /// A response that comes before the final one.

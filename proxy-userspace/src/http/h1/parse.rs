@@ -217,6 +217,7 @@ fn read_request(
         headers: fields.map,
         case: fields.case,
         size: bytes.len(),
+        header_bytes: header_bytes(bytes, raw.headers.len()),
     };
     Ok(Parsed { head, extent, connection })
 }
@@ -241,8 +242,21 @@ fn read_response(
     if let Some(case) = fields.case.as_mut().filter(|_| settings.keep_reason) {
         case.reason = raw.reason.map(Into::into);
     }
-    let head = ResponseHead { status, version, headers: fields.map, case: fields.case, size: bytes.len() };
+    let head = ResponseHead {
+        status,
+        version,
+        headers: fields.map,
+        case: fields.case,
+        size: bytes.len(),
+        header_bytes: header_bytes(bytes, raw.headers.len()),
+    };
     Ok(Parsed { head, extent, connection })
+}
+
+/// As Envoy counts them: without the first line, the last one, and the LF of each.
+fn header_bytes(head: &[u8], lines: usize) -> usize {
+    let first = memchr::memchr(b'\n', head).map_or(0, |at| at + 1);
+    head.len().saturating_sub(first + 2 + lines)
 }
 
 fn version(minor: Option<u8>) -> Result<Version, BadRequest> {

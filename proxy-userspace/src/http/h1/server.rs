@@ -40,6 +40,8 @@ struct State {
     turned: bool,
     /// Counts requests: the body of an earlier one reads nothing.
     exchange: u64,
+    /// What had been taken of the connection before its body.
+    before_body: u64,
     /// Whether another request may come.
     reusable: bool,
     /// Of who waits for the request's body: others read too.
@@ -58,6 +60,7 @@ impl Server {
             offered: false,
             turned: false,
             exchange: 0,
+            before_body: 0,
             reusable: true,
             reading: None,
         })))
@@ -117,7 +120,8 @@ impl Server {
         let len = body.exact_len();
         let mut reply = self.lock().begin(head, len, close, sent);
         let result = poll_fn(|cx| self.poll_respond(cx, &mut reply, &mut body, sent)).await;
-        self.lock().finish(&reply, result.is_ok());
+        sent.framing_bytes = reply.writer.wrapping;
+        sent.request_wire = self.lock().finish(&reply, result.is_ok());
         result
     }
 
@@ -314,6 +318,7 @@ impl State {
         self.reader = Reader::new(extent);
         self.offered = extent == Extent::Raw;
         self.exchange += 1;
+        self.before_body = self.conn.taken();
         self.reading = None;
         (head, extent)
     }
@@ -335,6 +340,7 @@ impl State {
         let Self { conn, asked, settings, .. } = self;
         let framing = encode::response(&mut conn.output, head, len, asked, &mut close, settings);
         sent.head_bytes += (self.conn.output.len() - before) as u64;
+        sent.header_bytes = encode::header_bytes(self.conn.output.get(before..).unwrap_or_default());
         Reply {
             writer: Writer::new(framing, &self.settings),
             start,
@@ -352,8 +358,8 @@ impl State {
         }
     }
 
-    /// After the response.
-    fn finish(&mut self, reply: &Reply, complete: bool) {
+    /// After the response. How much the request's body was.
+    fn finish(&mut self, reply: &Reply, complete: bool) -> u64 {
         self.reusable &= complete && !reply.close;
         while self.reusable && !self.reader.is_done() {
             let read = self.reader.read(&mut self.conn.input, &self.settings);
@@ -365,6 +371,7 @@ impl State {
         }
         // No body of this request reads on.
         self.exchange += 1;
+        self.conn.taken().saturating_sub(self.before_body)
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Reset> {

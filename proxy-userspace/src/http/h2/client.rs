@@ -136,6 +136,7 @@ impl Client {
             Err(error) => return Err((unsent(&error), true, body)),
         };
         on.progress.request_head.store(size as u64, Ordering::Relaxed);
+        on.progress.request_header.store(size as u64, Ordering::Relaxed);
         on.progress.sending();
         let outgoing = if end {
             on.progress.sent();
@@ -210,6 +211,7 @@ impl Exchange {
                 let (parts, stream) = response.into_parts();
                 let head = head::response(parts, self.upgrade);
                 on.progress.response_head.store(head.size as u64, Ordering::Relaxed);
+                on.progress.response_header.store(head.size as u64, Ordering::Relaxed);
                 self.upload.answered(&head);
                 let incoming = Incoming::new(stream, &head.headers, Side::Upstream);
                 if incoming.is_end() && self.upload.outgoing.is_none() {

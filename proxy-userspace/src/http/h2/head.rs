@@ -58,6 +58,7 @@ pub(super) fn request(parts: request::Parts, https: bool) -> RequestHead {
         headers,
         case: None,
         size,
+        header_bytes: size,
     }
 }
 
@@ -98,7 +99,7 @@ pub(super) fn response(parts: response::Parts, upgrade: bool) -> ResponseHead {
     // The acceptance of an upgrade is 101 everywhere but on this wire.
     let status = if upgrade && status == StatusCode::OK { StatusCode::SWITCHING_PROTOCOLS } else { status };
     let size = 3 + size(&headers);
-    ResponseHead { status, version: Version::HTTP_2, headers, case: None, size }
+    ResponseHead { status, version: Version::HTTP_2, headers, case: None, size, header_bytes: size }
 }
 
 /// For the client whose request was `upgrade` or not.

@@ -178,6 +178,7 @@ impl Responder {
         let end = body.is_end();
         let response = head::encode_response(head, self.upgrade);
         sent.head_bytes = (3 + head::size(response.headers())) as u64;
+        sent.header_bytes = sent.head_bytes;
         let stream =
             self.respond.send_response(response, end).map_err(|error| reset_of(&error, Side::Downstream))?;
         sent.head = true;

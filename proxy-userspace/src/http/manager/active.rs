@@ -205,7 +205,10 @@ impl Active {
             Stop::Reply(reply) => local_reply::make(&mut self.stream, *reply),
             Stop::Reset(reset) => {
                 let reply = local_reply::to_broken_body(&reset).filter(|_| P::HTTP1);
-                let Some(reply) = reply else { return Err(Broken::Reset(reset)) };
+                let Some(reply) = reply else {
+                    let gone = reset.side == Side::Downstream;
+                    return Err(if gone { Broken::Gone(reset) } else { Broken::Reset(reset) });
+                };
                 self.close = true;
                 local_reply::make(&mut self.stream, reply);
             }

@@ -41,6 +41,13 @@ pub(super) fn run(active: Active, broken: Option<&Broken>) {
         None if !complete => hcm.stats.downstream_rq_rx_reset.inc(),
         None => {}
     }
+    if let Some(
+        Broken::Expired(Expiry::Headers | Expiry::Request | Expiry::Idle | Expiry::Duration)
+        | Broken::Reset(_),
+    ) = broken
+    {
+        hcm.stats.downstream_rq_tx_reset.inc();
+    }
     if let Some(broken) = broken {
         explain(&mut stream.entry.outcome, broken);
         if !sent.head {

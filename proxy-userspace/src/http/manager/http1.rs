@@ -246,8 +246,15 @@ impl<'a, 'g> Connection<'a, 'g> {
                 Some(End::Broken("downstream_protocol_error"))
             }
             Err(Broken::Gone(_)) => Some(End::Gone),
-            Err(Broken::Expired(expiry)) => Some(End::Broken(expiry.details())),
-            Err(Broken::Reset(_)) => Some(End::Broken("stream_reset")),
+            Err(Broken::Expired(expiry)) => {
+                // The stream is no more when its connection goes.
+                self.active = 0;
+                Some(End::Broken(expiry.details()))
+            }
+            Err(Broken::Reset(_)) => {
+                self.active = 0;
+                Some(End::Broken("stream_reset"))
+            }
             Err(Broken::Cut) => Some(End::Cut),
         }
     }

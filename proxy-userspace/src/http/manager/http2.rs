@@ -170,7 +170,8 @@ impl<'a, 'g> Connection<'a, 'g> {
         if self.served.guard.poll_cut(cx).is_ready() {
             return Poll::Ready(Next::End(End::Cut));
         }
-        if self.watch.phase == Phase::Open && self.watch.is_draining() {
+        let failing = self.requests > 0 && self.served.cx.hcm.prepared.is_failing();
+        if self.watch.phase == Phase::Open && (failing || self.watch.is_draining()) {
             self.served.account.stats.downstream_cx_drain_close.inc();
             self.drain(cx);
         }

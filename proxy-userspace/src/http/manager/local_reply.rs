@@ -137,6 +137,8 @@ pub(super) fn make(stream: &mut Stream, reply: LocalReply) {
     } else {
         plain(stream, body, media);
     }
+    // A log has nothing of it, as in Envoy.
+    stream.http_mut().local_reply_body = None;
 }
 
 /// Of a request that did not come so far: Envoy's log knows where it would have gone.
@@ -182,7 +184,6 @@ fn plain(stream: &mut Stream, body: Bytes, media: Option<HeaderValue>) {
             head.headers.insert(CONTENT_TYPE, media);
         }
     }
-    stream.http_mut().local_reply_body = Some(body.clone());
     stream.response_body = if is_head { Body::empty() } else { Body::full(body) };
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::HeaderValue;
 use proxy_config::model::http as model;
@@ -32,6 +33,8 @@ pub(crate) struct Prepared {
     pub(super) early: Box<[Mutation]>,
     /// With `add_user_agent`.
     pub(super) user_agent: Option<Node>,
+    /// `/healthcheck/fail`: connections are to go elsewhere.
+    failing: Arc<AtomicBool>,
     /// Stands in `x-forwarded-for` for peers on this machine.
     pub(super) own_address: IpAddr,
 }
@@ -80,8 +83,13 @@ impl Prepared {
             } else {
                 None
             },
+            failing: parts.http.failing.clone(),
             own_address: own_address(),
         })
+    }
+
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
     }
 
     pub(super) fn http1(&self, secure: bool) -> Arc<h1::Settings> {

@@ -57,9 +57,7 @@ impl ProxyStatus {
             let mut parts = vec![details.to_owned()];
             let termination = outcome.termination_details.as_deref();
             parts.extend(
-                termination
-                    .filter(|_| !self.model.remove_connection_termination_details)
-                    .map(str::to_owned),
+                termination.filter(|_| !self.model.remove_connection_termination_details).map(str::to_owned),
             );
             if !self.model.remove_response_flags && !outcome.flags.is_empty() {
                 parts.push(outcome.flags.to_string());

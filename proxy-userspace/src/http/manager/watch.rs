@@ -177,7 +177,8 @@ impl<'a> Watch<'a> {
 
     /// A response is about to go out: whether it is the connection's last one.
     pub(super) fn closing(&mut self, hcm: &Hcm) -> bool {
-        if self.phase == Phase::Open && self.is_draining() {
+        let leaving = self.guard.is_some() && hcm.prepared.is_failing();
+        if self.phase == Phase::Open && (leaving || self.is_draining()) {
             hcm.stats.downstream_cx_drain_close.inc();
             self.drain(&hcm.model.timeouts);
         }

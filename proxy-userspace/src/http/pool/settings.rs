@@ -154,21 +154,15 @@ fn http1_settings(options: &Http1Options, common: &CommonHttpOptions) -> h1::Set
 }
 
 pub(crate) fn http2_settings(options: &Http2Options, common: &CommonHttpOptions) -> h2::Settings {
-    let (own, default) = (h2::Settings::default(), Http2Options::default());
-    // Envoy's default windows are what a peer may make it hold; smaller ones are ours unless they are given.
-    let window = |given: u32, unsaid: u32, ours: u32| if given == unsaid { ours } else { given };
+    let own = h2::Settings::default();
     h2::Settings {
         max_concurrent_streams: options.max_concurrent_streams,
-        initial_stream_window_size: window(
-            options.initial_stream_window_size,
-            default.initial_stream_window_size,
-            own.initial_stream_window_size,
-        ),
-        initial_connection_window_size: window(
-            options.initial_connection_window_size,
-            default.initial_connection_window_size,
-            own.initial_connection_window_size,
-        ),
+        initial_stream_window_size: options
+            .initial_stream_window_size
+            .unwrap_or(own.initial_stream_window_size),
+        initial_connection_window_size: options
+            .initial_connection_window_size
+            .unwrap_or(own.initial_connection_window_size),
         hpack_table_size: options.hpack_table_size,
         allow_connect: options.allow_connect,
         max_headers_bytes: u32::try_from(kib(common.max_response_headers_kb.unwrap_or(60)))

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -149,13 +149,13 @@ impl Ledger {
     }
 }
 
-/// What went over the connection, but for the framing.
+/// What went over the connection.
 pub(super) fn bytes(cluster: &Cluster, progress: &Progress) {
-    let count = |head: &std::sync::atomic::AtomicU64, body: &std::sync::atomic::AtomicU64| {
-        head.load(Ordering::Relaxed) + body.load(Ordering::Relaxed)
-    };
-    cluster.stats.upstream_cx_tx_bytes_total.add(count(&progress.request_head, &progress.request_body));
-    cluster.stats.upstream_cx_rx_bytes_total.add(count(&progress.response_head, &progress.response_body));
+    let sum = |counts: [&AtomicU64; 3]| counts.into_iter().map(|count| count.load(Ordering::Relaxed)).sum();
+    let sent = [&progress.request_head, &progress.request_body, &progress.request_framing];
+    cluster.stats.upstream_cx_tx_bytes_total.add(sum(sent));
+    let received = [&progress.response_head, &progress.response_body, &progress.response_framing];
+    cluster.stats.upstream_cx_rx_bytes_total.add(sum(received));
 }
 
 impl http_body::Body for Watched {

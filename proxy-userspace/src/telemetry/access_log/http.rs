@@ -271,19 +271,24 @@ const COUNTS: &[(&str, fn(&Entry, &HttpEntry) -> u64)] = &[
         http.response.as_ref().map_or(0, |response| ":status200".len() as u64 + size(&response.headers))
     }),
     ("RESPONSE_TRAILERS_BYTES", |_, http| http.response_trailers.as_ref().map_or(0, size)),
-    ("DOWNSTREAM_HEADER_BYTES_RECEIVED", |_, http| http.request.size as u64),
-    ("DOWNSTREAM_HEADER_BYTES_SENT", |_, http| http.sent.head_bytes),
-    ("DOWNSTREAM_WIRE_BYTES_RECEIVED", |entry, http| http.request.size as u64 + entry.bytes.downstream_rx),
-    ("DOWNSTREAM_WIRE_BYTES_SENT", |_, http| {
-        http.sent.head_bytes + http.sent.body_bytes + http.sent.trailer_bytes
+    ("DOWNSTREAM_HEADER_BYTES_RECEIVED", |_, http| http.request.header_bytes as u64),
+    ("DOWNSTREAM_HEADER_BYTES_SENT", |_, http| http.sent.header_bytes),
+    ("DOWNSTREAM_WIRE_BYTES_RECEIVED", |entry, http| {
+        http.request.size as u64 + entry.bytes.downstream_rx.max(http.sent.request_wire)
     }),
-    ("UPSTREAM_HEADER_BYTES_SENT", |_, http| counted(http, |p| &p.request_head)),
-    ("UPSTREAM_HEADER_BYTES_RECEIVED", |_, http| counted(http, |p| &p.response_head)),
+    ("DOWNSTREAM_WIRE_BYTES_SENT", |_, http| {
+        let sent = &http.sent;
+        sent.head_bytes + sent.body_bytes + sent.framing_bytes + sent.trailer_bytes
+    }),
+    ("UPSTREAM_HEADER_BYTES_SENT", |_, http| counted(http, |p| &p.request_header)),
+    ("UPSTREAM_HEADER_BYTES_RECEIVED", |_, http| counted(http, |p| &p.response_header)),
     ("UPSTREAM_WIRE_BYTES_SENT", |_, http| {
-        counted(http, |p| &p.request_head) + counted(http, |p| &p.request_body)
+        let of_body = counted(http, |p| &p.request_body) + counted(http, |p| &p.request_framing);
+        counted(http, |p| &p.request_head) + of_body
     }),
     ("UPSTREAM_WIRE_BYTES_RECEIVED", |_, http| {
-        counted(http, |p| &p.response_head) + counted(http, |p| &p.response_body)
+        let of_body = counted(http, |p| &p.response_body) + counted(http, |p| &p.response_framing);
+        counted(http, |p| &p.response_head) + of_body
     }),
 ];
 

@@ -306,14 +306,17 @@ const FIELDS: &[(&str, Read)] = &[
     ("DOWNSTREAM_TRANSPORT_FAILURE_REASON", |e| failure(e.outcome.downstream_failure.as_deref())),
     ("DOWNSTREAM_LOCAL_CLOSE_REASON", local_close),
     ("DOWNSTREAM_DETECTED_CLOSE_TYPE", |_| Value::text("Normal")),
-    ("UPSTREAM_DETECTED_CLOSE_TYPE", |_| Value::text("Normal")),
+    ("UPSTREAM_DETECTED_CLOSE_TYPE", |e| {
+        let nobody = e.http.is_some() && e.upstream.host.is_none();
+        Value::option((!nobody).then_some("Normal"))
+    }),
     ("UPSTREAM_HOST", |e| address(e.upstream.host)),
     ("UPSTREAM_HOST_NAME", |e| host_name(e)),
-    ("UPSTREAM_HOST_NAME_WITHOUT_PORT", |e| host_name(e)),
+    ("UPSTREAM_HOST_NAME_WITHOUT_PORT", |e| host_name_alone(e)),
     ("UPSTREAM_HOSTS_ATTEMPTED", |e| attempted(e, |host| host.to_string())),
     ("UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT", |e| attempted(e, |host| host.ip().to_string())),
     ("UPSTREAM_HOST_NAMES_ATTEMPTED", |e| host_name(e)),
-    ("UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT", |e| host_name(e)),
+    ("UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT", |e| host_name_alone(e)),
     ("UPSTREAM_CONNECTION_IDS_ATTEMPTED", |e| {
         Value::option((e.upstream.connection_id > 0).then(|| e.upstream.connection_id.to_string()))
     }),
@@ -367,9 +370,17 @@ fn host_name(entry: &Entry) -> Value<'_> {
     named.map_or_else(|| address(entry.upstream.host), Value::text)
 }
 
+fn host_name_alone(entry: &Entry) -> Value<'_> {
+    let named = entry.upstream.hostname.as_deref().filter(|name| !name.is_empty());
+    let ip = || Value::option(entry.upstream.host.map(|host| host.ip().to_string()));
+    named.map_or_else(ip, Value::text)
+}
+
 fn attempted(entry: &Entry, show: fn(&SocketAddr) -> String) -> Value<'_> {
     let upstream = &entry.upstream;
     let hosts: Vec<_> = match upstream.attempted.as_slice() {
+        // Of HTTP, Envoy names those that a connection was made to.
+        [] if entry.http.is_some() && upstream.connection_id == 0 => Vec::new(),
         [] => upstream.host.iter().map(show).collect(),
         hosts => hosts.iter().map(show).collect(),
     };
@@ -395,7 +406,10 @@ fn pool_ready(entry: &Entry) -> Value<'_> {
 /// Envoy's word and its spelling.
 fn local_close(entry: &Entry) -> Value<'_> {
     let reasons = [(Flags::UF, 0), (Flags::UH, 1), (Flags::UO, 2), (Flags::NC, 3)];
-    let code = reasons.iter().find(|(flag, _)| entry.outcome.flags.contains(*flag)).map(|(_, code)| code);
+    let code = reasons
+        .iter()
+        .find(|(flag, _)| entry.http.is_none() && entry.outcome.flags.contains(*flag))
+        .map(|(_, code)| code);
     Value::option(code.map(|code| format!("tcp_initializion_failure:{code}")))
 }
 
