@@ -111,7 +111,10 @@ impl Terms {
         match section.shown {
             Shown::Always => true,
             Shown::Asked => include_eds,
-            Shown::Dynamic => routes || self.view.is_dynamic(),
+            Shown::Dynamic => {
+                let inline = || elements::inline_routes(&self.view).next().is_some();
+                routes || self.view.is_dynamic() || inline()
+            }
             Shown::NotEmpty => extensions,
         }
     }

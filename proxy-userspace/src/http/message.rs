@@ -113,7 +113,7 @@ impl RequestHead {
         match name {
             ":method" => Some(self.method.as_str().as_bytes().into()),
             ":scheme" => Some(self.scheme.as_str().as_bytes().into()),
-            ":authority" | "host" => Some(self.authority.as_bytes().into()),
+            ":authority" | "host" => (!self.no_host).then(|| self.authority.as_bytes().into()),
             ":path" => (!self.path.is_empty()).then(|| self.path.as_bytes().into()),
             ":protocol" | "upgrade" => self.upgrade.as_ref().map(|to| to.as_bytes().into()),
             name => joined(&self.headers, name),

@@ -60,10 +60,7 @@ pub(super) fn elements(
             }))
         }
         Source::InlineRoutes => {
-            let of_static = view.resources(Kind::StaticListener).into_iter();
-            let of_dynamic = dynamic(xds::Kind::Listener).filter_map(|one| one.active);
-            let listeners = of_static.chain(of_dynamic);
-            let routes = listeners.flat_map(|listener| routes::inline(&listener));
+            let routes = inline_routes(view);
             Box::new(routes.filter(move |(name, _)| wanted(name)).map(|(_, route)| route))
         }
         Source::Secrets { warming } => {
@@ -80,6 +77,13 @@ pub(super) fn elements(
         }
         Source::Nothing => Box::new(std::iter::empty()),
     }
+}
+
+/// Of static and of dynamic listeners.
+pub(super) fn inline_routes(view: &Arc<dyn View>) -> impl Iterator<Item = (String, Value)> + use<> {
+    let of_static = view.resources(Kind::StaticListener).into_iter();
+    let of_dynamic = view.dynamic(xds::Kind::Listener).into_iter().filter_map(|one| one.active);
+    of_static.chain(of_dynamic).flat_map(|listener| routes::inline(&listener))
 }
 
 fn of_bootstrap(kind: Kind, resource: &ResourceView) -> Value {

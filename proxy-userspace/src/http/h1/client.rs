@@ -223,6 +223,7 @@ impl Exchange {
                     let wrote = self.writer.frame(conn, frame?, last)?;
                     add(&self.observer.progress.request_body, wrote.body);
                     add(&self.observer.progress.request_framing, wrote.trailers);
+                    add(&self.observer.progress.request_header, wrote.trailers);
                 }
                 Poll::Ready(None) => self.writer.end(conn)?,
                 Poll::Pending => return Ok(Poll::Pending),
@@ -300,6 +301,12 @@ impl Exchange {
                 Read::Frame(frame) => {
                     if let Some(data) = frame.data_ref() {
                         add(&self.observer.progress.response_body, data.len() as u64);
+                    } else if let Some(trailers) = frame.trailers_ref() {
+                        // As lines with a CR each, like those of the head.
+                        let line = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+                            (name.as_str().len() + 2 + value.len() + 1) as u64
+                        };
+                        add(&self.observer.progress.response_header, trailers.iter().map(line).sum());
                     }
                     return Poll::Ready(Some(Ok(frame)));
                 }

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use h2::Reason;
 
+use super::stock::{Allowance, Control};
 use super::watch::blame::Place;
 use super::watch::frames::{Head, Kind};
 use super::watch::{End, Seen};
@@ -238,64 +239,6 @@ impl Counts {
             Violation::PrematureResets | Violation::Resets => {}
             Violation::Preface | Violation::Trailers => self.stats.rx_messaging_error.inc(),
         }
-    }
-}
-
-/// Answers that a peer may ask for: a stock that other traffic and time fill again.
-struct Control {
-    most: u64,
-    left: u64,
-    at: Instant,
-}
-
-/// What time gives back each second, of the whole stock: a tenth.
-const PER_SECOND: u64 = 10;
-
-impl Control {
-    fn new(most: u32) -> Self {
-        let most = u64::from(most);
-        Self { most, left: most, at: clock::now() }
-    }
-
-    fn earn(&mut self, n: u64) {
-        self.left = (self.left + n).min(self.most);
-    }
-
-    fn take(&mut self) -> bool {
-        if self.left == 0 {
-            let now = clock::now();
-            let millis = u64::try_from((now - self.at).as_millis()).unwrap_or(u64::MAX);
-            self.left = (self.most.saturating_mul(millis) / 1000 / PER_SECOND).min(self.most);
-            self.at = now;
-        }
-        let some = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        some
-    }
-}
-
-/// So many at once, and then so many in each second.
-struct Allowance {
-    most: u64,
-    per_second: u64,
-    left: u64,
-    at: Instant,
-}
-
-impl Allowance {
-    fn new(most: u64, per_second: u64) -> Self {
-        Self { most, per_second, left: most, at: clock::now() }
-    }
-
-    fn take(&mut self) -> bool {
-        let seconds = (clock::now() - self.at).as_secs();
-        if seconds > 0 {
-            self.left = self.left.saturating_add(self.per_second.saturating_mul(seconds)).min(self.most);
-            self.at += std::time::Duration::from_secs(seconds);
-        }
-        let some = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        some
     }
 }
 

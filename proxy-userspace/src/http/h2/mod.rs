@@ -11,6 +11,7 @@ pub mod keepalive;
 pub mod receive;
 pub mod send;
 pub mod server;
+mod stock;
 #[cfg(test)]
 mod tests;
 pub mod watch;

@@ -145,6 +145,7 @@ impl<'a, 'g> Connection<'a, 'g> {
         let hcm = self.served.cx.hcm.clone();
         loop {
             if self.watch.is_draining() {
+                self.watch.untold |= self.watch.phase == Phase::Open;
                 self.watch.drain(&hcm.model.timeouts);
             }
             let limits = self.limits(&hcm.model, *idle_since, begun);

@@ -1,9 +1,12 @@
 //! What the connection manager does with a response after all filters.
 
+use std::borrow::Cow;
+
 use http::header::{DATE, SERVER, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use proxy_config::model::http::hcm::ServerHeader;
 
+use crate::http::message::joined;
 use crate::http::{Reset, ResetReason, Stream};
 use crate::telemetry::Side;
 
@@ -41,13 +44,14 @@ pub(super) fn finish(stream: &mut Stream) {
     }
 }
 
-/// Behind the value that there is.
+/// Behind the values that there are, which become one.
 pub(super) fn append(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue, by: &str) {
-    let Some(before) = headers.get(&name).filter(|before| !before.is_empty()) else {
+    let before = joined(headers, name.as_str()).filter(|before| !before.is_empty());
+    let Some(before) = before.map(Cow::into_owned) else {
         headers.insert(name, value.clone());
         return;
     };
-    let all = [before.as_bytes(), by.as_bytes(), value.as_bytes()].concat();
+    let all = [before.as_slice(), by.as_bytes(), value.as_bytes()].concat();
     // Of two values that are good each, and a separator.
     if let Ok(all) = HeaderValue::from_bytes(&all) {
         headers.insert(name, all);

@@ -84,7 +84,7 @@ enum Problem {
     Dns,
 }
 
-/// The first that is set counts.
+/// The first that is set counts. DPE is not among them: Envoy sets it once the answer has gone.
 const OF_FLAGS: &[(Flags, Problem)] = &[
     (Flags::LH, Problem::DestinationUnavailable),
     (Flags::UH, Problem::DestinationUnavailable),
@@ -100,7 +100,6 @@ const OF_FLAGS: &[(Flags, Problem)] = &[
     (Flags::URX, Problem::DestinationUnavailable),
     (Flags::SI, Problem::ResponseTimeout),
     (Flags::IH, Problem::Request),
-    (Flags::DPE, Problem::Request),
     (Flags::UMSDR, Problem::ResponseTimeout),
     (Flags::NFCF, Problem::Configuration),
     (Flags::UPE, Problem::Protocol),

@@ -152,6 +152,8 @@ pub(super) struct Watch<'a> {
     /// None: the connection's task looks after it.
     pub(super) guard: Option<&'a Guard>,
     pub(super) phase: Phase,
+    /// It was noticed between two requests that the connection is to drain: no response says so yet.
+    pub(super) untold: bool,
     /// The next response is the connection's last one, and until then there is no hurry.
     pub(super) soft: Option<Held<HttpStats>>,
     /// Lines about the stream that is served.
@@ -160,7 +162,7 @@ pub(super) struct Watch<'a> {
 
 impl<'a> Watch<'a> {
     pub(super) fn new(guard: Option<&'a Guard>) -> Self {
-        Self { alarm: Alarm::default(), guard, phase: Phase::Open, soft: None, periodic: None }
+        Self { alarm: Alarm::default(), guard, phase: Phase::Open, untold: false, soft: None, periodic: None }
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -181,6 +183,8 @@ impl<'a> Watch<'a> {
         if self.phase == Phase::Open && (leaving || self.is_draining()) {
             hcm.stats.downstream_cx_drain_close.inc();
             self.drain(&hcm.model.timeouts);
+        } else if std::mem::take(&mut self.untold) {
+            hcm.stats.downstream_cx_drain_close.inc();
         }
         self.phase != Phase::Open || self.soft.is_some()
     }

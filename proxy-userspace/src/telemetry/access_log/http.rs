@@ -272,7 +272,7 @@ const COUNTS: &[(&str, fn(&Entry, &HttpEntry) -> u64)] = &[
     }),
     ("RESPONSE_TRAILERS_BYTES", |_, http| http.response_trailers.as_ref().map_or(0, size)),
     ("DOWNSTREAM_HEADER_BYTES_RECEIVED", |_, http| http.request.header_bytes as u64),
-    ("DOWNSTREAM_HEADER_BYTES_SENT", |_, http| http.sent.header_bytes),
+    ("DOWNSTREAM_HEADER_BYTES_SENT", |_, http| http.sent.header_bytes + http.sent.trailer_bytes),
     ("DOWNSTREAM_WIRE_BYTES_RECEIVED", |entry, http| {
         http.request.size as u64 + entry.bytes.downstream_rx.max(http.sent.request_wire)
     }),

@@ -128,7 +128,7 @@ fn append_peer(headers: &mut HeaderMap, peer: IpAddr, client: &ClientAddress, ow
 }
 
 /// Several values become one, as Envoy's codecs have it.
-fn join(headers: &mut HeaderMap, name: HeaderName) {
+pub(super) fn join(headers: &mut HeaderMap, name: HeaderName) {
     if headers.get_all(&name).iter().nth(1).is_none() {
         return;
     }

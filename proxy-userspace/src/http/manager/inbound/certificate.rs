@@ -3,6 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 use proxy_config::model::http::hcm::{ClientCert, ForwardClientCert};
 
+use super::address::join;
 use crate::http::manager::outbound::append;
 use crate::telemetry::access_log::url_encoded_pem;
 use crate::transport::{Certificate, TlsInfo};
@@ -10,6 +11,7 @@ use crate::transport::{Certificate, TlsInfo};
 const NAME: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 pub(super) fn tell(headers: &mut HeaderMap, tls: Option<&TlsInfo>, settings: ClientCert) {
+    join(headers, NAME);
     if settings.forward == ForwardClientCert::AlwaysForwardOnly {
         return;
     }
@@ -80,6 +82,17 @@ mod tests {
             peer: Some(Arc::new(certificate("spiffe://client", "ab"))),
             ..TlsInfo::default()
         }
+    }
+
+    #[test]
+    fn no_hop_before_is_lost() {
+        let settings = ClientCert { forward: ForwardClientCert::AppendForward, ..ClientCert::default() };
+        let mut headers = HeaderMap::new();
+        headers.append(NAME, HeaderValue::from_static("one"));
+        headers.append(NAME, HeaderValue::from_static("two"));
+        tell(&mut headers, Some(&info()), settings);
+        let values: Vec<_> = headers.get_all(NAME).iter().collect();
+        assert_eq!(values, ["one,two,By=spiffe://server;Hash=ab"]);
     }
 
     #[test]

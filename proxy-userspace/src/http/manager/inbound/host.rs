@@ -21,8 +21,8 @@ fn strip_port(host: &mut String, only: Option<u16>) {
     if port.contains(']') {
         return;
     }
-    let Ok(port) = port.parse::<u32>() else { return };
-    if only.is_none_or(|only| u32::from(only) == port) {
+    let Ok(port) = port.parse::<u16>() else { return };
+    if only.is_none_or(|only| only == port) {
         host.truncate(name.len());
     }
 }
