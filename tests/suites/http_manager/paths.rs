@@ -83,7 +83,7 @@ fn every_path_goes_upstream_as_envoys_does() -> Result<()> {
             ("all", format!("normalize_path: true, merge_slashes: true, {}", action("UNESCAPE_AND_FORWARD"))),
             ("all-redirect", format!("normalize_path: true, {}", action("UNESCAPE_AND_REDIRECT"))),
         ];
-        let pair = Pair::start(lab, &config(&managers, &echo))?;
+        let pair = Pair::start(lab, &config(&managers, echo.address))?;
         let (characters, generated) = (characters(), generated(320));
         let mut cases = Cases::new();
         let mut asked = 0;
