@@ -106,7 +106,7 @@ const MANAGERS: &[(&str, &str, &[&str])] = &[
     (
         "once",
         "common_http_protocol_options: { max_requests_per_connection: 1 }",
-        &["direct", "forwarded", "pipelined", "chunked", "early-hints", "head"],
+        &["direct", "forwarded", "chunked", "early-hints", "head"],
     ),
     ("status", "proxy_status_config: {}", FAILING),
     (
