@@ -18,8 +18,6 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("Extension.type_name", "read by Discovered::accepts"),
     ("StringMatcher.ignore_case", "read by its own is_match"),
     // Of HTTP: lowered, and without effect so far.
-    ("Tracing.verbose", NOT_YET),
-    ("Zipkin.timestamp_trace_ids", NOT_YET),
     ("HeaderMatcher.treat_missing_as_empty", "read by its own is_match"),
 ];
 

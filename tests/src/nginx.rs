@@ -29,6 +29,11 @@ impl Nginx {
 
     /// One with that `server` block, but for its `listen`.
     pub fn server(lab: &Lab, name: &str, block: &str) -> Result<Self> {
+        Self::listening(lab, name, "", block)
+    }
+
+    /// With further words of `listen`, such as `http2` or `ssl`.
+    pub fn listening(lab: &Lab, name: &str, words: &str, block: &str) -> Result<Self> {
         // nginx takes no port from the kernel by itself.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let dir = lab.dir().join(name);
@@ -38,7 +43,7 @@ impl Nginx {
             "daemon off;\nmaster_process off;\npid {own}/nginx.pid;\nerror_log stderr;\nevents {{}}\n\
              http {{ access_log off; types {{ text/html html; }} client_body_temp_path {own}/body;\n\
                proxy_temp_path {own}/proxy; fastcgi_temp_path {own}/fastcgi; uwsgi_temp_path {own}/uwsgi;\n\
-               scgi_temp_path {own}/scgi; server {{ listen {address}; {block} }} }}\n"
+               scgi_temp_path {own}/scgi; server {{ listen {address} {words}; {block} }} }}\n"
         );
         let file = dir.join("nginx.conf");
         fs::write(&file, text)?;

@@ -117,7 +117,8 @@ impl TlsOptions {
 }
 
 impl TlsServer {
-    /// `does` is [`Does::Echo`], [`Does::Sum`], [`Does::Greet`] or [`Does::Pump`].
+    /// `does` is [`Does::Echo`], [`Does::Sum`], [`Does::Greet`], [`Does::Pump`] or [`Does::Http`], which answers one
+    /// request with its name.
     pub fn start(name: &str, does: Does, options: &TlsOptions) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         let address = listener.local_addr()?;
@@ -240,7 +241,18 @@ fn serve(
                 Ok(())
             });
         }
-        Does::Reset | Does::Stall | Does::Http => anyhow::bail!("not over TLS: {does:?}"),
+        Does::Http => {
+            let mut part = [0; 4_096];
+            while !seen.head.ends_with(b"\r\n\r\n") {
+                match stream.read(&mut part)? {
+                    0 => return close(&mut stream),
+                    n => seen.note(part.get(..n).unwrap_or_default()),
+                }
+            }
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close", name.len());
+            stream.write_all(format!("{head}\r\n\r\n{name}").as_bytes())?;
+        }
+        Does::Reset | Does::Stall => anyhow::bail!("not over TLS: {does:?}"),
     }
     close(&mut stream)
 }

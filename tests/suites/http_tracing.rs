@@ -1,5 +1,7 @@
 //! Tracing: the same requests through Envoy and through shunt; a collector behind each says what spans it got.
 
+mod fields;
+mod reports;
 mod rig;
 
 use anyhow::Result;

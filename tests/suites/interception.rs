@@ -5,7 +5,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use shunt_tests::backend::Backend;
 use shunt_tests::example::Example;
 use shunt_tests::probe::Connect;
 use shunt_tests::{Cases, Daemon, Lab, Place, Pod, eventually, lab};
@@ -45,6 +44,15 @@ fn reached(lab: &Lab, from: &Place, to: SocketAddr) -> Result<()> {
     Ok(())
 }
 
+/// A page by curl from a workload: `status header body`, with what the post looks at.
+fn curl(lab: &Lab, from: &Place, to: SocketAddr, host: &str) -> Result<String> {
+    let url = format!("http://{to}/");
+    let host = format!("host: {host}");
+    let told = ["-w", "%{http_code} %header{server} %header{myname}", "-o", "-"];
+    let out = lab.program("curl", from)?.args(["-sS", "--noproxy", "*", "--max-time", "10", "-H", &host]);
+    Ok(out.args(told).arg(&url).run()?.stdout)
+}
+
 /// The connection is taken and closed without a byte.
 fn dropped(lab: &Lab, from: &Place, to: SocketAddr) -> Result<()> {
     let report = Connect::new(from, to).steps("addr").report(lab)?;
@@ -60,7 +68,12 @@ fn allow_any() -> Result<()> {
         let mut daemon = daemon(lab, &pod, &Example::load("intercept-allow_any.yaml")?.free(15_000)?)?;
         let to = server.address(pod.gateway4);
         reached(lab, pod.place(), to)?;
-        logged(&mut daemon, &format!("virtualOutbound-catchall-tcp - PassthroughCluster {to} {to}"))
+        logged(&mut daemon, &format!("virtualOutbound-catchall-tcp - PassthroughCluster {to} {to}"))?;
+        let (_web, port) = crate::peers::web_server_at(lab, &lab.outside(), 80)?;
+        let web = SocketAddr::from((pod.gateway4, port));
+        let said = curl(lab, pod.place(), web, "other.example")?;
+        ensure!(said == "hello\n200 envoy ", "{said:?}");
+        logged(&mut daemon, &format!("allow_any - PassthroughCluster {web} {web}"))
     })
 }
 
@@ -96,10 +109,14 @@ fn registry_only() -> Result<()> {
             logged(&mut daemon, &format!("virtualOutbound-catchall-tcp UH BlackHoleCluster - {other}"))
         });
         cases.case("what is registered is served", || {
-            let url = format!("http://{registered}/");
-            let out = lab.program("curl", pod.place())?.args(["-sSf", "--noproxy", "*", &url]).run()?;
-            ensure!(out.stdout == "hello\n", "{out:?}");
-            logged(&mut daemon, "registered - outbound|80||baidu.com ")
+            let said = curl(lab, pod.place(), registered, "baidu.com")?;
+            ensure!(said == "hello\n200 envoy ", "{said:?}");
+            logged(&mut daemon, "default - outbound|80||baidu.com ")
+        });
+        cases.case("a request to another host is answered by 502", || {
+            let said = curl(lab, pod.place(), registered, "example.com")?;
+            ensure!(said == "502 envoy ", "{said:?}");
+            logged(&mut daemon, "block_all - - - ")
         });
         cases.case("another protocol at the registered port is dropped", || {
             dropped(lab, pod.place(), registered)?;
@@ -115,12 +132,13 @@ fn outbound() -> Result<()> {
         let _ports = ports();
         let (pod, server) = (lab.pod("a")?, lab.serve(&lab.outside())?);
         // Endpoints are dialled from the workload, as a sidecar's are.
-        let backend: Backend = lab.serve(pod.place())?;
-        let example = Example::load("intercept-outbound.yaml")?.free(15_000)?.port(9_080, backend.port)?;
+        let (_web, web) = crate::peers::web_server(lab, pod.place())?;
+        let example = Example::load("intercept-outbound.yaml")?.free(15_000)?.port(9_080, web)?;
         let mut daemon = daemon(lab, &pod, &example)?;
         let mut cases = Cases::new();
         cases.case("the service's address has a listener", || {
-            reached(lab, pod.place(), "100.70.238.78:80".parse()?)?;
+            let said = curl(lab, pod.place(), "100.70.238.78:80".parse()?, "myngx")?;
+            ensure!(said == "hello\n200 envoy chengzw", "{said:?}");
             logged(&mut daemon, "100.70.238.78_80 - myngx ")
         });
         cases.case("any other address is blocked", || {
@@ -137,12 +155,14 @@ fn inbound() -> Result<()> {
     lab(|lab| {
         let _ports = ports();
         let pod = lab.pod("a")?;
-        let (server, inside) = (lab.serve(pod.place())?, lab.serve(pod.place())?);
-        let example = Example::load("intercept-inbound.yaml")?.free(15_000)?.port(9_080, server.port)?;
+        let inside = lab.serve(pod.place())?;
+        let (_web, web) = crate::peers::web_server(lab, pod.place())?;
+        let example = Example::load("intercept-inbound.yaml")?.free(15_000)?.port(9_080, web)?;
         let mut daemon = daemon(lab, &pod, &example)?;
         let mut cases = Cases::new();
         cases.case("port 80 reaches the application", || {
-            reached(lab, &lab.outside(), (pod.v4, 80).into())?;
+            let said = curl(lab, &lab.outside(), (pod.v4, 80).into(), "myapp")?;
+            ensure!(said == "hello\n200 envoy chengzw", "{said:?}");
             logged(&mut daemon, "0.0.0.0_80 - inbound|80|| ")
         });
         cases.case("another port passes through, from 127.0.0.6", || {

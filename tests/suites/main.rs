@@ -24,6 +24,7 @@ mod http_jwt;
 mod http_istio;
 mod http_malformed;
 mod http_manager;
+mod http_peers;
 mod http_router;
 mod http_router_options;
 mod http_routes;

@@ -133,12 +133,17 @@ fn redis_cli_reaches_redis_server() -> Result<()> {
 
 /// A web server of Python's, and its port.
 pub(crate) fn web_server(lab: &Lab, place: &Place) -> Result<(Process, u16)> {
+    web_server_at(lab, place, 0)
+}
+
+/// At a port that may be left to the kernel.
+pub(crate) fn web_server_at(lab: &Lab, place: &Place, port: u16) -> Result<(Process, u16)> {
     let dir = lab.dir().join("www");
     fs::create_dir_all(&dir)?;
     fs::write(dir.join("index.html"), "hello\n")?;
     fs::write(dir.join("big"), vec![b'z'; 5_000_000])?;
     let spawn =
-        lab.program("python3", place)?.args(["-u", "-m", "http.server", "0", "--bind", "::"]).dir(&dir);
+        lab.program("python3", place)?.args(["-u", "-m", "http.server", &port.to_string(), "--bind", "::"]).dir(&dir);
     let server = spawn.spawn()?;
     let port = eventually("the web server's port", START, || {
         let text = server.stdout();

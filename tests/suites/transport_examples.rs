@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use shunt_tests::example::Example;
+use shunt_tests::http_echo::{self, Answer, HttpEcho};
 use shunt_tests::mesh::{GATEWAY, PRODUCTPAGE, Workload};
 use shunt_tests::pki::Validity;
 use shunt_tests::{
@@ -20,26 +21,33 @@ fn gateway(lab: &Lab, workload: &Workload, name: &str, port: u16) -> Result<Pair
     Pair::start(lab, workload.example(name)?.free(8_080)?.port(9_080, port)?.yaml())
 }
 
+/// The post's `curl`.
+fn get(proxy: &Proxy, listener: &str) -> Result<Answer> {
+    http_echo::ask(proxy.at(listener)?, "GET /hello", &[("host", "productpage")])
+}
+
 fn ask(proxy: &Proxy, listener: &str) -> Result<()> {
-    let mut client = Client::connect(proxy.at(listener)?)?;
-    let answer = client.ask("hello")?;
-    ensure!(answer == "productpage hello", "{answer:?}");
-    client.half_close()?;
-    let rest = client.rest()?;
-    ensure!(rest == " FIN", "{rest}");
+    let answer = get(proxy, listener)?;
+    ensure!(answer.status == 200 && served(&answer.body), "{answer:?}");
     Ok(())
+}
+
+/// By productpage.
+fn served(text: &str) -> bool {
+    text.contains("GET /hello HTTP/1.1") || text.ends_with("productpage")
 }
 
 /// A productpage that asks for a certificate of the mesh.
 fn productpage(mesh: &Mesh<'_>, name: &str, id: &str, validity: Validity) -> Result<TlsServer> {
     let identity = mesh.issue(name, id, validity)?;
-    TlsServer::echo(
+    TlsServer::start(
         "productpage",
-        &TlsOptions::new(&identity).clients(mesh.ca.file()).alpn(&["h2", "http/1.1"]),
+        Does::Http,
+        &TlsOptions::new(&identity).clients(mesh.ca.file()).alpn(&["http/1.1"]),
     )
 }
 
-/// A connection through each proxy reaches productpage under TLS, from the gateway by its certificate.
+/// A request through each proxy reaches productpage under TLS, from the gateway by its certificate.
 fn secured(pair: &Pair, workload: &Workload, server: &TlsServer, name: Option<&str>) -> Result<()> {
     for proxy in pair.both() {
         let mark = server.mark();
@@ -48,19 +56,19 @@ fn secured(pair: &Pair, workload: &Workload, server: &TlsServer, name: Option<&s
         ensure!(seen.secure && seen.end == "close_notify", "{}: {seen:?}", proxy.kind.name());
         ensure!(seen.server_name.as_deref() == name, "{}: {:?}", proxy.kind.name(), seen.server_name);
         ensure!(seen.chain.first().is_some_and(|leaf| *leaf == workload.identity.der()), "another client");
-        ensure!(seen.head == b"hello\n", "{seen:?}");
+        ensure!(seen.head.starts_with(b"GET /hello HTTP/1.1\r\n"), "{seen:?}");
     }
     Ok(())
 }
 
-/// Another workload at productpage's address hears nothing, and the client gets nothing.
+/// Another workload at productpage's address hears nothing; the client gets 503, but for what is no GET.
 fn refused(pair: &Pair, server: &TlsServer) -> Result<()> {
     for proxy in pair.both() {
         let mark = server.mark();
-        let mut client = Client::connect(proxy.at(LISTENER)?)?;
-        let _ = client.send("hello\n");
-        let (bytes, end) = client.end()?;
-        ensure!(bytes.is_empty() && end != End::Open, "{}: {bytes:?} {end}", proxy.kind.name());
+        let answer = get(proxy, LISTENER)?;
+        ensure!(answer.status == 503, "{}: {answer:?}", proxy.kind.name());
+        let post = http_echo::ask(proxy.at(LISTENER)?, "DELETE /", &[("host", "productpage")])?;
+        ensure!(post.status == 404, "{}: {post:?}", proxy.kind.name());
         let seen = server.ended(mark)?;
         ensure!(seen.bytes == 0, "{}: {seen:?}", proxy.kind.name());
         proxy.expect_stat("cluster.my-productpage.ssl.fail_verify_san", 1)?;
@@ -72,7 +80,7 @@ fn refused(pair: &Pair, server: &TlsServer) -> Result<()> {
 fn raw_buffer() -> Result<()> {
     lab(|lab| {
         let workload = Mesh::new(lab)?.workload("gateway", GATEWAY)?;
-        let upstream = Upstream::echo("productpage")?;
+        let upstream = HttpEcho::start("productpage")?;
         let pair = gateway(lab, &workload, "transport_socket-raw_buffer.yaml", upstream.address.port())?;
         for proxy in pair.both() {
             ask(proxy, LISTENER).context(proxy.kind.name())?;
@@ -137,7 +145,7 @@ fn trace(proxy: &Proxy) -> Result<Vec<u8>> {
         let entries = fs::read_dir(proxy.dir())?.collect::<std::io::Result<Vec<_>>>()?;
         Ok(entries.into_iter().map(|e| e.path()).filter(|p| p.to_string_lossy().ends_with(end)).collect())
     };
-    let closed = |bytes: &Vec<u8>| contains(bytes, b"productpage hello\n");
+    let closed = |bytes: &Vec<u8>| contains(bytes, b"HTTP/1.1 200 OK");
     until("trace of a connection", Duration::from_secs(8), || {
         let files = found()?;
         ensure!(files.len() <= 1, "{}: {files:?}", proxy.kind.name());
@@ -165,7 +173,7 @@ fn tap() -> Result<()> {
         secured(&pair, &workload, &server, None)?;
         for proxy in pair.both() {
             let trace = trace(proxy)?;
-            ensure!(contains(&trace, b"hello\n"), "{}: no request in the trace", proxy.kind.name());
+            ensure!(contains(&trace, b"GET /hello HTTP/1.1"), "{}: no request in the trace", proxy.kind.name());
         }
         Ok(())
     })
@@ -181,7 +189,7 @@ fn three_in_each_other() -> Result<()> {
         secured(&pair, &workload, &server, Some(SNI))?;
         for proxy in pair.both() {
             measured(proxy)?;
-            ensure!(contains(&trace(proxy)?, b"hello\n"), "{}: no request", proxy.kind.name());
+            ensure!(contains(&trace(proxy)?, b"GET /hello HTTP/1.1"), "{}: no request", proxy.kind.name());
         }
         let other = productpage(
             &mesh,
@@ -198,7 +206,7 @@ fn three_in_each_other() -> Result<()> {
 fn starttls_that_no_filter_drives_stays_plain_text() -> Result<()> {
     lab(|lab| {
         let workload = Mesh::new(lab)?.workload("gateway", GATEWAY)?;
-        let upstream = Upstream::echo("productpage")?;
+        let upstream = HttpEcho::start("productpage")?;
         for name in
             ["transport_socket-matches-starttls_upstream.yaml", "transport_socket-starttls_downstream.yaml"]
         {
@@ -216,7 +224,7 @@ fn tls_downstream() -> Result<()> {
     lab(|lab| {
         let mesh = Mesh::new(lab)?;
         let workload = mesh.workload("gateway", GATEWAY)?;
-        let upstream = Upstream::echo("productpage")?;
+        let upstream = HttpEcho::start("productpage")?;
         let example = workload.example("transport_socket-tls_downstream.yaml")?.free(8_443)?;
         let pair = Pair::start(lab, example.backend(9_080, upstream.address)?.yaml())?;
         let stranger = mesh.issue("stranger", "spiffe://cluster.local/ns/a/sa/b", Validity::Now)?;
@@ -224,28 +232,29 @@ fn tls_downstream() -> Result<()> {
             let plain = TlsClient::new().alpn(&["http/1.1"]);
             for client in [plain.clone(), plain.identity(&stranger)] {
                 let mut stream = client.connect(proxy.at("proxy")?)?;
-                ensure!(stream.ask("hello")? == "productpage hello", "another answer");
+                stream.send("GET /hello HTTP/1.1\r\nhost: productpage\r\nconnection: close\r\n\r\n")?;
                 let agreed = stream.agreed()?;
                 ensure!(agreed.alpn.as_deref() == Some("http/1.1"), "{}: {agreed:?}", proxy.kind.name());
                 ensure!(
                     agreed.chain.first().is_some_and(|leaf| *leaf == workload.identity.der()),
                     "{agreed:?}"
                 );
-                stream.half_close()?;
                 let rest = stream.rest()?;
-                ensure!(rest == " close_notify", "{}: {rest}", proxy.kind.name());
+                let good = rest.starts_with("HTTP/1.1 200 OK\r\n") && rest.ends_with(" close_notify");
+                ensure!(good && rest.contains("GET /hello"), "{}: {rest}", proxy.kind.name());
             }
-            // A client that does not speak TLS gets nothing, and nothing of it reaches productpage. Envoy makes the
-            // connection to productpage before the client has shaken hands; shunt does not.
-            let (before, mark) = (upstream.accepted(), upstream.mark());
+            let url = format!("https://{}/hello", proxy.at("proxy")?);
+            let args = ["-sk", "--http2", "-w", " by HTTP/%{http_version}", &url];
+            let said = lab.program("curl", &Place::default())?.args(args).run()?.stdout;
+            ensure!(served(&said) && said.ends_with(" by HTTP/2"), "{}: {said}", proxy.kind.name());
+            // A client that does not speak TLS gets nothing, and nothing of it reaches productpage.
+            let before = proxy.stat("cluster.my-productpage.upstream_rq_total")?;
             let mut client = Client::connect(proxy.at("proxy")?)?;
-            client.send("hello\n")?;
+            client.send("GET /hello HTTP/1.1\r\nhost: productpage\r\n\r\n")?;
             let (bytes, end) = client.end()?;
             ensure!(!contains(&bytes, b"hello") && end != End::Open, "{}: {bytes:?}", proxy.kind.name());
-            match proxy.kind {
-                Kind::Shunt => ensure!(upstream.accepted() == before, "it was connected"),
-                Kind::Envoy => ensure!(upstream.ended(mark)?.bytes == 0, "bytes came"),
-            }
+            let after = proxy.stat("cluster.my-productpage.upstream_rq_total")?;
+            ensure!(after == before, "{}: it was connected", proxy.kind.name());
         }
         Ok(())
     })
@@ -255,7 +264,7 @@ fn tls_downstream() -> Result<()> {
 fn upstream_proxy_protocol() -> Result<()> {
     lab(|lab| {
         let mesh = Mesh::new(lab)?;
-        let upstream = Upstream::echo("productpage")?;
+        let upstream = HttpEcho::start("productpage")?;
         let (gateway, sidecar) = (mesh.workload("gateway", GATEWAY)?, mesh.workload("sidecar", PRODUCTPAGE)?);
         let inbound = "transport_socket-matches-upstream_proxy_protocol-inbound.yaml";
         let inbound = sidecar.example(inbound)?.free(15_006)?.with("/dev/stdout", "@DIR@/access.log")?;
@@ -270,12 +279,15 @@ fn upstream_proxy_protocol() -> Result<()> {
                     gateway.example(outbound)?.free(8_080)?.backend(9_080, inbound.at("virtualInbound")?)?;
                 let outbound = Proxy::start(lab, from, outbound.yaml())?;
                 let mut client = Client::connect_from([127, 0, 0, 9], 0, outbound.at(LISTENER)?)?;
-                ensure!(client.ask("hello")? == "productpage hello", "another answer");
-                client.half_close()?;
-                ensure!(client.rest()? == " FIN", "no end");
+                client.send("GET /hello HTTP/1.1\r\nhost: productpage\r\nconnection: close\r\n\r\n")?;
+                let rest = client.rest()?;
+                ensure!(rest.starts_with("HTTP/1.1 200 OK\r\n") && rest.ends_with(" FIN"), "{rest}");
+                ensure!(rest.contains("\r\nserver: istio-envoy\r\n") || rest.contains("\r\nserver: envoy\r\n"), "{rest}");
+                // productpage is told who it was.
+                ensure!(rest.contains(&format!(";URI={GATEWAY}")), "{rest}");
                 let line = inbound.lines("access.log", 1)?.remove(0);
-                // Who connected, to which address of the gateway's, with which name, as whom.
-                let expected = format!(" {} {} {SNI} {GATEWAY}", outbound.at(LISTENER)?, client.local()?);
+                // Who connected, to which address of the gateway's, with which name.
+                let expected = format!(" {} {} {SNI} default", outbound.at(LISTENER)?, client.local()?);
                 ensure!(line.ends_with(&expected), "{line} does not end with {expected}");
                 // Without a header there is no connection, though the certificate is good.
                 let client = TlsClient::new().identity(&gateway.identity);
@@ -291,19 +303,19 @@ fn upstream_proxy_protocol() -> Result<()> {
 fn upstream_proxy_protocol_over_raw_buffer() -> Result<()> {
     lab(|lab| {
         let workload = Mesh::new(lab)?.workload("gateway", GATEWAY)?;
-        let upstream = Upstream::start("productpage", Does::Greet("welcome\n".into()))?;
+        let upstream = Upstream::start("productpage", Does::Http)?;
         let name = "transport_socket-matches-upstream_proxy_protocol-raw_buffer.yaml";
         let pair = gateway(lab, &workload, name, upstream.address.port())?;
         for proxy in pair.both() {
             let mark = upstream.mark();
             let mut client = Client::connect(proxy.at(LISTENER)?)?;
-            ensure!(client.rest()? == "welcome\n FIN", "another greeting");
-            client.send("hello\n")?;
-            client.half_close()?;
+            client.send("GET /hello HTTP/1.1\r\nhost: productpage\r\nconnection: close\r\n\r\n")?;
+            let rest = client.rest()?;
+            ensure!(rest.starts_with("HTTP/1.1 200 OK\r\n") && rest.ends_with(" FIN"), "{rest}");
             let (from, to) = (client.local()?, proxy.at(LISTENER)?);
-            let expected = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r\nhello\n", from.port(), to.port());
+            let expected = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r\nGET /hello HTTP/1.1\r\n", from.port(), to.port());
             let seen = upstream.ended(mark)?;
-            ensure!(seen.head == expected.as_bytes(), "{}: {seen:?}", proxy.kind.name());
+            ensure!(seen.head.starts_with(expected.as_bytes()), "{}: {seen:?}", proxy.kind.name());
         }
         Ok(())
     })

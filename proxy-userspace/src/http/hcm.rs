@@ -12,7 +12,7 @@ use super::route::{RouteSlot, Routes};
 use super::{BuildError, Common, Stream, router};
 use crate::telemetry::access_log::Logger;
 use crate::telemetry::stats::{Stats, stats_block};
-use crate::telemetry::trace::Tracer;
+use crate::telemetry::trace::{Reason, Tracer};
 use crate::world::Parts;
 
 /// `envoy.filters.network.http_connection_manager`.
@@ -30,6 +30,7 @@ pub struct Hcm {
     last: Option<Arc<Discovered>>,
     pub routes: Arc<RouteSlot>,
     pub tracer: Option<Arc<Tracer>>,
+    pub(crate) traced: Arc<TracedStats>,
     pub(crate) prepared: Prepared,
 }
 
@@ -50,6 +51,7 @@ impl Hcm {
         let routes = routes(&model.routes, parts.http)?;
         let prepared = Prepared::new(model, listener, parts)?;
         let tracer = model.tracing.as_ref().map(|tracing| Tracer::new(tracing, parts)).transpose()?;
+        let traced = parts.cluster.stats.block(format!("{prefix}.tracing"));
         let model = Arc::new(model.clone());
         Ok(Arc::new(Self {
             model,
@@ -61,6 +63,7 @@ impl Hcm {
             last,
             routes,
             tracer,
+            traced,
             prepared,
         }))
     }
@@ -196,6 +199,28 @@ stats_block! {
         counter passthrough_internal_redirect_too_many_redirects;
         counter passthrough_internal_redirect_no_route;
         counter passthrough_internal_redirect_predicate;
+    }
+}
+
+stats_block! {
+    /// `http.<stat_prefix>.tracing.`
+    pub struct TracedStats {
+        counter random_sampling;
+        counter service_forced;
+        counter client_enabled;
+        counter not_traceable;
+        counter health_check;
+    }
+}
+
+impl TracedStats {
+    pub(crate) fn charge(&self, reason: Reason) {
+        match reason {
+            Reason::NotTraceable => self.not_traceable.inc(),
+            Reason::Sampling => self.random_sampling.inc(),
+            Reason::ServiceForced => self.service_forced.inc(),
+            Reason::ClientForced => self.client_enabled.inc(),
+        }
     }
 }
 

@@ -47,6 +47,8 @@ pub struct Stream {
     pub span: Option<Span>,
     /// Of the attempt that is made.
     pub upstream_span: Option<Span>,
+    /// The name that the route gives its span, as long as it may be told on.
+    pub decorated: Option<Arc<str>>,
     /// What filters leave for each other.
     pub extensions: Extensions,
     /// Each 1xx goes this way to the client.
@@ -98,6 +100,7 @@ impl Stream {
             route: None,
             span: None,
             upstream_span: None,
+            decorated: None,
             extensions: Extensions::new(),
             interim: None,
             local_reply: false,

@@ -35,9 +35,16 @@ const H2: &[Wheel] = &[
     Wheel { name: "h2", version: "4.4.1" },
 ];
 
+/// gRPC's own client and server, and a client and a server of WebSocket: real peers of the HTTP proxy.
+const PEERS: &[Wheel] = &[
+    Wheel { name: "typing_extensions", version: "4.16.0" },
+    Wheel { name: "grpcio", version: "1.85.1" },
+    Wheel { name: "websockets", version: "17.4" },
+];
+
 /// Installs what the tests' Python scripts import.
 pub(crate) fn install(ws: &Workspace, voice: Voice) -> Result<()> {
-    for wheel in TLSLITE.iter().chain(AIOSMTPD).chain(H2) {
+    for wheel in TLSLITE.iter().chain(AIOSMTPD).chain(H2).chain(PEERS) {
         if wheel.is_installed(ws) {
             say(voice, wheel.name, &format!("present ({})", wheel.version), true);
         } else {

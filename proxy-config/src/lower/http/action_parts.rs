@@ -104,7 +104,7 @@ lower! { "envoy.config.route.v3.RouteAction.RequestMirrorPolicy" inner::RequestM
         cluster, cluster_header, runtime_fraction, disable_shadow_host_suffix_append, request_headers_mutations,
         host_rewrite_literal
     }
-    warn { trace_sampled: "a mirrored request has no span of its own" }
+    warn { trace_sampled: "mirrored requests have no spans of their own" }
     {
         let cluster = cluster_name(cx, "cluster", cluster, &cluster_header);
         plain(cx, "host_rewrite_literal", &host_rewrite_literal);

@@ -41,15 +41,15 @@ const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 lower! { "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.Tracing"
     hcm::Tracing => Tracing, cx;
     read {
-        client_sampling, random_sampling, overall_sampling, verbose, max_path_tag_length, custom_tags, provider,
+        client_sampling, random_sampling, overall_sampling, max_path_tag_length, custom_tags, provider,
         spawn_upstream_span, operation, upstream_operation, no_context_propagation
     }
+    warn { verbose: "spans do not say when each byte came" }
     {
         Some(Tracing {
             client_sampling: sampling(cx, "client_sampling", client_sampling)?,
             random_sampling: sampling(cx, "random_sampling", random_sampling)?,
             overall_sampling: sampling(cx, "overall_sampling", overall_sampling)?,
-            verbose,
             max_path_tag_length: number(max_path_tag_length).unwrap_or(PATH_TAG),
             custom_tags: cx.list("custom_tags", custom_tags),
             provider: provider.and_then(|provider| cx.lower("provider", provider)).flatten(),

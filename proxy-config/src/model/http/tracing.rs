@@ -16,8 +16,6 @@ pub struct Tracing {
     pub random_sampling: f64,
     /// Of those that are traced by what is above. Default 100.
     pub overall_sampling: f64,
-    /// Spans have annotations.
-    pub verbose: bool,
     /// Default 256.
     pub max_path_tag_length: u32,
     pub custom_tags: Vec<CustomTag>,

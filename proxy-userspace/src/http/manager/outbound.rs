@@ -6,6 +6,7 @@ use http::header::{DATE, SERVER, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use proxy_config::model::http::hcm::ServerHeader;
 
+use super::traced;
 use crate::http::message::joined;
 use crate::http::{Reset, ResetReason, Stream};
 use crate::telemetry::Side;
@@ -14,6 +15,7 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_ENVOY_FORCE_TRACE: HeaderName = HeaderName::from_static("x-envoy-force-trace");
 
 pub(super) fn finish(stream: &mut Stream) {
+    traced::respond(stream);
     let conn = stream.conn.clone();
     let (model, prepared) = (&conn.hcm.model, &conn.hcm.prepared);
     let http = stream.http_mut();

@@ -14,6 +14,7 @@ use super::reply::{Direct, Redirection, named_by};
 use super::rewrite::{NewHost, NewPath};
 use crate::http::filters::RouteFilters;
 use crate::http::{BuildError, RequestHead};
+use crate::telemetry::trace::OfRoute;
 
 /// The route of a request, with its virtual host and the cluster that was chosen for it. Made once for each choice.
 pub struct Routed {
@@ -41,6 +42,7 @@ pub(super) struct Route {
     pub(super) rewrite: Option<NewHost>,
     pub(super) hashing: Option<Hashing>,
     pub(super) answer: Option<Answer>,
+    tracing: Option<Arc<OfRoute>>,
 }
 
 /// A route that does not forward.
@@ -108,6 +110,11 @@ impl Routed {
 
     pub fn metadata(&self) -> Option<Arc<Metadata>> {
         self.route.as_ref()?.metadata.clone()
+    }
+
+    /// What it says of tracing, instead of its connection manager.
+    pub fn tracing(&self) -> Option<&Arc<OfRoute>> {
+        self.route.as_ref()?.tracing.as_ref()
     }
 
     pub fn virtual_host_metadata(&self) -> Option<Arc<Metadata>> {
@@ -206,6 +213,7 @@ impl Route {
             rewrite: None,
             hashing: None,
             answer: None,
+            tracing: model.tracing.as_deref().map(OfRoute::new).transpose()?.map(Arc::new),
         };
         let matched = &model.matcher.path;
         match &model.action {

@@ -196,8 +196,8 @@ impl<'a> Forward<'a> {
             span.finish_child(&self.stream.entry);
         }
         let Some(span) = &self.stream.span else { return };
-        let own = self.router.is_some_and(|router| router.start_child_span);
-        let child = span.child(&self.stream.entry, &self.cluster.model.name, own);
+        let asked = self.router.is_some_and(|router| router.start_child_span);
+        let child = span.child(&self.stream.entry, &self.cluster.model, self.attempts, asked);
         let span = self.stream.span.take();
         if let Some(telling) = child.as_ref().or(span.as_ref()) {
             telling.inject(self.stream.request_mut());

@@ -60,16 +60,35 @@ impl Context {
         set(SAMPLED, if self.sampled == Some(true) { "1" } else { "0" }.to_owned());
     }
 
+    /// In one header, as it came.
+    pub fn inject_b3_single(&self, headers: &mut HeaderMap) {
+        let sampled = u8::from(self.sampled == Some(true));
+        let mut text = format!("{}-{}-{sampled}", self.trace_id(), self.span_id());
+        if let Some(parent) = self.parent {
+            text += &format!("-{parent:016x}");
+        }
+        if let Ok(value) = HeaderValue::try_from(text) {
+            headers.insert(SINGLE, value);
+        }
+    }
+
     pub fn inject_w3c(&self, headers: &mut HeaderMap) {
         let flags = u8::from(self.sampled == Some(true));
         let text = format!("00-{:032x}-{:016x}-{flags:02x}", self.trace, self.span);
         if let Ok(value) = HeaderValue::try_from(text) {
             headers.insert(TRACEPARENT, value);
         }
-        if let Some(state) = &self.state {
-            headers.insert(TRACESTATE, state.clone());
-        }
     }
+
+    /// As Envoy, an empty one where there is none.
+    pub fn inject_state(&self, headers: &mut HeaderMap) {
+        headers.insert(TRACESTATE, self.state.clone().unwrap_or_else(|| HeaderValue::from_static("")));
+    }
+}
+
+/// Whether a request has its context in one header: so it goes on.
+pub fn is_single(headers: &HeaderMap) -> bool {
+    headers.contains_key(SINGLE)
 }
 
 /// B3: one header goes before the several, as in Envoy.

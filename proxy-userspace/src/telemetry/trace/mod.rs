@@ -16,11 +16,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use proxy_config::model::Cluster;
+use proxy_config::model::http::route::RouteTracing;
 use proxy_config::model::http::tracing::{Sampler, Tracing, TracingProvider};
 
 pub use self::context::Context;
 use self::context::Extracted;
-pub use self::reason::Reason;
+pub use self::reason::{Reason, Sampling};
 pub use self::reporter::{Collectors, Node};
 use self::reporter::Reporter;
 use super::Entry;
@@ -38,6 +40,16 @@ pub struct Tracer {
     operation: Option<Format>,
     upstream_operation: Option<Format>,
     tags: Vec<tags::Custom>,
+    sampling: Sampling,
+}
+
+/// What a route says instead of its connection manager, compiled.
+pub struct OfRoute {
+    sampling: Sampling,
+    operation: Option<Format>,
+    upstream_operation: Option<Format>,
+    /// Before those of the manager that have another name.
+    tags: Vec<tags::Custom>,
 }
 
 /// One hop of a trace, until it is finished.
@@ -46,12 +58,25 @@ pub struct Span {
     pub context: Context,
     pub name: String,
     kind: Kind,
-    /// Client and server are one span.
-    shared: bool,
+    origin: Origin,
+    /// Its context came, and goes on, in the header `b3`.
+    single: bool,
     start: SystemTime,
     begun: clock::Instant,
     tags: Vec<(Cow<'static, str>, String)>,
     local: Option<SocketAddr>,
+    route: Option<Arc<OfRoute>>,
+}
+
+/// Where the span above this one is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// There is none.
+    Root,
+    /// At whom the request came from.
+    Remote,
+    /// Here.
+    Local,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,11 +90,19 @@ pub(super) struct Done {
     context: Context,
     name: String,
     kind: Kind,
-    shared: bool,
+    origin: Origin,
     start: SystemTime,
     took: std::time::Duration,
     tags: Vec<(Cow<'static, str>, String)>,
     local: Option<SocketAddr>,
+}
+
+impl Done {
+    /// What it holds of memory, about.
+    fn weight(&self) -> usize {
+        let tags = self.tags.iter().map(|(name, value)| name.len() + value.len() + 48);
+        tags.sum::<usize>() + self.name.len() + 256
+    }
 }
 
 impl Tracer {
@@ -82,22 +115,34 @@ impl Tracer {
             operation: format(&model.operation)?,
             upstream_operation: format(&model.upstream_operation)?,
             tags: model.custom_tags.iter().map(tags::Custom::new).collect::<Result<_, _>>()?,
+            sampling: Sampling::of(model),
             reporter,
             model: Tracing { provider, ..model.clone() },
         }))
     }
 
+    /// How many requests of a route are traced.
+    pub fn sampling(&self, route: Option<&OfRoute>) -> Sampling {
+        route.map_or(self.sampling, |route| route.sampling)
+    }
+
     /// The span of a request, whose id says whether it is sampled. None where its headers are no context, or nobody is
     /// told of any.
-    pub fn begin(self: &Arc<Self>, stream: &mut Stream, sampled: bool) -> Option<Span> {
+    pub fn begin(
+        self: &Arc<Self>,
+        stream: &mut Stream,
+        sampled: bool,
+        route: Option<Arc<OfRoute>>,
+    ) -> Option<Span> {
         let reporter = self.reporter.as_ref()?;
         reporter.start(&stream.conn);
         let egress = stream.entry.origin.direction == Some(Direction::Outbound);
         let request = stream.request();
-        let (context, shared) = match self.extracted(request) {
+        let kind = if self.is_client(egress) { Kind::Client } else { Kind::Server };
+        let (context, origin) = match self.extracted(request) {
             Extracted::Broken => return None,
-            Extracted::Sampled(said) => (self.root(said.unwrap_or(sampled)), false),
-            Extracted::Context(parent) => self.child_of(&parent, sampled, egress),
+            Extracted::Sampled(said) => (self.root(said.unwrap_or(sampled)), Origin::Root),
+            Extracted::Context(parent) => (self.child_of(&parent, sampled, kind), Origin::Remote),
         };
         let name = match &self.model.provider {
             Some(TracingProvider::Zipkin(_)) => request.authority.clone(),
@@ -106,7 +151,10 @@ impl Tracer {
             }
             Some(TracingProvider::OpenTelemetry(_)) | None => "ingress".to_owned(),
         };
-        let name = self.operation.as_ref().map_or(name, |format| format.text(&stream.entry));
+        let of_route = route.as_ref().and_then(|route| route.operation.as_ref());
+        let operation = of_route.or(self.operation.as_ref());
+        let name = operation.map_or(name, |format| format.text(&stream.entry));
+        let single = context::is_single(&request.headers);
         let http = stream.http_mut();
         http.traced = context.sampled == Some(true);
         http.trace_id = Some(context.trace_id().into());
@@ -115,57 +163,83 @@ impl Tracer {
             tracer: self.clone(),
             context,
             name,
-            kind: if egress { Kind::Client } else { Kind::Server },
-            shared,
+            kind,
+            origin,
+            single,
             start: stream.start.wall,
             begun: stream.start.at,
             tags: reporter.local_tags(),
             local: Some(stream.entry.facts.local),
+            route,
         })
+    }
+
+    /// Where attempts have spans of their own, that of the request is the server's on each way.
+    fn is_client(&self, egress: bool) -> bool {
+        egress && !self.splits()
+    }
+
+    fn splits(&self) -> bool {
+        let split = match &self.model.provider {
+            Some(TracingProvider::Zipkin(zipkin)) => zipkin.split_spans_for_request,
+            Some(TracingProvider::OpenTelemetry(_)) | None => false,
+        };
+        split || self.model.spawn_upstream_span
+    }
+
+    /// Of an attempt. Zipkin's goes by the direction where only the router asks for it, as that of the request does.
+    fn kind_of_attempt(&self, request: Kind) -> Kind {
+        match &self.model.provider {
+            Some(TracingProvider::Zipkin(_)) if !self.splits() => request,
+            Some(TracingProvider::Zipkin(_) | TracingProvider::OpenTelemetry(_)) | None => Kind::Client,
+        }
     }
 
     fn extracted(&self, request: &RequestHead) -> Extracted {
         match &self.model.provider {
             Some(TracingProvider::Zipkin(zipkin)) => match context::b3(&request.headers) {
-                Extracted::Sampled(None) if zipkin.w3c => context::w3c(&request.headers),
-                found => found,
+                Extracted::Sampled(None) if zipkin.w3c => match context::w3c(&request.headers) {
+                    // As if it were not there.
+                    Extracted::Broken => Extracted::Sampled(None),
+                    found @ (Extracted::Context(_) | Extracted::Sampled(_)) => found,
+                },
+                found @ (Extracted::Context(_) | Extracted::Sampled(_) | Extracted::Broken) => found,
             },
             Some(TracingProvider::OpenTelemetry(_)) | None => context::w3c(&request.headers),
         }
     }
 
     fn root(&self, sampled: bool) -> Context {
+        let sampled = Some(self.sampled(sampled));
         let span = rand::random::<u64>().max(1);
-        let wide = match &self.model.provider {
-            Some(TracingProvider::Zipkin(zipkin)) => zipkin.trace_id_128bit,
-            Some(TracingProvider::OpenTelemetry(_)) | None => true,
+        let trace = match &self.model.provider {
+            Some(TracingProvider::Zipkin(zipkin)) => {
+                let high = if zipkin.trace_id_128bit { rand::random::<u64>().max(1) } else { 0 };
+                // Of 64 bits, the trace has its first span's id.
+                let trace = u128::from(high) << 64 | u128::from(span);
+                if zipkin.timestamp_trace_ids { with_time(trace) } else { trace }
+            }
+            Some(TracingProvider::OpenTelemetry(_)) | None => rand::random::<u128>().max(1),
         };
-        let high = if wide { rand::random::<u64>().max(1) } else { 0 };
-        let trace = u128::from(high) << 64 | u128::from(span);
-        Context { trace, span, parent: None, sampled: Some(self.sampled(sampled)), state: None }
+        Context { trace, span, parent: None, sampled, state: None }
     }
 
     /// A server's span is its client's, where they share it.
-    fn child_of(&self, parent: &Context, sampled: bool, egress: bool) -> (Context, bool) {
+    fn child_of(&self, parent: &Context, sampled: bool, kind: Kind) -> Context {
         let sampled = Some(parent.sampled.unwrap_or_else(|| self.sampled(sampled)));
-        let shares = match &self.model.provider {
-            Some(TracingProvider::Zipkin(zipkin)) => {
-                zipkin.shared_span_context && !zipkin.split_spans_for_request && !egress
-            }
-            Some(TracingProvider::OpenTelemetry(_)) | None => false,
-        };
-        if shares {
-            return (Context { sampled, ..parent.clone() }, true);
+        if self.shares(kind) {
+            return Context { sampled, ..parent.clone() };
         }
-        (
-            Context {
-                span: rand::random::<u64>().max(1),
-                parent: Some(parent.span),
-                sampled,
-                ..parent.clone()
-            },
-            false,
-        )
+        let span = rand::random::<u64>().max(1);
+        Context { span, parent: Some(parent.span), sampled, ..parent.clone() }
+    }
+
+    /// Whether a server's span is its client's.
+    fn shares(&self, kind: Kind) -> bool {
+        match &self.model.provider {
+            Some(TracingProvider::Zipkin(zipkin)) => zipkin.shared_span_context && kind == Kind::Server,
+            Some(TracingProvider::OpenTelemetry(_)) | None => false,
+        }
     }
 
     fn sampled(&self, by_id: bool) -> bool {
@@ -179,6 +253,26 @@ impl Tracer {
     }
 }
 
+impl OfRoute {
+    pub fn new(model: &RouteTracing) -> Result<Self, BuildError> {
+        let format = |format: &Option<_>| format.as_ref().map(tags::compile).transpose();
+        Ok(Self {
+            sampling: Sampling::of_route(model),
+            operation: format(&model.operation)?,
+            upstream_operation: format(&model.upstream_operation)?,
+            tags: model.custom_tags.iter().map(tags::Custom::new).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// A trace whose id begins with the seconds of now, in the four first bytes of 16 or of 8.
+fn with_time(trace: u128) -> u128 {
+    let seconds = clock::wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let place = if trace >> 64 == 0 { 32 } else { 96 };
+    let rest = trace & ((1 << place) - 1);
+    u128::from(seconds & 0xffff_ffff) << place | rest
+}
+
 impl Span {
     /// Tells whoever gets this request next. The headers of whom it came from are replaced.
     pub fn inject(&self, head: &mut RequestHead) {
@@ -187,40 +281,52 @@ impl Span {
         }
         match &self.tracer.model.provider {
             Some(TracingProvider::Zipkin(zipkin)) => {
-                self.context.inject_b3(&mut head.headers);
+                if self.single {
+                    self.context.inject_b3_single(&mut head.headers);
+                } else {
+                    self.context.inject_b3(&mut head.headers);
+                }
                 if zipkin.w3c {
                     self.context.inject_w3c(&mut head.headers);
                 }
             }
-            Some(TracingProvider::OpenTelemetry(_)) | None => self.context.inject_w3c(&mut head.headers),
+            Some(TracingProvider::OpenTelemetry(_)) | None => {
+                self.context.inject_w3c(&mut head.headers);
+                self.context.inject_state(&mut head.headers);
+            }
         }
     }
 
-    /// The span of one attempt upstream; none where attempts have none of their own, and it is not `wanted` either.
-    pub fn child(&self, entry: &Entry, cluster: &str, wanted: bool) -> Option<Self> {
-        if !self.tracer.model.spawn_upstream_span && !wanted {
+    /// The span of one attempt upstream, of which there were some before; none where attempts have none of their own.
+    /// `asked`: the router's own wish.
+    pub fn child(&self, entry: &Entry, cluster: &Cluster, attempt: u32, asked: bool) -> Option<Self> {
+        if !(self.tracer.model.spawn_upstream_span || asked) {
             return None;
         }
-        let name = match &self.tracer.upstream_operation {
+        let of_route = self.route.as_ref().and_then(|route| route.upstream_operation.as_ref());
+        let name = match of_route.or(self.tracer.upstream_operation.as_ref()) {
             Some(format) => format.text(entry),
-            None => format!("router {cluster} egress"),
+            None => format!("router {} egress", cluster.alt_stat_name.as_ref().unwrap_or(&cluster.name)),
         };
-        let context = Context {
-            span: rand::random::<u64>().max(1),
-            parent: Some(self.context.span),
-            ..self.context.clone()
-        };
-        Some(Self {
+        let kind = self.tracer.kind_of_attempt(self.kind);
+        let context = self.tracer.child_of(&self.context, false, kind);
+        let mut span = Self {
             tracer: self.tracer.clone(),
             context,
             name,
-            kind: Kind::Client,
-            shared: false,
+            kind,
+            origin: Origin::Local,
+            single: self.single,
             start: clock::wall(),
             begun: clock::now(),
             tags: Vec::new(),
             local: self.local,
-        })
+            route: self.route.clone(),
+        };
+        if attempt > 1 {
+            span.tag("retry.count", (attempt - 1).to_string());
+        }
+        Some(span)
     }
 
     pub fn tag(&mut self, name: impl Into<Cow<'static, str>>, value: impl Into<String>) {
@@ -229,31 +335,37 @@ impl Span {
 
     /// The request has ended.
     pub fn finish(mut self, entry: &Entry) {
-        if self.context.sampled != Some(true) {
-            return;
+        if self.context.sampled == Some(true) {
+            let tracer = self.tracer.clone();
+            tags::of_request(&mut self, entry, &tracer.model);
+            self.end(entry);
         }
-        let tracer = self.tracer.clone();
-        tags::of_request(&mut self, entry, &tracer.model);
-        tags::common(&mut self, entry, &tracer.tags);
-        self.report();
     }
 
     /// An attempt has ended.
     pub fn finish_child(mut self, entry: &Entry) {
-        if self.context.sampled != Some(true) {
-            return;
+        if self.context.sampled == Some(true) {
+            tags::of_attempt(&mut self, entry);
+            self.end(entry);
         }
-        let tracer = self.tracer.clone();
-        tags::of_attempt(&mut self, entry);
-        tags::common(&mut self, entry, &tracer.tags);
+    }
+
+    fn end(mut self, entry: &Entry) {
+        let (tracer, route) = (self.tracer.clone(), self.route.clone());
+        tags::common(&mut self, entry);
+        let of_route = route.as_ref().map_or(&[] as &[_], |route| route.tags.as_slice());
+        let more = tracer.tags.iter().filter(|tag| !of_route.iter().any(|own| own.name() == tag.name()));
+        for tag in of_route.iter().chain(more) {
+            tag.apply(&mut self, entry);
+        }
         self.report();
     }
 
     fn report(self) {
-        let Self { tracer, context, name, kind, shared, start, begun, tags, local } = self;
+        let Self { tracer, context, name, kind, origin, start, begun, tags, local, .. } = self;
         let took = clock::now().saturating_duration_since(begun);
         if let Some(reporter) = &tracer.reporter {
-            reporter.push(Done { context, name, kind, shared, start, took, tags, local });
+            reporter.push(Done { context, name, kind, origin, start, took, tags, local });
         }
     }
 }

@@ -10,7 +10,11 @@ use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Sta
 use prost::Message as _;
 use proxy_config::model::http::tracing::{OpenTelemetry, ResourceDetector};
 
-use super::{Done, Kind};
+use super::{Done, Kind, Origin};
+
+/// `SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK`, `SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK`.
+const KNOWN: u32 = 0x100;
+const REMOTE: u32 = 0x200;
 
 /// Attributes of the process: what the configuration says, and `service.name`.
 pub(super) fn resource(model: &OpenTelemetry) -> Vec<(String, String)> {
@@ -67,7 +71,12 @@ pub(super) fn body(spans: &[Done], resource: &[(String, String)], grpc: bool) ->
 
 fn one(done: &Done) -> Span {
     let error = done.tags.iter().any(|(name, _)| name == "error");
-    let code = if error { status::StatusCode::Error } else { status::StatusCode::Unset };
+    let status = error.then(|| Status { message: String::new(), code: status::StatusCode::Error.into() });
+    let sampled = u32::from(done.context.sampled == Some(true));
+    let remote = match done.origin {
+        Origin::Remote => REMOTE,
+        Origin::Root | Origin::Local => 0,
+    };
     Span {
         trace_id: done.context.trace.to_be_bytes().to_vec(),
         span_id: done.context.span.to_be_bytes().to_vec(),
@@ -83,7 +92,8 @@ fn one(done: &Done) -> Span {
         end_time_unix_nano: nanos(done.start)
             .saturating_add(u64::try_from(done.took.as_nanos()).unwrap_or(0)),
         attributes: done.tags.iter().map(|(name, value)| attribute(name, value)).collect(),
-        status: Some(Status { message: String::new(), code: code.into() }),
+        status,
+        flags: sampled | KNOWN | remote,
         ..Span::default()
     }
 }

@@ -1,6 +1,8 @@
 //! Whether a request is traced, and why: what of it is told on by a digit of its id, as Envoy's
 //! `UuidRequestIdExtension` does.
 
+use proxy_config::model::FractionalPercent;
+use proxy_config::model::http::route::RouteTracing;
 use proxy_config::model::http::tracing::Tracing;
 
 /// Envoy's `Tracing::Reason`, in the fourteenth place of a UUID (`-4xxx-`).
@@ -59,32 +61,63 @@ pub struct Asked {
     pub before: Reason,
 }
 
-/// Of a request with that id: the same for all proxies on its way, by the id.
-pub fn decide(tracing: &Tracing, id: &str, asked: Asked) -> Reason {
-    let Some(number) = number(id) else { return asked.before };
-    let mut reason = asked.before;
-    if reason == Reason::NotTraceable {
-        if asked.client_trace_id && enabled(tracing.client_sampling, rand::random_range(0..10_000)) {
-            reason = Reason::ClientForced;
-        } else if asked.force_trace {
-            reason = Reason::ServiceForced;
-        } else if enabled(tracing.random_sampling, number) {
-            reason = Reason::Sampling;
+/// How many requests are traced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sampling {
+    client: FractionalPercent,
+    random: FractionalPercent,
+    overall: FractionalPercent,
+}
+
+impl Sampling {
+    /// As Envoy has it, in whole percents but for random sampling.
+    pub fn of(model: &Tracing) -> Self {
+        let whole = |percent: f64| FractionalPercent { numerator: percent as u32, denominator: 100 };
+        let random = (model.random_sampling * 100.0).round() as u32;
+        Self {
+            client: whole(model.client_sampling),
+            random: FractionalPercent { numerator: random, denominator: 10_000 },
+            overall: whole(model.overall_sampling),
         }
     }
-    if reason.is_traced() && !enabled(tracing.overall_sampling, number) {
-        reason = Reason::NotTraceable;
+
+    /// What a route does not say is 100 %, whatever the connection manager has.
+    pub fn of_route(model: &RouteTracing) -> Self {
+        let all = FractionalPercent { numerator: 100, denominator: 100 };
+        Self {
+            client: model.client_sampling.unwrap_or(all),
+            random: model.random_sampling.unwrap_or(all),
+            overall: model.overall_sampling.unwrap_or(all),
+        }
     }
-    reason
+
+    /// Of a request with that id: the same for all proxies on its way, by the id. An id that is none is not traced.
+    pub fn decide(&self, id: &str, asked: Asked) -> Reason {
+        let Some(number) = number(id) else { return Reason::NotTraceable };
+        let mut reason = asked.before;
+        if reason == Reason::NotTraceable {
+            if asked.client_trace_id && enabled(self.client, rand::random::<u64>()) {
+                reason = Reason::ClientForced;
+            } else if asked.force_trace {
+                reason = Reason::ServiceForced;
+            } else if enabled(self.random, number) {
+                reason = Reason::Sampling;
+            }
+        }
+        if reason.is_traced() && !enabled(self.overall, number) {
+            reason = Reason::NotTraceable;
+        }
+        reason
+    }
 }
 
-fn enabled(percent: f64, number: u64) -> bool {
-    (number as f64) < percent * 100.0
+fn enabled(percent: FractionalPercent, number: u64) -> bool {
+    number % u64::from(percent.denominator.max(1)) < u64::from(percent.numerator)
 }
 
-/// The first eight digits of a UUID, as Envoy's stable random number.
+/// Of the first eight digits, as Envoy's stable random number.
 fn number(id: &str) -> Option<u64> {
-    let digits = id.get(..8).filter(|_| id.len() == 36)?;
+    let digits = id.get(..8).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
     u64::from_str_radix(digits, 16).ok().map(|number| number % 10_000)
 }
 
@@ -97,7 +130,6 @@ mod tests {
             client_sampling: client,
             random_sampling: random,
             overall_sampling: overall,
-            verbose: false,
             max_path_tag_length: 256,
             custom_tags: Vec::new(),
             provider: None,
@@ -125,11 +157,19 @@ mod tests {
             (tracing(0.0, 0.0, 100.0), forced, Reason::ServiceForced),
             (tracing(100.0, 0.0, 0.0), forced, Reason::NotTraceable),
             (tracing(0.0, 0.0, 100.0), sampled, Reason::Sampling),
+            // 1 of 100 is within 2 %, and not within what 0.9 % is in whole ones.
+            (tracing(0.0, 100.0, 2.0), Asked::default(), Reason::Sampling),
+            (tracing(0.0, 100.0, 0.9), Asked::default(), Reason::NotTraceable),
         ];
         for (tracing, asked, expected) in table {
-            assert_eq!(decide(&tracing, id, asked), expected, "{tracing:?} {asked:?}");
+            assert_eq!(Sampling::of(&tracing).decide(id, asked), expected, "{tracing:?} {asked:?}");
         }
-        assert_eq!(decide(&tracing(100.0, 100.0, 100.0), "no uuid", Asked::default()), Reason::NotTraceable);
+        let all = Sampling::of(&tracing(100.0, 100.0, 100.0));
+        assert_eq!(all.decide("no uuid at all", Asked::default()), Reason::NotTraceable);
+        assert_eq!(all.decide("00000001", Asked::default()), Reason::Sampling);
+        let route = RouteTracing { random_sampling: Some(FractionalPercent { numerator: 0, denominator: 100 }), ..RouteTracing::default() };
+        assert_eq!(Sampling::of_route(&route).decide(id, Asked::default()), Reason::NotTraceable);
+        assert_eq!(Sampling::of_route(&RouteTracing::default()).decide(id, Asked::default()), Reason::Sampling);
     }
 
     #[test]

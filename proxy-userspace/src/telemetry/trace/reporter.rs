@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, TE};
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use proxy_config::model::Bootstrap;
 use proxy_config::model::bootstrap::{Reports, TraceReports};
 use proxy_config::model::grpc::GrpcTarget;
@@ -26,6 +26,8 @@ use crate::world::Parts;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Of Zipkin, where Envoy has no limit: a collector that does not answer must not fill the memory.
 const MOST: usize = 4_096;
+/// Tags have what clients say: few spans with long ones must not fill it either.
+const MOST_BYTES: usize = 16 << 20;
 
 stats_block! {
     /// `tracing.zipkin.` and `tracing.opentelemetry.`
@@ -98,8 +100,17 @@ struct Means {
 #[derive(Default)]
 struct Waiting {
     spans: Vec<Done>,
+    /// Of their tags.
+    bytes: usize,
     /// The sending task is there.
     started: bool,
+}
+
+impl Waiting {
+    fn take(&mut self) -> Vec<Done> {
+        self.bytes = 0;
+        std::mem::take(&mut self.spans)
+    }
 }
 
 impl Reporter {
@@ -144,15 +155,25 @@ impl Reporter {
             TracingProvider::Zipkin(_) => MOST,
             TracingProvider::OpenTelemetry(model) => model.max_cache_size as usize,
         };
+        let weight = span.weight();
         let mut waiting = self.lock();
-        if waiting.spans.len() >= most {
+        if waiting.spans.len() >= most || waiting.bytes.saturating_add(weight) > MOST_BYTES {
             self.stats.spans_dropped.inc();
             return;
         }
+        waiting.bytes += weight;
         waiting.spans.push(span);
         if waiting.spans.len() >= self.reports.min_flush_spans as usize {
             self.wake.notify_one();
         }
+    }
+
+    /// No connection manager has it any more. One that takes it up just now begins to send anew.
+    fn is_forsaken(self: &Arc<Self>) -> bool {
+        let mut waiting = self.lock();
+        let last = Arc::strong_count(self) == 1;
+        waiting.started &= !last;
+        last
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -160,7 +181,7 @@ impl Reporter {
     }
 
     async fn flush(&self, means: &Means) {
-        let spans = std::mem::take(&mut self.lock().spans);
+        let spans = self.lock().take();
         if spans.is_empty() {
             return;
         }
@@ -173,7 +194,7 @@ impl Reporter {
 
     async fn zipkin(&self, model: &Zipkin, spans: &[Done], means: &Means) {
         let service: &str = if self.node.cluster.is_empty() { "shunt" } else { &self.node.cluster };
-        let body = zipkin::body(spans, service).into();
+        let body = zipkin::body(spans, service, model.shared_span_context).into();
         let timeout = self.reports.request_timeout;
         self.post(&model.collector, "application/json", (body, timeout), means).await;
     }
@@ -226,12 +247,23 @@ impl Reporter {
             return self.stats.reports_skipped_no_cluster.inc();
         };
         match call(&cluster, &means.caller, request, Some(timeout)).await {
-            Ok(response) if response.head.status.is_success() => self.stats.reports_sent.inc(),
+            Ok(response) if self.accepts(response.head.status) => self.stats.reports_sent.inc(),
             Ok(_) => self.stats.reports_dropped.inc(),
+            // What no collector has answered is answered by the proxy itself in Envoy, and counted alike.
             Err(why) => {
                 log::debug!("spans to {}: {why}", cluster.model.name);
-                self.stats.reports_failed.inc();
+                self.stats.reports_dropped.inc();
             }
+        }
+    }
+}
+
+impl Reporter {
+    /// As Envoy documents it, Zipkin's collector says 202 and nothing else.
+    fn accepts(&self, status: StatusCode) -> bool {
+        match &self.provider {
+            TracingProvider::Zipkin(_) => status == StatusCode::ACCEPTED,
+            TracingProvider::OpenTelemetry(_) => status.is_success(),
         }
     }
 }
@@ -245,8 +277,7 @@ async fn run(reporter: Weak<Reporter>, means: Means) {
             held.stats.timer_flushed.inc();
         }
         held.flush(&means).await;
-        let last = Arc::strong_count(&held) == 1;
-        if last {
+        if held.is_forsaken() {
             return;
         }
     }

@@ -47,8 +47,12 @@ impl Custom {
         Ok(Self { tag: model.tag.clone(), value })
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.tag
+    }
+
     /// Where there is nothing to say there is no tag.
-    fn apply(&self, span: &mut Span, entry: &Entry) {
+    pub(super) fn apply(&self, span: &mut Span, entry: &Entry) {
         let text = match &self.value {
             Value::Fixed(text) => text.clone(),
             Value::Header { name, default } => entry
@@ -133,7 +137,7 @@ pub(super) fn of_attempt(span: &mut Span, entry: &Entry) {
     }
 }
 
-pub(super) fn common(span: &mut Span, entry: &Entry, custom: &[Custom]) {
+pub(super) fn common(span: &mut Span, entry: &Entry) {
     let Some(http) = entry.http.as_deref() else { return };
     span.tag("component", "proxy");
     if let Some(cluster) = &entry.upstream.cluster {
@@ -148,7 +152,6 @@ pub(super) fn common(span: &mut Span, entry: &Entry, custom: &[Custom]) {
     if failed(http) {
         span.tag("error", "true");
     }
-    custom.iter().for_each(|tag| tag.apply(span, entry));
 }
 
 fn grpc(span: &mut Span, http: &HttpEntry) {

@@ -8,30 +8,37 @@ use serde_json::{Map, Value, json};
 use super::{Done, Kind};
 
 /// The body of one POST.
-pub(super) fn body(spans: &[Done], service: &str) -> Vec<u8> {
-    Value::Array(spans.iter().map(|span| one(span, service)).collect()).to_string().into_bytes()
+pub(super) fn body(spans: &[Done], service: &str, shared: bool) -> Vec<u8> {
+    Value::Array(spans.iter().map(|span| one(span, service, shared)).collect()).to_string().into_bytes()
 }
 
-fn one(span: &Done, service: &str) -> Value {
+fn one(span: &Done, service: &str, shared: bool) -> Value {
+    // One that says nothing is none.
+    let tags = span.tags.iter().filter(|(_, value)| !value.is_empty());
     let tags: Map<String, Value> =
-        span.tags.iter().map(|(name, value)| (name.clone().into_owned(), json!(value))).collect();
+        tags.map(|(name, value)| (name.clone().into_owned(), json!(value))).collect();
+    let took = u64::try_from(span.took.as_micros()).unwrap_or(u64::MAX);
+    // What of the old names of annotations is left: the beginning is in kind and timestamp.
+    let (kind, end) = match span.kind {
+        Kind::Server => ("SERVER", "ss"),
+        Kind::Client => ("CLIENT", "cr"),
+    };
     let mut out = json!({
         "traceId": span.context.trace_id(),
         "id": span.context.span_id(),
         "name": span.name,
-        "kind": match span.kind {
-            Kind::Server => "SERVER",
-            Kind::Client => "CLIENT",
-        },
+        "kind": kind,
         "timestamp": micros(span.start),
-        "duration": u64::try_from(span.took.as_micros()).unwrap_or(u64::MAX).max(1),
+        "duration": took.max(1),
+        "annotations": [{ "timestamp": micros(span.start).saturating_add(took), "value": end }],
         "localEndpoint": endpoint(service, span.local),
         "tags": tags,
     });
     if let Some(parent) = span.context.parent {
         out["parentId"] = json!(format!("{parent:016x}"));
     }
-    if span.shared {
+    // As Envoy says of each server's span, be its client traced or not.
+    if shared && span.kind == Kind::Server {
         out["shared"] = json!(true);
     }
     out
