@@ -95,7 +95,9 @@ fn from_a_control_plane() -> Result<()> {
         let mut cases = Cases::new();
         pair.same(&mut cases, "the post, control plane: curl", |proxy| Ok(json!(curl(lab, proxy)?)));
         plane.snapshot(snapshot(&v2)?);
-        pair.same(&mut cases, "the post, control plane: after the snapshot", |proxy| becomes(lab, proxy, "v2"));
+        pair.same(&mut cases, "the post, control plane: after the snapshot", |proxy| {
+            becomes(lab, proxy, "v2")
+        });
         cases.finish()
     })
 }

@@ -51,10 +51,22 @@ fn contexts() -> Vec<(&'static str, Vec<(&'static str, &'static str)>, usize)> {
         ("b3, one header, broken", vec![("b3", "zz-yy")], 0),
         ("b3, both forms", vec![("b3", "0"), ("x-b3-sampled", "1")], 0),
         ("w3c", vec![W3C, ("tracestate", "a=b,c=d")], 1),
-        ("w3c, not sampled", vec![("traceparent", "00-463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312-00")], 0),
-        ("w3c, a later version", vec![("traceparent", "01-463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312-01")], 1),
+        (
+            "w3c, not sampled",
+            vec![("traceparent", "00-463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312-00")],
+            0,
+        ),
+        (
+            "w3c, a later version",
+            vec![("traceparent", "01-463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312-01")],
+            1,
+        ),
         ("w3c, broken", vec![("traceparent", "00-xyz-a2fb4a1d1a96d312-01")], 0),
-        ("w3c, no trace", vec![("traceparent", "00-00000000000000000000000000000000-a2fb4a1d1a96d312-01")], 0),
+        (
+            "w3c, no trace",
+            vec![("traceparent", "00-00000000000000000000000000000000-a2fb4a1d1a96d312-01")],
+            0,
+        ),
         ("both", with(&[W3C, ("x-b3-sampled", "1")]), 1),
         ("forced", vec![("x-envoy-force-trace", "true"), ("x-request-id", ID)], 1),
         ("of a client", vec![("x-client-trace-id", "abc"), ("x-request-id", ID)], 1),
@@ -86,7 +98,9 @@ fn zipkin_propagates() -> Result<()> {
 #[test]
 fn zipkin_of_128_bits_alone() -> Result<()> {
     let tracing = zipkin("trace_id_128bit: true, shared_span_context: false");
-    propagated("zipkin, alone", &Config { tracing: &tracing, ..Config::default() }, |name| name.starts_with("b3"))
+    propagated("zipkin, alone", &Config { tracing: &tracing, ..Config::default() }, |name| {
+        name.starts_with("b3")
+    })
 }
 
 #[test]

@@ -142,8 +142,10 @@ pub(crate) fn web_server_at(lab: &Lab, place: &Place, port: u16) -> Result<(Proc
     fs::create_dir_all(&dir)?;
     fs::write(dir.join("index.html"), "hello\n")?;
     fs::write(dir.join("big"), vec![b'z'; 5_000_000])?;
-    let spawn =
-        lab.program("python3", place)?.args(["-u", "-m", "http.server", &port.to_string(), "--bind", "::"]).dir(&dir);
+    let spawn = lab
+        .program("python3", place)?
+        .args(["-u", "-m", "http.server", &port.to_string(), "--bind", "::"])
+        .dir(&dir);
     let server = spawn.spawn()?;
     let port = eventually("the web server's port", START, || {
         let text = server.stdout();

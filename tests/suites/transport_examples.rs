@@ -173,7 +173,11 @@ fn tap() -> Result<()> {
         secured(&pair, &workload, &server, None)?;
         for proxy in pair.both() {
             let trace = trace(proxy)?;
-            ensure!(contains(&trace, b"GET /hello HTTP/1.1"), "{}: no request in the trace", proxy.kind.name());
+            ensure!(
+                contains(&trace, b"GET /hello HTTP/1.1"),
+                "{}: no request in the trace",
+                proxy.kind.name()
+            );
         }
         Ok(())
     })
@@ -282,7 +286,10 @@ fn upstream_proxy_protocol() -> Result<()> {
                 client.send("GET /hello HTTP/1.1\r\nhost: productpage\r\nconnection: close\r\n\r\n")?;
                 let rest = client.rest()?;
                 ensure!(rest.starts_with("HTTP/1.1 200 OK\r\n") && rest.ends_with(" FIN"), "{rest}");
-                ensure!(rest.contains("\r\nserver: istio-envoy\r\n") || rest.contains("\r\nserver: envoy\r\n"), "{rest}");
+                ensure!(
+                    rest.contains("\r\nserver: istio-envoy\r\n") || rest.contains("\r\nserver: envoy\r\n"),
+                    "{rest}"
+                );
                 // productpage is told who it was.
                 ensure!(rest.contains(&format!(";URI={GATEWAY}")), "{rest}");
                 let line = inbound.lines("access.log", 1)?.remove(0);
@@ -313,7 +320,11 @@ fn upstream_proxy_protocol_over_raw_buffer() -> Result<()> {
             let rest = client.rest()?;
             ensure!(rest.starts_with("HTTP/1.1 200 OK\r\n") && rest.ends_with(" FIN"), "{rest}");
             let (from, to) = (client.local()?, proxy.at(LISTENER)?);
-            let expected = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r\nGET /hello HTTP/1.1\r\n", from.port(), to.port());
+            let expected = format!(
+                "PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r\nGET /hello HTTP/1.1\r\n",
+                from.port(),
+                to.port()
+            );
             let seen = upstream.ended(mark)?;
             ensure!(seen.head.starts_with(expected.as_bytes()), "{}: {seen:?}", proxy.kind.name());
         }

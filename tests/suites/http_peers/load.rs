@@ -15,7 +15,9 @@ fn load(lab: &Lab, proxy: &Proxy, program: &str, args: &[String]) -> Result<(Str
     let said = lab.program(program, &Place::default())?.args(args).run()?.stdout;
     proxy.expect_stat("http.ing.downstream_rq_active", 0)?;
     let after = proxy.stats()?;
-    for wrong in ["http.ing.downstream_rq_4xx", "http.ing.downstream_rq_5xx", "http.ing.downstream_cx_protocol_error"] {
+    for wrong in
+        ["http.ing.downstream_rq_4xx", "http.ing.downstream_rq_5xx", "http.ing.downstream_cx_protocol_error"]
+    {
         ensure!(after.of(wrong) == before.of(wrong), "{wrong}: {said}");
     }
     Ok((said, after.of(ANSWERED) - before.of(ANSWERED)))
@@ -25,7 +27,9 @@ fn load(lab: &Lab, proxy: &Proxy, program: &str, args: &[String]) -> Result<(Str
 fn before(text: &str, word: &str) -> Result<u64> {
     let end = text.find(word).with_context(|| format!("no {word:?} in {text}"))?;
     let number = text[..end].trim_end().rsplit(|c: char| !c.is_ascii_digit()).next();
-    number.and_then(|number| number.parse().ok()).with_context(|| format!("no number before {word:?} in {text}"))
+    number
+        .and_then(|number| number.parse().ok())
+        .with_context(|| format!("no number before {word:?} in {text}"))
 }
 
 fn over(run: impl FnOnce(&Lab, &Proxy, &mut Cases) -> Result<()>) -> Result<()> {
@@ -52,11 +56,13 @@ fn h2load() -> Result<()> {
         ] {
             cases.case(format_args!("h2load, {protocol}, {upstream}, {page}"), || {
                 let count = if page == "big.bin" { 60 } else { 1_000 };
-                let mut args = vec![format!("-n{count}"), "-c5".to_owned(), "-t1".to_owned(), protocol.to_owned()];
+                let mut args =
+                    vec![format!("-n{count}"), "-c5".to_owned(), "-t1".to_owned(), protocol.to_owned()];
                 args.push(if protocol == "--h1" { "-m1" } else { "-m20" }.to_owned());
                 args.push(format!("http://{at}/{upstream}/{page}"));
                 let (said, answered) = load(lab, proxy, "h2load", &args)?;
-                let succeeded = (before(&said, "succeeded")?, before(&said, "failed")?, before(&said, "errored")?);
+                let succeeded =
+                    (before(&said, "succeeded")?, before(&said, "failed")?, before(&said, "errored")?);
                 ensure!(succeeded == (count, 0, 0), "{said}");
                 ensure!(before(&said, "2xx")? == count && answered == count, "{answered} answered: {said}");
                 Ok(())
@@ -83,8 +89,12 @@ fn hey() -> Result<()> {
                     args.extend(more.iter().map(|&arg| arg.to_owned()));
                     args.push(format!("http://{at}/{upstream}/{page}"));
                     let (said, answered) = load(lab, proxy, "hey", &args)?;
-                    let lines = said.lines().filter(|line| line.trim_start().starts_with("[2") && line.ends_with("responses"));
-                    let good = lines.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum::<u64>();
+                    let lines = said
+                        .lines()
+                        .filter(|line| line.trim_start().starts_with("[2") && line.ends_with("responses"));
+                    let good = lines
+                        .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
+                        .sum::<u64>();
                     ensure!(good == 300 && answered == 300, "{good}, {answered}: {said}");
                     ensure!(!said.contains("Error distribution"), "{said}");
                     Ok(())
@@ -102,13 +112,17 @@ fn wrk() -> Result<()> {
         for upstream in ["h1", "h2c", "h1-tls"] {
             cases.case(format_args!("wrk, {upstream}"), || {
                 let started = proxy.stat(ALL)?;
-                let args = ["-t1", "-c16", "-d1s", &format!("http://{at}/{upstream}/index.html")].map(str::to_owned);
+                let args =
+                    ["-t1", "-c16", "-d1s", &format!("http://{at}/{upstream}/index.html")].map(str::to_owned);
                 let (said, answered) = load(lab, proxy, "wrk", &args)?;
                 let counted = before(&said, "requests in")?;
                 ensure!(!said.contains("Non-2xx") && !said.contains("Socket errors"), "{said}");
                 // It leaves while some are on their way.
                 let all = proxy.stat(ALL)? - started;
-                ensure!(counted > 0 && answered >= counted && all <= counted + 16, "{answered} of {all}: {said}");
+                ensure!(
+                    counted > 0 && answered >= counted && all <= counted + 16,
+                    "{answered} of {all}: {said}"
+                );
                 Ok(())
             });
         }

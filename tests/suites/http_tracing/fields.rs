@@ -44,7 +44,8 @@ fn sampling() -> Result<()> {
             ("a low id", get("/", &[LOW])),
             ("another id", get("/", &[HALF]).makes(0)),
             ("an id that says so", get("/", &[TRACED])),
-            ("forced", get("/", &[HALF, FORCE])),
+            // Nobody outside may force it.
+            ("forced", get("/", &[HALF, FORCE]).makes(0)),
             ("a client's wish", get("/", &[HALF, CLIENT]).makes(0)),
             ("no id of ours", get("/", &[("x-request-id", "mine")]).makes(0)),
             ("eight digits", get("/", &[("x-request-id", "00000001")])),
@@ -54,7 +55,7 @@ fn sampling() -> Result<()> {
             ("the route's all, a client's wish", get("/all", &[HALF, CLIENT])),
             ("the route's none", get("/none", &[LOW]).makes(0)),
             ("the route's none, a client's wish", get("/none", &[LOW, CLIENT]).makes(0)),
-            ("the route's none, forced", get("/none", &[LOW, FORCE])),
+            ("the route's none, forced", get("/none", &[LOW, FORCE]).makes(0)),
             ("the route's half", get("/half", &[HALF])),
             ("the route's half, a low id", get("/half", &[LOW]).makes(0)),
             ("the route's never", get("/never", &[TRACED]).makes(0)),
@@ -80,9 +81,10 @@ fn an_id_that_is_left_alone() -> Result<()> {
         let manager = id(fields);
         let config = Config { tracing: &tracing, manager: &manager, routes: &[plain], ..Config::default() };
         let never = if name == "without a digit" { 0 } else { 1 };
-        let (half, traced) = (get("/", &[("x-request-id", "00002328-0000-4000-8000-00000000abcd")]).makes(never), {
-            get("/", &[("x-request-id", "00002328-0000-9000-8000-00000000abcd")]).makes(never)
-        });
+        let (half, traced) =
+            (get("/", &[("x-request-id", "00002328-0000-4000-8000-00000000abcd")]).makes(never), {
+                get("/", &[("x-request-id", "00002328-0000-9000-8000-00000000abcd")]).makes(never)
+            });
         with(&config, name, &[("low", asked), ("high", half), ("high, said to be traced", traced)])?;
     }
     Ok(())
@@ -158,19 +160,19 @@ fn tags() -> Result<()> {
     let routes = [
         "match: { prefix: /m }, metadata: { filter_metadata: { of: { route: the-route } } }, route: { cluster: up }, tracing: { \
          custom_tags: [ { tag: fixed, literal: { value: of-route } }, { tag: more, literal: { value: m } } ] }",
-        "match: { prefix: /direct }, direct_response: { status: 503, body: { inline_string: no } }",
+        "match: { prefix: /direct }, direct_response: { status: 503, body: { inline_string: sorry } }",
         "match: { prefix: /gone }, route: { cluster: gone }",
         "match: { prefix: /unknown }, route: { cluster_header: x-no }",
         "match: { prefix: /redirect }, redirect: { path_redirect: /x }",
         "match: { prefix: /rewrite }, route: { cluster: up, prefix_rewrite: /other }",
     ];
     let grpc = [("content-type", "application/grpc"), ("grpc-timeout", "5S")];
-    let own = [("x-tag", "a value"), ("x-envoy-downstream-service-cluster", "them"), ("x-client-trace-id", "cid")];
+    let own =
+        [("x-tag", "a value"), ("x-envoy-downstream-service-cluster", "them"), ("x-client-trace-id", "cid")];
     for (provider, start, speaks) in
         [("zipkin", zipkin(""), Speaks::Http1), ("opentelemetry", otel(""), Speaks::Http2)]
     {
-        let tracing =
-            format!("{start} max_path_tag_length: 12, custom_tags: [ {} ]", all.join(", "));
+        let tracing = format!("{start} max_path_tag_length: 12, custom_tags: [ {} ]", all.join(", "));
         let filters = [set.clone()];
         let config =
             Config { tracing: &tracing, routes: &routes, speaks, filters: &filters, ..Config::default() };
@@ -259,7 +261,7 @@ fn more_fields() -> Result<()> {
             otel(
                 "sampler: { name: envoy.tracers.opentelemetry.samplers.always_on, typed_config: { \"@type\": \
                  type.googleapis.com/envoy.extensions.tracers.opentelemetry.samplers.v3.AlwaysOnSamplerConfig } }, ",
-            ) + "random_sampling: { value: 0 }",
+            ) + "random_sampling: { value: 1 }",
             Speaks::Http2,
         ),
         (
@@ -274,13 +276,15 @@ fn more_fields() -> Result<()> {
     ] {
         let config = Config { tracing: &tracing, speaks, ..Config::default() };
         let spans = usize::from(name != "no provider");
+        let sampled = if name == "a sampler" { 0 } else { spans };
         with(
             &config,
             name,
             &[
                 ("in", get("/", &[LOW]).makes(spans)),
-                ("out", get("/", &[HALF]).out().makes(spans)),
-                ("of another", get("/", &[super::W3C]).makes(spans)),
+                ("out", get("/", &[HALF]).out().makes(sampled)),
+                ("of another", get("/", &[super::W3C, LOW]).makes(spans)),
+                ("of another that is not traced", get("/", &[super::W3C, HALF]).makes(sampled)),
             ],
         )?;
     }

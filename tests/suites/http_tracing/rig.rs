@@ -121,7 +121,10 @@ impl Rig {
     pub(super) fn start_with(lab: &Lab, config: &Config<'_>, other: SocketAddr) -> Result<Self> {
         let echo = HttpEcho::start("echo")?;
         let (envoy, shunt) = (Collector::start(config.speaks)?, Collector::start(config.speaks)?);
-        let start = |kind, spans: &Collector| Proxy::start(lab, kind, &bootstrap(config, &echo, spans, other)?);
+        let gone = unused()?;
+        let start = |kind, spans: &Collector| {
+            Proxy::start(lab, kind, &bootstrap(config, &echo, spans, [other, gone])?)
+        };
         let pair = Pair { envoy: start(Kind::Envoy, &envoy)?, shunt: start(Kind::Shunt, &shunt)? };
         Ok(Self { pair, envoy, shunt, _echo: echo })
     }
@@ -147,7 +150,8 @@ impl Rig {
     pub(super) fn observe(&self, proxy: &Proxy, asked: Asked<'_>) -> Result<Value> {
         let mut headers = vec![("host", "test.example"), ("user-agent", "tests")];
         headers.extend(asked.headers);
-        let line = if asked.line.starts_with('/') { format!("GET {}", asked.line) } else { asked.line.to_owned() };
+        let line =
+            if asked.line.starts_with('/') { format!("GET {}", asked.line) } else { asked.line.to_owned() };
         let answer = ask(proxy.at(asked.listener)?, &line, &headers)?;
         let spans = self.collector(proxy).spans(asked.spans)?;
         let mut names = Names::knowing(asked.headers);
@@ -164,7 +168,9 @@ impl Rig {
             .collect();
         let mut seen = json!({ "status": answer.status, "sent": sent, "back": back });
         let mut spans: Vec<Value> = spans.into_iter().map(steady).collect();
-        spans.sort_by_key(|span| (span["kind"].to_string(), span["name"].to_string(), span["parentId"].is_null()));
+        spans.sort_by_key(|span| {
+            (span["kind"].to_string(), span["name"].to_string(), span["parentId"].is_null())
+        });
         names.rename(&mut seen);
         let mut spans = Value::Array(spans);
         names.rename(&mut spans);
@@ -177,13 +183,17 @@ fn bootstrap(
     config: &Config<'_>,
     echo: &HttpEcho,
     spans: &Collector,
-    other: SocketAddr,
+    [other, gone]: [SocketAddr; 2],
 ) -> Result<String> {
     let Config { speaks, tracing, manager, routes, router, filters, top, enough } = config;
     let mut all: Vec<String> = routes.iter().map(|route| format!("{{ {route} }}")).collect();
     all.push("{ match: { prefix: / }, route: { cluster: up } }".to_owned());
     let mut filters = filters.to_vec();
-    filters.push(extension("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router", router));
+    filters.push(extension(
+        "envoy.filters.http.router",
+        "envoy.extensions.filters.http.router.v3.Router",
+        router,
+    ));
     let fields = format!(
         "stat_prefix: ing, {manager} tracing: {{ {tracing} }}, route_config: {{ name: r, virtual_hosts: [ {{ name: v, \
          domains: [ \"*\" ], routes: [ {} ] }} ] }}, http_filters: [ {} ]",
@@ -207,13 +217,16 @@ fn bootstrap(
          tracing.zipkin.flush_interval_ms: 1000 }} }} ] }}"
     );
     let metadata = "metadata: { filter_metadata: { of: { cluster: the-cluster } } }";
-    let up = shunt_tests::bootstrap::endpoint(echo.address, "metadata: { filter_metadata: { of: { host: the-host } } }");
+    let up = shunt_tests::bootstrap::endpoint(
+        echo.address,
+        "metadata: { filter_metadata: { of: { host: the-host } } }",
+    );
     Ok(Bootstrap::new()
         .top("node: { id: the-node, cluster: the-service, locality: { zone: the-zone } }")
         .top(&runtime)
         .top(top)
         .assigned("up", &[shunt_tests::bootstrap::locality(&[up], "")], &format!("type: STATIC, {metadata}"))
-        .static_cluster("gone", &[unused()?], "alt_stat_name: other")
+        .static_cluster("gone", &[gone], "alt_stat_name: other")
         .static_cluster("none", &[], "")
         .static_cluster("spans", &[spans.address], http2)
         .static_cluster("other", &[other], "")
@@ -224,8 +237,14 @@ fn bootstrap(
 
 /// Headers that tell of a trace.
 fn is_of_traces(name: &str) -> bool {
-    let exact =
-        ["b3", "traceparent", "tracestate", "x-request-id", "x-client-trace-id", "x-envoy-decorator-operation"];
+    let exact = [
+        "b3",
+        "traceparent",
+        "tracestate",
+        "x-request-id",
+        "x-client-trace-id",
+        "x-envoy-decorator-operation",
+    ];
     exact.contains(&name) || name.starts_with("x-b3-") || name == "x-envoy-force-trace"
 }
 
@@ -307,4 +326,3 @@ impl Names {
         self.given.entry(word.to_owned()).or_insert(next).clone()
     }
 }
-

@@ -31,7 +31,8 @@ fn what_is_read() {
         [
             "at stats_flush_interval: stats are counted when they are read".to_owned(),
             format!("at cluster_manager.local_cluster_name: {zones}"),
-            "at cluster_manager.outlier_detection: ejections are counted, and not logged to a file".to_owned(),
+            "at cluster_manager.outlier_detection: ejections are counted, and not logged to a file"
+                .to_owned(),
             "at layered_runtime.layers[0].static_layer: a: shown by /runtime without effect: defaults hold"
                 .to_owned(),
             "at admin.access_log_path: requests of the admin interface are not logged".to_owned(),
@@ -43,6 +44,20 @@ fn what_is_read() {
     assert_eq!(admin.address, Address::Ip(([127, 0, 0, 1], 15000).into()));
     assert_eq!(admin.allow_paths.len(), 1);
     assert_eq!(model.runtime["static"]["a"], metadata::Value::Bool(true));
+}
+
+#[test]
+fn reports_of_spans_by_the_runtime() {
+    let (model, said) = lower(&json!({"layered_runtime": {"layers": [
+        {"name": "a", "static_layer": {"tracing.zipkin.min_flush_spans": 1, "tracing.zipkin.request_timeout": 20}},
+        {"name": "b", "static_layer": {"tracing": {"zipkin": {"min_flush_spans": "7"},
+            "opentelemetry": {"flush_interval_ms": 9}}}}]}}));
+    assert_eq!(said, [""; 0]);
+    let reports = model.unwrap().reports;
+    let millis = Duration::from_millis;
+    assert_eq!((reports.zipkin.min_flush_spans, reports.zipkin.request_timeout), (7, millis(20)));
+    assert_eq!(reports.zipkin.flush_interval, millis(5000));
+    assert_eq!(reports.opentelemetry.flush_interval, millis(9));
 }
 
 #[test]

@@ -25,21 +25,24 @@ pub(super) fn begin(stream: &mut Stream) {
         force_trace: headers.contains_key(FORCE_TRACE),
         before: if config.pack_trace_reason { Reason::of(&id) } else { Reason::NotTraceable },
     };
-    let reason = if config.use_for_trace_sampling {
-        let reason = tracer.sampling(route.as_deref()).decide(&id, asked);
-        if config.pack_trace_reason {
-            reason.put(&mut id);
-            if let (true, Ok(value)) = (headers.contains_key(REQUEST_ID), HeaderValue::try_from(id)) {
-                headers.insert(REQUEST_ID, value);
-            }
-        }
-        reason
-    } else {
-        Reason::Sampling
+    let decided = tracer.sampling(route.as_deref()).decide(&id, asked);
+    let reason = match config.use_for_trace_sampling {
+        true => decided.unwrap_or(Reason::NotTraceable),
+        false => Reason::Sampling,
     };
+    let told = decided.filter(|_| config.use_for_trace_sampling && config.pack_trace_reason);
+    if told.is_some_and(|told| told != asked.before) {
+        reason.put(&mut id);
+        if let Ok(value) = HeaderValue::try_from(id) {
+            headers.insert(REQUEST_ID, value);
+        }
+    }
     conn.hcm.traced.charge(reason);
+    let decorated = !tracer.names(route.as_deref());
     stream.span = tracer.begin(stream, reason.is_traced(), route);
-    decorate(stream);
+    if decorated {
+        decorate(stream);
+    }
 }
 
 /// The route names the span; what goes out tells the next hop, what comes in has been told.
@@ -55,7 +58,8 @@ fn decorate(stream: &mut Stream) {
         if let Some(own) = own {
             stream.request_mut().headers.insert(DECORATOR, own);
         }
-    } else if let Some(told) = stream.request_mut().headers.remove(DECORATOR).filter(|told| !told.is_empty()) {
+    } else if let Some(told) = stream.request_mut().headers.remove(DECORATOR).filter(|told| !told.is_empty())
+    {
         name(stream, &String::from_utf8_lossy(told.as_bytes()));
         // Who has named it need not be told.
         stream.decorated = None;

@@ -23,10 +23,11 @@ use proxy_config::model::http::tracing::{Sampler, Tracing, TracingProvider};
 pub use self::context::Context;
 use self::context::Extracted;
 pub use self::reason::{Reason, Sampling};
-pub use self::reporter::{Collectors, Node};
 use self::reporter::Reporter;
-use super::Entry;
+pub use self::reporter::{Collectors, Node};
+use self::tags::Came;
 use super::access_log::Format;
+use super::{Entry, Flags};
 use crate::clock;
 use crate::http::{BuildError, RequestHead, Stream};
 use crate::net::Direction;
@@ -210,7 +211,6 @@ impl Tracer {
     }
 
     fn root(&self, sampled: bool) -> Context {
-        let sampled = Some(self.sampled(sampled));
         let span = rand::random::<u64>().max(1);
         let trace = match &self.model.provider {
             Some(TracingProvider::Zipkin(zipkin)) => {
@@ -221,12 +221,16 @@ impl Tracer {
             }
             Some(TracingProvider::OpenTelemetry(_)) | None => rand::random::<u128>().max(1),
         };
-        Context { trace, span, parent: None, sampled, state: None }
+        Context { trace, span, parent: None, sampled: Some(sampled), state: None }
     }
 
     /// A server's span is its client's, where they share it.
     fn child_of(&self, parent: &Context, sampled: bool, kind: Kind) -> Context {
-        let sampled = Some(parent.sampled.unwrap_or_else(|| self.sampled(sampled)));
+        let sampled = match self.has_sampler() {
+            // It is asked of those that are traced by their id, whatever their context says.
+            true => Some(sampled),
+            false => Some(parent.sampled.unwrap_or(sampled)),
+        };
         if self.shares(kind) {
             return Context { sampled, ..parent.clone() };
         }
@@ -242,14 +246,20 @@ impl Tracer {
         }
     }
 
-    fn sampled(&self, by_id: bool) -> bool {
+    /// Of the one that there is: it wants all that it is asked of.
+    fn has_sampler(&self) -> bool {
         match &self.model.provider {
             Some(TracingProvider::OpenTelemetry(otel)) => match otel.sampler {
                 Some(Sampler::AlwaysOn) => true,
-                None => by_id,
+                None => false,
             },
-            Some(TracingProvider::Zipkin(_)) | None => by_id,
+            Some(TracingProvider::Zipkin(_)) | None => false,
         }
+    }
+
+    /// Where the configuration says what spans are called, decorators do not.
+    pub fn names(&self, route: Option<&OfRoute>) -> bool {
+        self.operation.is_some() || route.is_some_and(|route| route.operation.is_some())
     }
 }
 
@@ -268,9 +278,11 @@ impl OfRoute {
 /// A trace whose id begins with the seconds of now, in the four first bytes of 16 or of 8.
 fn with_time(trace: u128) -> u128 {
     let seconds = clock::wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let place = if trace >> 64 == 0 { 32 } else { 96 };
-    let rest = trace & ((1 << place) - 1);
-    u128::from(seconds & 0xffff_ffff) << place | rest
+    let seconds = u128::from(seconds & 0xffff_ffff);
+    match trace >> 64 {
+        0 => seconds << 32 | u128::from(rand::random::<u32>()),
+        _ => seconds << 96 | trace & ((1 << 96) - 1),
+    }
 }
 
 impl Span {
@@ -309,7 +321,7 @@ impl Span {
             None => format!("router {} egress", cluster.alt_stat_name.as_ref().unwrap_or(&cluster.name)),
         };
         let kind = self.tracer.kind_of_attempt(self.kind);
-        let context = self.tracer.child_of(&self.context, false, kind);
+        let context = self.tracer.child_of(&self.context, self.context.sampled == Some(true), kind);
         let mut span = Self {
             tracer: self.tracer.clone(),
             context,
@@ -338,21 +350,30 @@ impl Span {
         if self.context.sampled == Some(true) {
             let tracer = self.tracer.clone();
             tags::of_request(&mut self, entry, &tracer.model);
-            self.end(entry);
+            self.end(entry, &Came::of(entry));
         }
     }
 
     /// An attempt has ended.
-    pub fn finish_child(mut self, entry: &Entry) {
+    pub fn finish_child(self, entry: &Entry) {
+        self.finish_attempt(entry, &Came::of(entry));
+    }
+
+    /// An attempt has ended without a response.
+    pub fn fail_child(self, entry: &Entry, flags: Flags, why: &'static str) {
+        self.finish_attempt(entry, &Came { status: 0, flags, why });
+    }
+
+    fn finish_attempt(mut self, entry: &Entry, came: &Came) {
         if self.context.sampled == Some(true) {
             tags::of_attempt(&mut self, entry);
-            self.end(entry);
+            self.end(entry, came);
         }
     }
 
-    fn end(mut self, entry: &Entry) {
+    fn end(mut self, entry: &Entry, came: &Came) {
         let (tracer, route) = (self.tracer.clone(), self.route.clone());
-        tags::common(&mut self, entry);
+        tags::common(&mut self, entry, came);
         let of_route = route.as_ref().map_or(&[] as &[_], |route| route.tags.as_slice());
         let more = tracer.tags.iter().filter(|tag| !of_route.iter().any(|own| own.name() == tag.name()));
         for tag in of_route.iter().chain(more) {

@@ -91,9 +91,10 @@ impl Sampling {
         }
     }
 
-    /// Of a request with that id: the same for all proxies on its way, by the id. An id that is none is not traced.
-    pub fn decide(&self, id: &str, asked: Asked) -> Reason {
-        let Some(number) = number(id) else { return Reason::NotTraceable };
+    /// Of a request with that id: the same for all proxies on its way, by the id. `None` where it is no id of ours: such
+    /// a request is not traced.
+    pub fn decide(&self, id: &str, asked: Asked) -> Option<Reason> {
+        let number = number(id)?;
         let mut reason = asked.before;
         if reason == Reason::NotTraceable {
             if asked.client_trace_id && enabled(self.client, rand::random::<u64>()) {
@@ -107,7 +108,7 @@ impl Sampling {
         if reason.is_traced() && !enabled(self.overall, number) {
             reason = Reason::NotTraceable;
         }
-        reason
+        Some(reason)
     }
 }
 
@@ -162,14 +163,16 @@ mod tests {
             (tracing(0.0, 100.0, 0.9), Asked::default(), Reason::NotTraceable),
         ];
         for (tracing, asked, expected) in table {
-            assert_eq!(Sampling::of(&tracing).decide(id, asked), expected, "{tracing:?} {asked:?}");
+            assert_eq!(Sampling::of(&tracing).decide(id, asked), Some(expected), "{tracing:?} {asked:?}");
         }
         let all = Sampling::of(&tracing(100.0, 100.0, 100.0));
-        assert_eq!(all.decide("no uuid at all", Asked::default()), Reason::NotTraceable);
-        assert_eq!(all.decide("00000001", Asked::default()), Reason::Sampling);
-        let route = RouteTracing { random_sampling: Some(FractionalPercent { numerator: 0, denominator: 100 }), ..RouteTracing::default() };
-        assert_eq!(Sampling::of_route(&route).decide(id, Asked::default()), Reason::NotTraceable);
-        assert_eq!(Sampling::of_route(&RouteTracing::default()).decide(id, Asked::default()), Reason::Sampling);
+        assert_eq!(all.decide("no uuid at all", Asked::default()), None);
+        assert_eq!(all.decide("00000001", Asked::default()), Some(Reason::Sampling));
+        let none = Some(FractionalPercent { numerator: 0, denominator: 100 });
+        let route = RouteTracing { random_sampling: none, ..RouteTracing::default() };
+        let decided = |route| Sampling::of_route(route).decide(id, Asked::default());
+        assert_eq!(decided(&route), Some(Reason::NotTraceable));
+        assert_eq!(decided(&RouteTracing::default()), Some(Reason::Sampling));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, TE};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TE};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use proxy_config::model::Bootstrap;
 use proxy_config::model::bootstrap::{Reports, TraceReports};
@@ -230,7 +230,6 @@ impl Reporter {
     ) {
         let mut head = RequestHead::new(Method::POST, &*service.host, &*service.path);
         head.headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-        head.headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
         head.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
         for header in &service.headers {
             let name = HeaderName::try_from(&*header.name);

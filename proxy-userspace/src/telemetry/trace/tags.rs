@@ -13,7 +13,7 @@ use crate::http::BuildError;
 use crate::telemetry::access_log::Format;
 use crate::telemetry::access_log::http::{grpc_code, protocol};
 use crate::telemetry::access_log::value;
-use crate::telemetry::{Entry, HttpEntry};
+use crate::telemetry::{Entry, Flags, HttpEntry};
 
 /// One of `custom_tags`, compiled.
 pub(super) struct Custom {
@@ -125,19 +125,36 @@ pub(super) fn of_request(span: &mut Span, entry: &Entry, model: &Tracing) {
         }
     }
     span.tag("request_size", entry.bytes.downstream_rx.to_string());
+    span.tag("response_size", entry.bytes.downstream_tx.to_string());
+}
+
+/// What has become of a request, or of an attempt.
+pub(super) struct Came {
+    /// 0: no response.
+    pub status: u16,
+    pub flags: Flags,
+    /// Why there is no response; may be empty.
+    pub why: &'static str,
+}
+
+impl Came {
+    pub(super) fn of(entry: &Entry) -> Self {
+        let status = entry.http.as_deref().map_or(0, HttpEntry::response_code);
+        Self { status, flags: entry.outcome.flags, why: "" }
+    }
 }
 
 /// Of one attempt.
 pub(super) fn of_attempt(span: &mut Span, entry: &Entry) {
     let Some(http) = entry.http.as_deref() else { return };
-    span.tag("http.protocol", protocol(http.upstream_protocol.unwrap_or(http.request.version)));
+    span.tag("http.protocol", http.upstream_protocol.map_or("-", protocol));
     if let Some(host) = entry.upstream.host {
         span.tag("upstream_address", host.to_string());
         span.tag("peer.address", host.to_string());
     }
 }
 
-pub(super) fn common(span: &mut Span, entry: &Entry) {
+pub(super) fn common(span: &mut Span, entry: &Entry, came: &Came) {
     let Some(http) = entry.http.as_deref() else { return };
     span.tag("component", "proxy");
     if let Some(cluster) = &entry.upstream.cluster {
@@ -145,12 +162,16 @@ pub(super) fn common(span: &mut Span, entry: &Entry) {
         let alt = entry.upstream.cluster_model.as_deref().and_then(|model| model.alt_stat_name.as_deref());
         span.tag("upstream_cluster.name", alt.unwrap_or(cluster).to_owned());
     }
-    span.tag("http.status_code", http.response_code().to_string());
-    span.tag("response_size", entry.bytes.downstream_tx.to_string());
-    span.tag("response_flags", entry.outcome.flags.to_string());
-    grpc(span, http);
-    if failed(http) {
+    span.tag("http.status_code", came.status.to_string());
+    span.tag("response_flags", came.flags.to_string());
+    if came.status != 0 {
+        grpc(span, http);
+    }
+    if failed(http, came.status) {
         span.tag("error", "true");
+    }
+    if !came.why.is_empty() {
+        span.tag("error.reason", came.why);
     }
 }
 
@@ -168,8 +189,7 @@ fn grpc(span: &mut Span, http: &HttpEntry) {
 }
 
 /// No response, one of 5xx, or a gRPC status that is the server's fault.
-fn failed(http: &HttpEntry) -> bool {
-    let code = http.response_code();
+fn failed(http: &HttpEntry, code: u16) -> bool {
     // Unknown, DeadlineExceeded, Unimplemented, Internal, Unavailable, DataLoss.
     let grpc = http.request.is_grpc() && matches!(grpc_code(http), Some(2 | 4 | 12..=15));
     code == 0 || code >= 500 || grpc

@@ -78,6 +78,7 @@ impl Forward<'_> {
         self.timed_out = matches!(reached, Reached::PerTry | Reached::PerTryIdle);
         self.log(if reached == Reached::Stream { Flags::UMSDR } else { Flags::UT });
         let details = body::details(reached);
+        self.untraced(if reached == Reached::Stream { Flags::UMSDR } else { Flags::UT }, "");
         let flag = match reached {
             Reached::Global => Flags::UT,
             Reached::Stream => Flags::UMSDR,
@@ -103,6 +104,13 @@ impl Forward<'_> {
         Err(self.refuse(reply))
     }
 
+    /// The span of an attempt that has no response ends.
+    fn untraced(&mut self, flags: Flags, why: &'static str) {
+        if let Some(span) = self.stream.upstream_span.take() {
+            span.fail_child(&self.stream.entry, flags, why);
+        }
+    }
+
     pub(super) fn broke(
         &mut self,
         broken: Broken,
@@ -110,6 +118,7 @@ impl Forward<'_> {
         host: &Arc<Host>,
         source: &Payload,
     ) -> Result<(), Stop> {
+        self.untraced(reply::flags(broken.reset.reason), broken.words());
         let overflow = broken.reset.reason == ResetReason::Overflow;
         // What connects by itself has told of it.
         let told = tunnel::config(self.action, self.stream.request()).is_some() && !sent;
