@@ -146,9 +146,13 @@ fn exchange(
     told(&not_modified, "304")?;
     let compressed = run(&path("index.html"), &["--compressed", "-G", "-d", "a=b"])?;
     told(&compressed, "200")?;
-    // Three on one connection: it is kept.
-    let kept = run(&std::array::from_fn::<_, 3, _>(|_| format!("/{upstream}/index.html")), &[])?;
-    ensure!(kept.told == format!("200 {version} 1\n200 {version} 0\n200 {version} 0\n"), "{:?}", kept.told);
+    // Three on one connection: it is kept. Not by prior knowledge: curl 7.88 loses its own connection then, without a
+    // proxy, too.
+    if client != "h2c" {
+        let kept = run(&std::array::from_fn::<_, 3, _>(|_| format!("/{upstream}/index.html")), &[])?;
+        let three = format!("200 {version} 1\n200 {version} 0\n200 {version} 0\n");
+        ensure!(kept.told == three, "{:?}", kept.told);
+    }
     let uploads: [(u8, &[&str]); 3] =
         [(1, &[]), (2, &["-H", "Expect: 100-continue"]), (3, &["-H", "Transfer-Encoding: chunked"])];
     for (n, more) in uploads {

@@ -153,9 +153,11 @@ fn tags() -> Result<()> {
         "{ tag: component, literal: { value: mine } }".to_owned(),
     ];
     let set = shunt_tests::bootstrap::extension(
-        "envoy.filters.http.set_metadata",
-        "envoy.extensions.filters.http.set_metadata.v3.Config",
-        "metadata: [ { metadata_namespace: of, value: { deep: { er: found }, number: 1.5, truth: true, list: [ 1, a ] } } ]",
+        "envoy.filters.http.lua",
+        "envoy.extensions.filters.http.lua.v3.Lua",
+        "default_source_code: { inline_string: \"function envoy_on_request(handle) local all = \
+         handle:streamInfo():dynamicMetadata() all:set('of', 'deep', { er = 'found' }) all:set('of', 'number', 1.5) \
+         all:set('of', 'truth', true) all:set('of', 'list', { 'a', 'b' }) end\" }",
     );
     let routes = [
         "match: { prefix: /m }, metadata: { filter_metadata: { of: { route: the-route } } }, route: { cluster: up }, tracing: { \

@@ -169,7 +169,8 @@ impl Rig {
         let mut seen = json!({ "status": answer.status, "sent": sent, "back": back });
         let mut spans: Vec<Value> = spans.into_iter().map(steady).collect();
         spans.sort_by_key(|span| {
-            (span["kind"].to_string(), span["name"].to_string(), span["parentId"].is_null())
+            let again = span["tags"]["retry.count"].to_string();
+            (span["kind"].to_string(), span["name"].to_string(), again, span["parentId"].is_null())
         });
         names.rename(&mut seen);
         let mut spans = Value::Array(spans);
