@@ -27,6 +27,8 @@ pub struct Answer {
 }
 
 const LIMIT: Duration = Duration::from_secs(10);
+/// A proxy may keep a connection that it has no use for.
+const IDLE: Duration = Duration::from_secs(120);
 
 impl HttpEcho {
     /// Its name is in the header `x-backend` of each answer.
@@ -60,7 +62,8 @@ impl Drop for HttpEcho {
 }
 
 fn serve(stream: TcpStream, name: &str) -> Result<()> {
-    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_read_timeout(Some(IDLE))?;
+    stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream);
     loop {
         let mut head = String::new();

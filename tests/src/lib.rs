@@ -17,6 +17,7 @@ pub mod daemon;
 pub mod deviations;
 pub mod example;
 pub mod hello;
+pub mod http_client;
 pub mod http_echo;
 pub mod lab;
 pub mod mesh;

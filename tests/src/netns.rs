@@ -1,10 +1,12 @@
 //! Named network namespaces, as `ip netns` makes them, and veth pairs between them.
 
+use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
+use nix::sched::{CloneFlags, setns};
 
 pub(crate) const DIR: &str = "/run/netns";
 /// Begins the name of every namespace of the tests; the pid follows.
@@ -35,6 +37,19 @@ impl Netns {
     /// Runs lines of `ip` commands inside.
     pub fn batch(&self, lines: &str) -> Result<()> {
         batch(&["-n", &self.name], lines)
+    }
+
+    /// On a thread of its own that is inside: sockets that it makes stay there.
+    pub fn inside<T: Send>(&self, act: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let netns = File::open(self.path())?;
+        let done = std::thread::scope(|scope| {
+            let there = || {
+                setns(netns, CloneFlags::CLONE_NEWNET)?;
+                act()
+            };
+            scope.spawn(there).join()
+        });
+        done.map_err(|_| anyhow!("a thread in {} panicked", self.name))?
     }
 
     /// Sets sysctls inside, by their paths below /proc/sys.

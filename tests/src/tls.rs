@@ -205,6 +205,11 @@ impl TlsClient {
 }
 
 impl ReadyClient {
+    /// For clients that bring their own connections.
+    pub fn config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.config)
+    }
+
     /// Connects and shakes hands.
     pub fn connect(&self, to: SocketAddr) -> Result<TlsStream> {
         let mut stream = self.begin(to)?;

@@ -20,16 +20,16 @@ const SOON: Duration = Duration::from_secs(10);
 const NOWHERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 /// The file of a workload's bootstrap, replaced as a ConfigMap would be.
-struct File(PathBuf);
+pub(crate) struct File(pub(crate) PathBuf);
 
 impl File {
-    fn new(lab: &Lab, name: &str, text: &str) -> Result<Self> {
+    pub(crate) fn new(lab: &Lab, name: &str, text: &str) -> Result<Self> {
         let file = Self(lab.dir().join(format!("{name}.yaml")));
         file.write(text)?;
         Ok(file)
     }
 
-    fn write(&self, text: &str) -> Result<()> {
+    pub(crate) fn write(&self, text: &str) -> Result<()> {
         let new = self.0.with_extension("new");
         fs::write(&new, text)?;
         Ok(fs::rename(&new, &self.0)?)
@@ -37,14 +37,14 @@ impl File {
 }
 
 /// The entry of a workload that brings a bootstrap.
-fn bringing(pod: &Pod, file: &Path, policy: &str) -> Result<String> {
+pub(crate) fn bringing(pod: &Pod, file: &Path, policy: &str) -> Result<String> {
     let mut entry: Value = serde_json::from_str(&pod.entry(policy))?;
     entry["bootstrap"] = file.display().to_string().into();
     Ok(entry.to_string())
 }
 
 /// A sidecar whose outbound listener answers everything with a word.
-fn answering(node: &str, word: &str) -> Bootstrap {
+pub(crate) fn answering(node: &str, word: &str) -> Bootstrap {
     let chain = chain("", &[says(&format!("{word}\n"))]);
     Bootstrap::new().top(&format!("node: {{ id: {node:?}, cluster: test }}")).listener_at(
         "virtualOutbound",
@@ -63,7 +63,7 @@ fn heard_from(lab: &Lab, pod: &Pod, to: SocketAddr) -> Result<String> {
     Ok(report.0["steps"][0]["greeting"].as_str().unwrap_or_default().to_owned())
 }
 
-fn expect(lab: &Lab, pod: &Pod, word: &str) -> Result<()> {
+pub(crate) fn expect(lab: &Lab, pod: &Pod, word: &str) -> Result<()> {
     let heard = heard(lab, pod)?;
     ensure!(heard == word, "{} hears {heard:?}, not {word:?}", pod.name);
     Ok(())
@@ -74,7 +74,7 @@ fn refused(lab: &Lab, pod: &Pod) -> Result<()> {
     Connect::new(pod.place(), to).steps("addr").report(lab)?.expect_errno(&["ECONNREFUSED"])
 }
 
-fn configuration(admin: &Admin, pod: &Pod) -> Result<Value> {
+pub(crate) fn configuration(admin: &Admin, pod: &Pod) -> Result<Value> {
     let entry = admin.workload(&pod.name)?.with_context(|| format!("{} is not listed", pod.name))?;
     Ok(entry["configuration"].clone())
 }

@@ -40,13 +40,13 @@ impl Spread {
 }
 
 /// Serves `listener` until `drain` starts, then closes it. Its connections live on under the drain. It runs where the
-/// listener is.
-pub async fn run(listener: TcpListener, ctx: Arc<ListenerContext>, drain: Watch, spread: Spread) {
+/// listener is. Its owner may know the socket too, to hand it over: it closes with the last who does.
+pub async fn run(listener: Arc<TcpListener>, ctx: Arc<ListenerContext>, drain: Watch, spread: Spread) {
     // Accepted sockets inherit it: one system call here instead of one a connection.
-    if let Err(error) = SockRef::from(&listener).set_tcp_nodelay(true) {
+    if let Err(error) = SockRef::from(listener.as_ref()).set_tcp_nodelay(true) {
         log::warn!("{}: TCP_NODELAY: {error}", ctx.describe());
     }
-    accept(&listener, &ctx, drain, spread).await;
+    accept(listener.as_ref(), &ctx, drain, spread).await;
 }
 
 /// Where connections come from; a trait so that tests can make it fail.

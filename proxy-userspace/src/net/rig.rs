@@ -60,7 +60,7 @@ impl Rig {
     ) -> Self {
         let rig = Self::context(setup, destination).await;
         let spread = accept::Spread::Here(0);
-        let run = accept::run(rig.0, rig.1.clone(), rig.2.watch(), spread);
+        let run = accept::run(Arc::new(rig.0), rig.1.clone(), rig.2.watch(), spread);
         rig.1.place.shared.tasks.spawn("listener", run);
         Self { addr: rig.1.local, ctx: rig.1, drain: rig.2 }
     }

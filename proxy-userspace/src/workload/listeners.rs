@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use proxy_common::{AF_INET, AF_INET6, ListenerKey, direction};
 use proxy_config::model::listener::ListenAddress;
@@ -14,7 +14,7 @@ use super::Error;
 use crate::net::{Dial, Direction, Family, HostDial};
 use crate::sys::netns::Netns;
 use crate::world::bind::Own;
-use crate::world::{BindError, Sockets, enters};
+use crate::world::{BindError, Sockets, World, enters};
 
 /// Envoy's default is the system's limit; so is this, the kernel cuts it down.
 const BACKLOG: i32 = 65_535;
@@ -47,6 +47,8 @@ pub(super) struct Inside {
     pub(super) out_port: u16,
     pub(super) in_port: u16,
     pub(super) own: Own,
+    /// What served before: the only socket of an address is handed over.
+    pub(super) before: Weak<World>,
 }
 
 impl Inside {
@@ -65,6 +67,9 @@ impl Sockets for Inside {
     fn bind(&self, listener: &model::Listener, at: &ListenAddress) -> Result<Vec<Socket>, BindError> {
         if self.captures(listener, at) {
             return Ok(Vec::new());
+        }
+        if let Some(only) = self.before.upgrade().and_then(|before| before.only_socket(listener, at)) {
+            return Ok(vec![only]);
         }
         let entered = self.netns.enter(|| self.own.bind(listener, at));
         entered.map_err(|source| BindError::new(listener, at, "the workload's namespace: ", source))?

@@ -1,10 +1,13 @@
 //! Doors: the sockets at one address of a listener, and what they hand new connections to.
 //!
 //! A door belongs to its address and its socket options, not to a listener: when a listener changes, or goes and
-//! another takes its address, the sockets stay open and the next connection is the successor's.
+//! another takes its address, the sockets stay open and the next connection is the successor's. The only socket of an
+//! address cannot be bound beside itself: where another door is made for it, there or by the configuration that takes
+//! the place of this one, it is handed over.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
@@ -52,6 +55,8 @@ struct Open {
     /// Bound, and not listening yet.
     bound: Vec<Socket>,
     accepting: Vec<AbortHandle>,
+    /// The only one, as long as somebody accepts from it.
+    only: Weak<TcpListener>,
 }
 
 /// What two listeners must have alike for the one to take over the other's sockets.
@@ -89,6 +94,16 @@ impl Key {
     }
 }
 
+impl Key {
+    /// Whether the only socket of the one can be the other's: all is alike that is not set again when it listens, or
+    /// that is no matter of the socket's.
+    fn is_of_one_socket(&self, other: &Self) -> bool {
+        let alike =
+            Self { direction: self.direction, tcp_backlog_size: self.tcp_backlog_size, ..other.clone() };
+        !self.reuse_port && *self == alike
+    }
+}
+
 /// All doors that are open.
 #[derive(Default)]
 pub(super) struct Doors {
@@ -119,9 +134,17 @@ impl Doors {
         if let Some(door) = known.iter().filter_map(Weak::upgrade).find(|door| door.key == key) {
             return Ok(door);
         }
-        let door = Arc::new(Door::new(key, listener, at, sockets)?);
+        let only = known.iter().filter_map(Weak::upgrade).find_map(|door| door.only_socket(&key));
+        let door = Arc::new(Door::new(key, listener, at, (only, sockets))?);
         known.push(Arc::downgrade(&door));
         Ok(door)
+    }
+
+    /// The only socket of an address, by another descriptor: for who listens there from now on.
+    pub(super) fn only_socket(&self, listener: &model::Listener, at: &ListenAddress) -> Option<Socket> {
+        let key = Key::new(listener, at);
+        let known = self.by_address.get(&at.address)?;
+        known.iter().filter_map(Weak::upgrade).find_map(|door| door.only_socket(&key))
     }
 }
 
@@ -130,10 +153,13 @@ impl Door {
         key: Key,
         listener: &Arc<Listener>,
         at: &ListenAddress,
-        sockets: &dyn Sockets,
+        (only, sockets): (Option<Socket>, &dyn Sockets),
     ) -> Result<Self, BindError> {
         let error = |source| BindError::new(&listener.model, at, "", source);
-        let bound = sockets.bind(&listener.model, at)?;
+        let bound = match only {
+            Some(only) => vec![only],
+            None => sockets.bind(&listener.model, at)?,
+        };
         let local = match (bound.first(), &at.address) {
             (Some(first), _) => bind::local(first).map_err(error)?,
             (None, Address::Ip(address)) => *address,
@@ -145,7 +171,7 @@ impl Door {
             local,
             key,
             cell: Arc::new(Cell(ArcSwap::new(listener.clone()))),
-            open: Mutex::new(Open { bound, accepting: Vec::new() }),
+            open: Mutex::new(Open { bound, ..Open::default() }),
         })
     }
 
@@ -163,9 +189,25 @@ impl Door {
             let socket = TcpListener::from_std(socket);
             let socket =
                 socket.map_err(|source| BindError::new(&listener.model, &self.key.at, "", source))?;
+            let socket = Arc::new(socket);
+            if !self.key.reuse_port {
+                open.only = Arc::downgrade(&socket);
+            }
             open.accepting.push(gate.accept((socket, spread), &self.cell, self.local, self.key.direction));
         }
         Ok(())
+    }
+
+    fn only_socket(&self, key: &Key) -> Option<Socket> {
+        if !self.key.is_of_one_socket(key) {
+            return None;
+        }
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = match open.only.upgrade() {
+            Some(only) => only.as_fd().try_clone_to_owned().map(Socket::from),
+            None => open.bound.first()?.try_clone(),
+        };
+        shared.inspect_err(|error| log::warn!("{}: cannot be handed over: {error}", self.local)).ok()
     }
 }
 
@@ -180,7 +222,7 @@ impl Gate {
     /// Starts an accept loop. It is aborted where it waits: a connection that was accepted is served.
     fn accept(
         &self,
-        (socket, spread): (TcpListener, Spread),
+        (socket, spread): (Arc<TcpListener>, Spread),
         cell: &Arc<Cell>,
         local: SocketAddr,
         direction: TrafficDirection,

@@ -31,7 +31,9 @@ use std::time::Duration;
 
 use proxy_config::model;
 use proxy_config::model::bootstrap::{Bootstrap, DynamicResources};
+use proxy_config::model::listener::ListenAddress;
 use proxy_config::xds::{Decoder, Kind};
+use socket2::Socket;
 
 pub use self::bind::{BindError, Sockets};
 use self::clusters::Clusters;
@@ -129,6 +131,12 @@ impl World {
     /// problems at once.
     pub fn bind(&self, sockets: Arc<dyn Sockets>) -> Result<(), Vec<BindError>> {
         self.listeners.bind(sockets)
+    }
+
+    /// The only socket of an address that one of its listeners has: it cannot be bound beside itself by the
+    /// configuration that takes the place of this one.
+    pub fn only_socket(&self, listener: &model::Listener, at: &ListenAddress) -> Option<Socket> {
+        self.listeners.only_socket(listener, at)
     }
 
     /// Connections are accepted from now on, where sockets are bound.

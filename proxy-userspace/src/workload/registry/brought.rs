@@ -301,7 +301,9 @@ impl Registry {
         let port = running.installed.compiled.pod.out_port;
         let before = running.serving.take();
         let shared = before.as_ref().map(|serving| serving.listening.as_slice()).unwrap_or_default();
-        let serves = Serves { config: Config::Workload(world.live.clone()), besides: Some(sidecar.clone()) };
+        let (config, besides) = (Config::Workload(world.live.clone()), Some(sidecar.clone()));
+        let current = running.brought.as_ref().and_then(Brought::current).cloned();
+        let serves = Serves { config, besides, before: current };
         let serving = self.serve(spec, &running.netns, &mut running.installed, (shared, serves));
         let done = serving.and_then(|serving| {
             // Where the kernel chose the port, or nothing listened before.
@@ -330,7 +332,7 @@ impl Registry {
     fn back_to_the_daemons(&mut self, spec: &Workload, running: &mut Running) {
         let before = running.serving.take();
         let shared = before.as_ref().map(|serving| serving.listening.as_slice()).unwrap_or_default();
-        let serves = Serves { config: Config::Daemon(self.settings.live.clone()), besides: None };
+        let serves = Serves { config: Config::Daemon(self.settings.live.clone()), besides: None, before: None };
         match self.serve(spec, &running.netns, &mut running.installed, (shared, serves)) {
             Ok(serving) => {
                 log::info!("workload {}: runs on the daemon's configuration", spec.name);

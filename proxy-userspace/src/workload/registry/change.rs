@@ -65,7 +65,7 @@ impl Registry {
         let same = old.out_port == new.out_port && inbound_port(old) == inbound_port(new);
         let serving = match &running.serving {
             Some(before) if !same => {
-                let serves = Serves { config: before.view.config.clone(), besides: None };
+                let serves = Serves { config: before.view.config.clone(), besides: None, before: None };
                 Some(self.serve(spec, &running.netns, &mut installed, (&before.listening, serves))?)
             }
             // Where nobody listens, nobody will before there is a configuration.

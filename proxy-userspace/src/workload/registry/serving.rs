@@ -31,6 +31,8 @@ pub(super) struct Serves {
     pub(super) config: net::Config,
     /// Whose other listeners are to be opened too.
     pub(super) besides: Option<Arc<Sidecar>>,
+    /// Whose listeners were open before.
+    pub(super) before: Option<Arc<Sidecar>>,
 }
 
 /// A workload's listeners.
@@ -60,7 +62,7 @@ impl Registry {
         let drain = Arc::new(Drain::new());
         // All that can fail first: nothing is served that is not wanted.
         if let Some(sidecar) = &serves.besides {
-            self.bind_besides(netns, &view, sidecar)?;
+            self.bind_besides(netns, &view, sidecar, serves.before.as_deref())?;
         }
         let mut accepting = Vec::new();
         let tasks = &self.shared.tasks;
@@ -76,7 +78,7 @@ impl Registry {
             self.kernel.maps.set_listener(&l.key(netns.cookie()), l.fd())?;
         }
         for (socket, spread, context) in accepting {
-            let run = net::accept::run(socket, Arc::new(context), drain.watch(), spread);
+            let run = net::accept::run(Arc::new(socket), Arc::new(context), drain.watch(), spread);
             tasks.spawn_on(spread.place(), "accept", run);
         }
         if let Some(sidecar) = &serves.besides {
@@ -87,12 +89,19 @@ impl Registry {
 
     /// The listeners of its configuration that captured connections do not enter by: in its namespace, as a sidecar
     /// would open them; those that come later, too.
-    fn bind_besides(&self, netns: &Arc<Netns>, place: &Place, sidecar: &Sidecar) -> Result<(), Error> {
+    fn bind_besides(
+        &self,
+        netns: &Arc<Netns>,
+        place: &Place,
+        sidecar: &Sidecar,
+        before: Option<&Sidecar>,
+    ) -> Result<(), Error> {
         let Some(world) = &sidecar.world else { return Ok(()) };
         let workers = self.settings.common.workers;
         let (out_port, in_port) = (place.out_port, place.in_port);
         let _runtime = self.runtime.enter();
-        let sockets = Inside { netns: netns.clone(), out_port, in_port, own: bind::Own { workers } };
+        let before = before.and_then(|before| before.world.as_ref()).map(Arc::downgrade).unwrap_or_default();
+        let sockets = Inside { netns: netns.clone(), out_port, in_port, own: bind::Own { workers }, before };
         world.bind(Arc::new(sockets)).map_err(Error::Bind)
     }
 

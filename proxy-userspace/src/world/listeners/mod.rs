@@ -15,7 +15,9 @@ use proxy_config::model;
 use proxy_config::model::address::Address;
 use proxy_config::model::bootstrap::Resource;
 use proxy_config::model::config_source::ConfigSource;
+use proxy_config::model::listener::ListenAddress;
 use proxy_config::xds::Kind;
+use socket2::Socket;
 use tokio::sync::watch;
 
 use super::bind::{BindError, Sockets};
@@ -230,6 +232,11 @@ impl Listeners {
         let latest = state.entries.values().filter_map(|entry| Some((&entry.name, entry.latest()?)));
         let cold = latest.filter(|(_, stage)| !stage.is_warm());
         cold.map(|(name, stage)| (name.clone(), stage.waits_for())).collect()
+    }
+
+    /// The only socket of an address, where one of these listens: for who takes its place.
+    pub(super) fn only_socket(&self, listener: &model::Listener, at: &ListenAddress) -> Option<Socket> {
+        self.lock().doors.only_socket(listener, at)
     }
 
     /// What is still to come, for each that waits.
