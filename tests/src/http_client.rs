@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use hyper::body::{Body as _, Incoming};
@@ -39,6 +39,9 @@ pub struct HttpClient {
     sender: Option<Sender>,
     /// How many there were.
     pub connections: usize,
+    /// By the connection of now.
+    asked: usize,
+    since: Instant,
 }
 
 enum Sender {
@@ -69,7 +72,7 @@ enum Sent {
 
 impl HttpClient {
     pub fn new(to: SocketAddr, version: Version) -> Self {
-        Self { to, version, tls: None, sender: None, connections: 0 }
+        Self { to, version, tls: None, sender: None, connections: 0, asked: 0, since: Instant::now() }
     }
 
     /// Over TLS; any certificate will do.
@@ -105,21 +108,29 @@ impl HttpClient {
             Version::Http1 => Request::get(path).header(HOST, "h"),
             Version::Http2 => Request::get(format!("http://h{path}")),
         };
+        self.asked += 1;
         let response = match sender.send(request.body(String::new())?).await {
             Ok(Some(response)) => response,
             Ok(None) => return Ok(Sent::Again),
-            Err(error) => return Err(error).context("no response"),
+            Err(error) => return Err(error).with_context(|| self.place("no response")),
         };
         let closes = response.headers().get(CONNECTION).is_some_and(|value| value == "close");
-        let reply = read(response).await.context("an incomplete response")?;
+        let reply = read(response).await.with_context(|| self.place("an incomplete response"))?;
+        self.since = Instant::now();
         if !closes {
             self.sender = Some(sender);
         }
         Ok(Sent::Reply(reply))
     }
 
+    fn place(&self, what: &str) -> String {
+        let Self { connections, asked, since, .. } = self;
+        format!("{what}: request {asked} of connection {connections}, {:?} after the last", since.elapsed())
+    }
+
     async fn connect(&mut self) -> Result<Sender> {
         self.connections += 1;
+        (self.asked, self.since) = (0, Instant::now());
         let stream = TcpStream::connect(self.to).await.context("cannot connect")?;
         stream.set_nodelay(true)?;
         match &self.tls {

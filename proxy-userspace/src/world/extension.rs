@@ -246,11 +246,12 @@ impl Consumer for Slot {
             None => Ok(false),
         };
         match &taken {
-            Ok(true) => {
+            // As Envoy, which counts that there is none also where there was none.
+            Ok(changed) if *changed || update.removed.contains(&self.name) => {
                 self.stats.config_reload.inc();
                 self.stats.config_reload_time_ms.set(milliseconds());
             }
-            Ok(false) => {}
+            Ok(_) => {}
             Err(_) => self.stats.config_fail.inc(),
         }
         self.subscribed.answered(update.version, taken.as_ref().err().map(String::as_str), began);

@@ -57,23 +57,30 @@ async fn poll_wait(
     let now = clock::now();
     let idle = model.common.idle_timeout.and_then(|limit| now.checked_add(limit));
     let duration = model.common.max_connection_duration.and_then(|limit| now.checked_add(limit));
-    let next = idle.into_iter().chain(duration).min();
+    let limit = idle.into_iter().chain(duration).min();
+    let mut drained = None;
     poll_fn(|cx| {
         if let Poll::Ready(known) = poll_bytes(io, read, told, cx) {
             return Poll::Ready(known);
         }
-        if served.guard.poll_cut(cx).is_ready() || served.guard.is_draining() {
+        if served.guard.poll_cut(cx).is_ready() {
             if let Socket::Tcp(socket) = io.socket()
-                && served.guard.poll_cut(cx).is_ready()
                 && served.guard.resets()
             {
                 reset_on_close(socket);
             }
             return Poll::Ready(Err(closed(Side::Internal, "drain_timeout")));
         }
+        // Its first request may be on its way: it has the time that any idle connection has.
+        if drained.is_none() && served.guard.is_draining() {
+            drained = clock::now().checked_add(model.timeouts.drain);
+        }
+        let next = limit.into_iter().chain(drained).min();
         ready!(alarm.poll(next, cx));
         let stats = &served.cx.hcm.stats;
-        Poll::Ready(Err(if next == idle {
+        Poll::Ready(Err(if next == drained {
+            closed(Side::Internal, "drained")
+        } else if next == idle {
             stats.downstream_cx_idle_timeout.inc();
             closed(Side::Internal, "idle_timeout")
         } else {

@@ -174,3 +174,19 @@ async fn the_last_request_of_a_connection_is_told_to_be() {
     client.write_all(GET.as_bytes()).await.unwrap();
     assert!(rest(&mut client).await.contains("connection: close"));
 }
+
+#[tokio::test]
+async fn a_drain_leaves_the_first_request_of_a_connection_its_time() {
+    let daemon = Daemon::new(|manager| manager.timeouts.drain = LONG).await;
+    let mut client = daemon.client().await;
+    daemon.stat_is("downstream_cx_active", 1).await;
+    daemon.drain.start();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    client.write_all(GET.as_bytes()).await.unwrap();
+    assert!(rest(&mut client).await.contains("connection: close"));
+    // Who says nothing is let go, as who is idle.
+    let daemon = Daemon::new(|manager| manager.timeouts.drain = Duration::from_millis(20)).await;
+    let mut client = daemon.client().await;
+    daemon.drain.start();
+    assert_eq!(rest(&mut client).await, "");
+}

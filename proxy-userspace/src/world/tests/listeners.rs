@@ -152,6 +152,25 @@ async fn an_address_that_changes_and_one_that_another_takes() {
 }
 
 #[tokio::test]
+async fn the_only_socket_of_an_address_goes_to_its_changed_listener() {
+    let (one, two) = (server("one").await, server("two").await);
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let with = |cluster: &str, backlog: u32| {
+        let more = format!(r#", "enable_reuse_port": false, "tcp_backlog_size": {backlog}"#);
+        listener("l", &free.to_string(), &[chain("x", "", cluster)], &more)
+    };
+    let clusters = [cluster("a", one, ""), cluster("b", two, "")];
+    let rig = Rig::with(&clusters, &[with("a", 32)], LONG).await;
+    let (mut kept, said) = greeted(free).await;
+    assert_eq!(said, "one");
+    rig.script.say(Kind::Listener, "2", &[with("b", 64)]).unwrap();
+    assert_eq!(greeted(free).await.1, "two");
+    assert!(lives(&mut kept).await, "it drains");
+    rig.script.say(Kind::Listener, "3", &[]).unwrap();
+    rig.until("the socket is closed", || std::net::TcpListener::bind(free).is_ok()).await;
+}
+
+#[tokio::test]
 async fn unknown_destinations_are_refused_from_one_update_on() {
     let one = server("one").await;
     let with = |cluster: &str| {
