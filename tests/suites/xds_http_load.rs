@@ -2,13 +2,14 @@
 //! no stream and no connection is reset. Clients obey `Connection: close` and GOAWAY, as real ones do.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
-use shunt_tests::bootstrap::{chain, extension as typed};
+use shunt_tests::bootstrap::{DIR, chain, extension as typed, file_log};
 use shunt_tests::http_client::{HttpClient, Version};
 use shunt_tests::http_echo::HttpEcho;
 use shunt_tests::xds::{Resource, Type};
@@ -21,6 +22,9 @@ const UPDATES: usize = 200;
 /// A quarter of them of each sort.
 const CLIENTS: usize = 64;
 const HCM: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+/// What is shown of a request that failed.
+const LOG: &str = "%RESPONSE_CODE% %START_TIME% %DURATION% %PROTOCOL% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% \
+    %CONNECTION_TERMINATION_DETAILS% %UPSTREAM_HOST% %REQUEST_DURATION%";
 const MUTATION: &str = "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation";
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 
@@ -36,23 +40,34 @@ fn secret(mesh: &Mesh<'_>, round: usize) -> Result<Resource> {
     Resource::from_value(Type::Secret, value)
 }
 
-/// Its only chain; `hcm` makes it another one, `whole` all of the listener.
-fn front(name: &str, socket: &str, hcm: usize, whole: usize) -> Result<Resource> {
-    let ads = "{ ads: {}, resource_api_version: V3 }";
-    let types = format!("type_urls: [ \"type.googleapis.com/{MUTATION}\" ]");
-    let gate = format!("{{ name: gate, config_discovery: {{ config_source: {ads}, {types} }} }}");
-    let fields = format!(
-        "stat_prefix: {name}, server_name: \"n{hcm}\", http_filters: [ {gate}, {} ], \
-         rds: {{ route_config_name: routes, config_source: {ads} }}",
-        typed("envoy.filters.http.router", ROUTER, "")
-    );
-    let chain = chain("", &[typed("http", HCM, &fields)]).replacen('{', &format!("{{ {socket}"), 1);
-    let limit = 65_536 + whole;
-    listener_at(
-        name,
-        place(name),
-        &format!("filter_chains: [ {chain} ], per_connection_buffer_limit_bytes: {limit}"),
-    )
+/// Of both listeners.
+struct Fronts {
+    /// The transport socket of one of them.
+    tls: String,
+    log: PathBuf,
+}
+
+impl Fronts {
+    /// Its only chain; `hcm` makes it another one, `whole` all of the listener.
+    fn of(&self, name: &str, hcm: usize, whole: usize) -> Result<Resource> {
+        let ads = "{ ads: {}, resource_api_version: V3 }";
+        let types = format!("type_urls: [ \"type.googleapis.com/{MUTATION}\" ]");
+        let gate = format!("{{ name: gate, config_discovery: {{ config_source: {ads}, {types} }} }}");
+        let log = file_log("log", LOG).replace(&format!("{DIR}/log"), &self.log.display().to_string());
+        let fields = format!(
+            "stat_prefix: {name}, server_name: \"n{hcm}\", http_filters: [ {gate}, {} ], \
+             rds: {{ route_config_name: routes, config_source: {ads} }}, access_log: [ {log} ]",
+            typed("envoy.filters.http.router", ROUTER, "")
+        );
+        let socket = if name == "secure" { self.tls.as_str() } else { "" };
+        let chain = chain("", &[typed("http", HCM, &fields)]).replacen('{', &format!("{{ {socket}"), 1);
+        let limit = format!("per_connection_buffer_limit_bytes: {}", 65_536 + whole);
+        listener_at(name, place(name), &format!("filter_chains: [ {chain} ], {limit}"))
+    }
+
+    fn both(&self, hcm: usize, whole: usize) -> Result<[Resource; 2]> {
+        Ok([self.of("plain", hcm, whole)?, self.of("secure", hcm, whole)?])
+    }
 }
 
 /// An address for each: see `xds_load`.
@@ -84,19 +99,20 @@ fn gate(round: usize) -> Result<Resource> {
 }
 
 /// What changes in a round, in turn.
-fn update(plane: &ControlPlane, mesh: &Mesh<'_>, tls: &str, backends: &[HttpEcho], n: usize) -> Result<()> {
+fn update(
+    plane: &ControlPlane,
+    mesh: &Mesh<'_>,
+    fronts: &Fronts,
+    backends: &[HttpEcho],
+    n: usize,
+) -> Result<()> {
     let at = |n: usize| backends[n % backends.len()].address;
-    let all = [("plain", ""), ("secure", tls)];
     match n % 8 {
         0 => plane.set(endpoints("service", &[at(n / 8)])?),
         1 => plane.set(endpoints("service", &[at(n / 8), at(n / 8 + 1)])?),
         2 => plane.set(service(if n % 16 == 2 { "RANDOM" } else { "ROUND_ROBIN" })?),
         // The chain is another one, and then all of the listener.
-        3 => plane.set_all(
-            all.map(|(name, socket)| front(name, socket, n, n / 16))
-                .into_iter()
-                .collect::<Result<Vec<_>>>()?,
-        ),
+        3 => plane.set_all(fronts.both(n, n / 16)?),
         4 => plane.set(routes(n)?),
         5 => plane.set(gate(n)?),
         6 => plane.set_all([routes(n)?, gate(n)?, endpoints("service", &[at(n), at(n + 2)])?]),
@@ -145,6 +161,18 @@ fn name(n: usize) -> &'static str {
     ["HTTP/1.1", "HTTP/2", "HTTP/1.1 over TLS", "HTTP/2 over TLS"][n % 4]
 }
 
+/// Requests that did not end well, by the proxy's own account; and what it waits for.
+fn failed(proxy: &Proxy, log: &Path) -> String {
+    std::thread::sleep(Duration::from_millis(300));
+    let log = std::fs::read_to_string(log).unwrap_or_default();
+    let bad: Vec<_> = log.lines().filter(|line| !line.starts_with("200 ")).take(20).collect();
+    let stats = proxy.stats().map(|stats| {
+        let of = |name: &str| format!("{name}: {}", stats.of(&format!("cluster.service.{name}")));
+        ["upstream_rq_pending_active", "upstream_rq_active", "upstream_cx_active"].map(of).join(", ")
+    });
+    format!("\n{}\n{stats:?}", bad.join("\n"))
+}
+
 #[test]
 fn no_request_is_lost_in_200_updates() -> Result<()> {
     lab(|lab| {
@@ -157,11 +185,12 @@ fn no_request_is_lost_in_200_updates() -> Result<()> {
             .common(&format!("tls_certificate_sds_secret_configs: [ {source} ]"))
             .alpn(&["h2", "http/1.1"]);
         let tls = format!("transport_socket: {}, ", context.downstream());
+        let fronts = Fronts { tls, log: lab.dir().join("requests.log") };
         plane.set_all([
             service("ROUND_ROBIN")?,
             endpoints("service", &[backends[0].address])?,
-            front("plain", "", 0, 0)?,
-            front("secure", &tls, 0, 0)?,
+            fronts.of("plain", 0, 0)?,
+            fronts.of("secure", 0, 0)?,
             routes(0)?,
             gate(0)?,
             secret(&mesh, 1_000)?,
@@ -183,7 +212,7 @@ fn no_request_is_lost_in_200_updates() -> Result<()> {
             .map(|n| Ok(runtime.spawn(keep_asking(client(n, plain, secure)?, seen.clone()))))
             .collect::<Result<_>>()?;
         let updated = (1..=UPDATES).try_for_each(|n| {
-            update(&plane, &mesh, &tls, &backends, n)?;
+            update(&plane, &mesh, &fronts, &backends, n)?;
             std::thread::sleep(Duration::from_millis(15));
             plane.settled(Kind::Shunt.name()).map(drop)
         });
@@ -193,7 +222,13 @@ fn no_request_is_lost_in_200_updates() -> Result<()> {
         for (n, client) in clients.into_iter().enumerate() {
             let result = runtime.block_on(client)?;
             let requests = seen.requests.load(Ordering::Relaxed);
-            result.with_context(|| format!("client {n}, {}, after {requests} requests of all", name(n)))?;
+            result.with_context(|| {
+                format!(
+                    "client {n}, {}, after {requests} requests of all{}",
+                    name(n),
+                    failed(&proxy, &fronts.log)
+                )
+            })?;
         }
         updated?;
         plane.accepted(Kind::Shunt.name())?;

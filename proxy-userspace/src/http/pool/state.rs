@@ -235,9 +235,6 @@ impl Pool {
         let (sender, receiver) = oneshot::channel();
         {
             let mut state = self.state();
-            if state.draining {
-                return Err(Refused::Gone);
-            }
             state.waiting.push_back(sender);
             self.wanted.store(true, Ordering::Relaxed);
         }
@@ -416,13 +413,14 @@ impl Pool {
         }
     }
 
-    /// Its idle connections are closed, and the others once they are.
-    pub(super) fn drain(&self) {
+    /// Its idle connections are closed, and the others once they are. Who waits is served still, as in Envoy.
+    pub(super) fn drain(self: &Arc<Self>) {
         let mut state = self.state();
         state.draining = true;
         let gone = (std::mem::take(&mut state.idle), std::mem::take(&mut state.shared));
         drop(state);
         drop(gone);
+        self.connect_as_needed();
     }
 
     fn wake_keeper(&self) {
