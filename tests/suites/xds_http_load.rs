@@ -28,8 +28,8 @@ const LOG: &str = "%RESPONSE_CODE% %START_TIME% %DURATION% %PROTOCOL% %RESPONSE_
 const MUTATION: &str = "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation";
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 
-/// What is replaced has so long: several times while the test lasts.
-const ARGS: &[&str] = &["--concurrency", "2", "--drain-time-s", "1", "--drain-strategy", "immediate"];
+/// What is replaced has so long: longer than a request takes on a loaded machine, and shorter than the test.
+const ARGS: &[&str] = &["--concurrency", "2", "--drain-time-s", "4", "--drain-strategy", "immediate"];
 
 fn secret(mesh: &Mesh<'_>, round: usize) -> Result<Resource> {
     let identity = mesh.middle.issue(&format!("round{round}"), &Leaf::spiffe(SERVER))?;
@@ -217,7 +217,7 @@ fn no_request_is_lost_in_200_updates() -> Result<()> {
             plane.settled(Kind::Shunt.name()).map(drop)
         });
         // What was replaced last is drained to its end, too.
-        std::thread::sleep(Duration::from_millis(1_500));
+        std::thread::sleep(Duration::from_millis(4_500));
         seen.over.store(true, Ordering::Relaxed);
         for (n, client) in clients.into_iter().enumerate() {
             let result = runtime.block_on(client)?;
