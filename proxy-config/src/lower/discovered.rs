@@ -39,18 +39,6 @@ pub(super) fn types(cx: &mut Cx, type_urls: &[String]) -> Option<Vec<Arc<str>>> 
     Some(type_urls.iter().map(name).collect())
 }
 
-/// As [`types`], of HTTP filters: there, Envoy has to know all of them.
-pub(super) fn known_types(cx: &mut Cx, type_urls: &[String]) -> Option<Vec<Arc<str>>> {
-    let types = types(cx, type_urls)?;
-    match types.iter().find(|name| schema::message(name).is_none()) {
-        Some(unknown) => {
-            cx.reject("type_urls", format!("Error: no factory found for a required type URL {unknown}."));
-            None
-        }
-        None => Some(types),
-    }
-}
-
 fn default_filter(
     cx: &mut Cx,
     types: &[Arc<str>],

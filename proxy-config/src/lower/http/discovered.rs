@@ -7,8 +7,9 @@ use envoy_types::pb::envoy::config::core::v3 as core;
 use super::filter;
 use crate::decode::any;
 use crate::lower::Cx;
-use crate::lower::discovered::known_types;
+use crate::lower::discovered::types;
 use crate::model::http::filter::{DiscoveredHttpFilter, FilterKind, HttpFilter};
+use crate::proto::schema;
 
 /// The same message as a network filter's, whose default is of another kind.
 pub(super) fn filter(cx: &mut Cx, source: core::ExtensionConfigSource) -> Option<FilterKind> {
@@ -19,7 +20,11 @@ pub(super) fn filter(cx: &mut Cx, source: core::ExtensionConfigSource) -> Option
         type_urls,
     } = source;
     let source = cx.required("config_source", config_source);
-    let types = known_types(cx, &type_urls)?;
+    let types = types(cx, &type_urls)?;
+    // Of network filters Envoy does not ask for either.
+    if let Some(unknown) = types.iter().find(|name| schema::message(name).is_none()) {
+        cx.reject("type_urls", format!("Error: no factory found for a required type URL {unknown}."));
+    }
     if apply_default_config_without_warming && default_config.is_none() {
         cx.reject("apply_default_config_without_warming", "needs a default_config");
     }
