@@ -10,14 +10,10 @@ use std::path::{Path, PathBuf};
 
 use regex::Regex;
 
-/// A field of HTTP that nothing reads yet: each is a gap to be closed, by reading it or by naming it in its table.
-const NOT_YET: &str = "HTTP does not do it yet";
-
 /// `Type.field`: why nothing in the daemon reads it.
 const EXCEPTIONS: &[(&str, &str)] = &[
     ("Extension.type_name", "read by Discovered::accepts"),
     ("StringMatcher.ignore_case", "read by its own is_match"),
-    // Of HTTP: lowered, and without effect so far.
     ("HeaderMatcher.treat_missing_as_empty", "read by its own is_match"),
 ];
 

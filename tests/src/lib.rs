@@ -5,8 +5,8 @@
 
 pub mod access_log;
 pub mod admin;
-pub mod authz;
 pub mod asked;
+pub mod authz;
 pub mod backend;
 pub mod bootstrap;
 pub mod cases;

@@ -256,7 +256,8 @@ impl Registry {
         let proxy = self.settings.proxy_cgroup;
         let mut installed = install(&self.kernel, spec, netns, proxy, inbound, adopt)?;
         let brought = self.bring(spec, netns);
-        let serves = || Serves { config: Config::Daemon(self.settings.live.clone()), besides: None, before: None };
+        let serves =
+            || Serves { config: Config::Daemon(self.settings.live.clone()), besides: None, before: None };
         let serving = match &brought {
             None => Some(self.serve(spec, netns, &mut installed, (&[], serves()))?),
             Some(_) => None,

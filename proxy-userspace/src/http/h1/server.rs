@@ -365,12 +365,10 @@ impl State {
             let read = self.reader.read(&mut self.conn.input, &self.settings);
             self.reusable = matches!(read, Ok(Read::Frame(_) | Read::End));
         }
-        if self.turned && complete {
-            // A client's bytes go on after the upstream's end.
-            return;
+        if !(self.turned && complete) {
+            // No body of this request reads on. After a turn, a client's bytes go on after the upstream's end.
+            self.exchange += 1;
         }
-        // No body of this request reads on.
-        self.exchange += 1;
         self.conn.taken().saturating_sub(self.before_body)
     }
 

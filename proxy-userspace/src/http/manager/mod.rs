@@ -36,8 +36,8 @@ use proxy_config::model::http::options::CommonHttpOptions;
 use rand::RngExt as _;
 
 use self::account::{Account, Protocol};
-pub(crate) use self::inbound::request_id::fresh as fresh_request_id;
 pub(crate) use self::inbound::own_address;
+pub(crate) use self::inbound::request_id::fresh as fresh_request_id;
 pub(crate) use self::prepared::Prepared;
 use self::sniff::Sniffed;
 use super::{Body, ConnCx, Hcm, Io, Reset, ResponseHead, Sent};

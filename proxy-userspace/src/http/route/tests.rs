@@ -87,6 +87,7 @@ fn forward(change: impl FnOnce(&mut RouteAction)) -> Action {
         append_x_forwarded_host: false,
         timeout: None,
         idle_timeout: None,
+        flush_timeout: None,
         retry_policy: None,
         mirror: Vec::new(),
         priority: model::action::Priority::Default,

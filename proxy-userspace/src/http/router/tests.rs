@@ -92,6 +92,7 @@ pub(crate) fn action() -> RouteAction {
         append_x_forwarded_host: false,
         timeout: Some(Duration::from_secs(15)),
         idle_timeout: None,
+        flush_timeout: None,
         retry_policy: None,
         mirror: Vec::new(),
         priority: Priority::Default,

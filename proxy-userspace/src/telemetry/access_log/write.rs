@@ -60,7 +60,9 @@ mod tests {
             ip(&mut alone, parsed.ip());
             assert_eq!((whole, alone), (parsed.to_string(), parsed.ip().to_string()));
         }
-        for (n, width, expected) in [(7, 3, "007"), (1234, 3, "1234"), (0, 1, "0"), (u64::MAX, 0, "18446744073709551615")] {
+        for (n, width, expected) in
+            [(7, 3, "007"), (1234, 3, "1234"), (0, 1, "0"), (u64::MAX, 0, "18446744073709551615")]
+        {
             let mut out = String::new();
             padded(&mut out, n, width);
             assert_eq!(out, expected);

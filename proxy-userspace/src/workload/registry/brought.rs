@@ -332,7 +332,8 @@ impl Registry {
     fn back_to_the_daemons(&mut self, spec: &Workload, running: &mut Running) {
         let before = running.serving.take();
         let shared = before.as_ref().map(|serving| serving.listening.as_slice()).unwrap_or_default();
-        let serves = Serves { config: Config::Daemon(self.settings.live.clone()), besides: None, before: None };
+        let serves =
+            Serves { config: Config::Daemon(self.settings.live.clone()), besides: None, before: None };
         match self.serve(spec, &running.netns, &mut running.installed, (shared, serves)) {
             Ok(serving) => {
                 log::info!("workload {}: runs on the daemon's configuration", spec.name);

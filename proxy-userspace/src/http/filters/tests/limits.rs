@@ -151,6 +151,7 @@ pub(super) fn to_cluster(name: &str) -> RouteConfiguration {
         append_x_forwarded_host: false,
         timeout: None,
         idle_timeout: None,
+        flush_timeout: None,
         retry_policy: None,
         mirror: Vec::new(),
         priority: Priority::Default,
