@@ -15,7 +15,7 @@ const FRONT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHO
 
 /// What a client inside of a workload is told by the listener `front`.
 fn told(pod: &Pod) -> Result<String> {
-    pod.netns.inside(|| Ok(Client::connect(FRONT)?.line()?))
+    pod.netns.inside(|| Client::connect(FRONT)?.line())
 }
 
 #[test]

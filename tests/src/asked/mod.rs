@@ -162,10 +162,13 @@ impl Answer {
 }
 
 fn kind(error: &std::io::Error) -> &'static str {
-    match error.kind() {
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => "nothing",
-        ErrorKind::ConnectionReset => "reset",
-        _ => "error",
+    let kind = error.kind();
+    if matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut) {
+        "nothing"
+    } else if kind == ErrorKind::ConnectionReset {
+        "reset"
+    } else {
+        "error"
     }
 }
 

@@ -181,7 +181,7 @@ fn answers_lines_and_counts_are_envoys() -> Result<()> {
                     Ok(json!([shown, lines]))
                 });
             }
-            cases.case(&format!("http-counts-{name}"), || {
+            cases.case(format!("http-counts-{name}"), || {
                 let names = [format!("http.{name}."), format!("listener.{name}.http.{name}.")];
                 let names: Vec<_> = names.iter().map(|name| format!("{name}*")).collect();
                 let names: Vec<_> = names.iter().map(String::as_str).collect();

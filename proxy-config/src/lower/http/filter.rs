@@ -192,12 +192,11 @@ fn unserved(cx: &mut Cx, extension: &Extension, name: &str) -> Option<FilterKind
 lower! { "envoy.type.v3.HttpStatus" HttpStatus => u16, cx;
     read { code }
     {
-        match cx.variant("code", code)? {
-            StatusCode::Empty => {
-                cx.reject("code", "is required");
-                None
-            }
-            known => u16::try_from(i32::from(known)).ok(),
+        let known: StatusCode = cx.variant("code", code)?;
+        if known == StatusCode::Empty {
+            cx.reject("code", "is required");
+            return None;
         }
+        u16::try_from(i32::from(known)).ok()
     }
 }

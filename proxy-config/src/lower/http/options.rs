@@ -220,6 +220,7 @@ lower! { "envoy.config.core.v3.KeepaliveSettings" core::KeepaliveSettings => Kee
     }
     {
         const LEAST: Duration = Duration::from_millis(1);
+        cx.duration_from("connection_idle_interval", connection_idle_interval, LEAST);
         if timeout.is_none() {
             cx.reject("timeout", "is required");
         }

@@ -241,9 +241,10 @@ impl Parser {
             } else if self.take("[") {
                 let at = self.expression()?;
                 self.need("]")?;
-                of = match at {
-                    Expression::Text(field) => Expression::Field { of: of.into(), field },
-                    at => Expression::Index { of: of.into(), at: at.into() },
+                of = if let Expression::Text(field) = at {
+                    Expression::Field { of: of.into(), field }
+                } else {
+                    Expression::Index { of: of.into(), at: at.into() }
                 };
             } else {
                 return Ok(of);

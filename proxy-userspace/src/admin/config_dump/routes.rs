@@ -33,10 +33,8 @@ fn routes(mut manager: Value) -> Option<Map<String, Value>> {
     if manager["@type"] != MANAGER {
         return None;
     }
-    match field(&mut manager, "route_config") {
-        Value::Object(routes) => Some(routes),
-        _ => None,
-    }
+    let routes = field(&mut manager, "route_config");
+    if let Value::Object(routes) = routes { Some(routes) } else { None }
 }
 
 fn field(of: &mut Value, name: &str) -> Value {
@@ -44,8 +42,5 @@ fn field(of: &mut Value, name: &str) -> Value {
 }
 
 fn array(value: Value) -> Vec<Value> {
-    match value {
-        Value::Array(values) => values,
-        _ => Vec::new(),
-    }
+    if let Value::Array(values) = value { values } else { Vec::new() }
 }

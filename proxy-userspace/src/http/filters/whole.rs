@@ -95,7 +95,7 @@ impl http_body::Body for Again {
             Poll::Ready(None) => {
                 Poll::Ready(this.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
             }
-            other => other,
+            more @ (Poll::Ready(Some(_)) | Poll::Pending) => more,
         }
     }
 

@@ -232,20 +232,7 @@ impl Active {
         if let Some(periodic) = &mut watch.periodic {
             periodic.look(&self.stream);
         }
-        self.tell_of_tunnel();
         self.send(peer, watch).await
-    }
-
-    /// A line at the beginning of a tunnel, where that is wanted.
-    fn tell_of_tunnel(&mut self) {
-        let stream = &self.stream;
-        let opened = stream.response().is_some_and(|head| head.status.is_success());
-        if opened
-            && stream.request().is_connect()
-            && stream.conn.hcm.model.flush_log_on_tunnel_successfully_established
-        {
-            finish::interim(&mut self.stream, LogType::DownstreamTunnelSuccessfullyEstablished);
-        }
     }
 
     async fn send<P: Peer>(&mut self, peer: &mut P, watch: &mut Watch<'_>) -> Result<After, Broken> {

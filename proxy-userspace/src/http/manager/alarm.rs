@@ -52,7 +52,7 @@ mod tests {
         let after = |millis| Some(start + Duration::from_millis(millis));
         // Set, moved away, moved nearer, gone.
         for at in [after(10), after(1_000), after(500), None] {
-            poll_fn(|cx| Poll::Ready(assert!(alarm.poll(at, cx).is_pending()))).await;
+            assert!(poll_fn(|cx| Poll::Ready(alarm.poll(at, cx))).await.is_pending());
         }
         poll_fn(|cx| alarm.poll(after(800), cx)).await;
         assert_eq!((clock::now() - start).as_millis(), 800);

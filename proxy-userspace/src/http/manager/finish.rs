@@ -30,16 +30,9 @@ pub(super) fn run(active: Active, broken: Option<&Broken>) {
     let complete = active.is_complete();
     let Active { mut stream, mut chain, sent, meter, .. } = active;
     let hcm = stream.conn.hcm.clone();
-    match broken {
-        // It is the proxy that cuts such a response off.
-        Some(Broken::Reset(_) | Broken::Expired(_)) if sent.head => {
-            hcm.stats.downstream_rq_tx_reset.inc();
-            hcm.stats.downstream_rq_rx_reset.inc();
-        }
-        Some(_) => hcm.stats.downstream_rq_rx_reset.inc(),
+    if broken.is_some() || !complete {
         // As Envoy, who resets the stream of a request that has its answer before its end.
-        None if !complete => hcm.stats.downstream_rq_rx_reset.inc(),
-        None => {}
+        hcm.stats.downstream_rq_rx_reset.inc();
     }
     if let Some(
         Broken::Expired(Expiry::Headers | Expiry::Request | Expiry::Idle | Expiry::Duration)

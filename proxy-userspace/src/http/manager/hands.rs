@@ -82,46 +82,35 @@ impl<W> Hands<W> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::future::{Future as _, poll_fn};
+    use std::task::Poll;
 
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn who_waits_is_given_work_and_who_has_waited_long_is_not() {
-        let hands = Arc::new(Hands::<u32>::default());
+        let hands = Hands::<u32>::default();
         assert_eq!(hands.give(1), Err(1));
-        let wait = || {
-            let hands = hands.clone();
-            tokio::spawn(async move { hands.wait().await })
-        };
-        let first = wait();
-        tokio::task::yield_now().await;
-        assert_eq!(hands.give(2), Ok(()));
-        assert_eq!(first.await.unwrap(), Some(2));
+        let (first, ()) = tokio::join!(hands.wait(), async { assert_eq!(hands.give(2), Ok(())) });
+        assert_eq!(first, Some(2));
         assert_eq!(hands.wait().await, None);
         assert_eq!(hands.give(3), Err(3));
-        let second = wait();
-        tokio::task::yield_now().await;
-        hands.close();
-        assert_eq!(second.await.unwrap(), None);
+        let (second, ()) = tokio::join!(hands.wait(), async { hands.close() });
+        assert_eq!(second, None);
         assert_eq!(hands.wait().await, None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn not_all_of_many_wait() {
-        let hands = Arc::new(Hands::<u32>::default());
-        let waiting: Vec<_> = (0..WAITING + 4)
-            .map(|_| {
-                let hands = hands.clone();
-                tokio::spawn(async move { hands.wait().await })
-            })
-            .collect();
-        tokio::task::yield_now().await;
-        assert_eq!((0..).take_while(|n| hands.give(*n).is_ok()).count(), WAITING);
+        let hands = Hands::<u32>::default();
+        let mut waiting: Vec<_> = (0..WAITING + 4).map(|_| Box::pin(hands.wait())).collect();
         let mut served = 0;
-        for hand in waiting {
-            served += usize::from(hand.await.unwrap().is_some());
-        }
-        assert_eq!(served, WAITING);
+        poll_fn(|cx| {
+            waiting.iter_mut().for_each(|hand| served += usize::from(hand.as_mut().poll(cx).is_ready()));
+            Poll::Ready(())
+        })
+        .await;
+        assert_eq!(served, 4);
+        assert_eq!((0..).take_while(|n| hands.give(*n).is_ok()).count(), WAITING);
     }
 }

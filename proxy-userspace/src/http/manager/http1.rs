@@ -73,6 +73,10 @@ struct Connection<'a, 'g> {
 }
 
 /// What comes next on a connection.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one comes with each request, and a box would cost each"
+)]
 enum Next {
     Request(Request),
     Bad(BadRequest),

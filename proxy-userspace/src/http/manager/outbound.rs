@@ -33,10 +33,10 @@ pub(super) fn finish(stream: &mut Stream) {
         headers.insert(SERVER, prepared.server_name.clone());
     }
     let asked = &http.request.headers;
-    if model.request_id.always_set_in_response || asked.contains_key(X_ENVOY_FORCE_TRACE) {
-        if let Some(id) = asked.get(X_REQUEST_ID) {
-            headers.insert(X_REQUEST_ID, id.clone());
-        }
+    if (model.request_id.always_set_in_response || asked.contains_key(X_ENVOY_FORCE_TRACE))
+        && let Some(id) = asked.get(X_REQUEST_ID)
+    {
+        headers.insert(X_REQUEST_ID, id.clone());
     }
     if let Some(via) = &prepared.via {
         append(headers, VIA, via, ", ");

@@ -263,7 +263,7 @@ impl Pool {
             }
             let first = self.live.load(Ordering::Relaxed) == 0;
             let Ok(place) = self.breaker.connection(&self.host, self.priority, first) else { return };
-            state.expected += self.streams_expected();
+            state.expected = state.expected.saturating_add(self.streams_expected());
             drop(state);
             self.live.fetch_add(1, Ordering::Relaxed);
             super::connect::start(self, place);
@@ -513,9 +513,10 @@ impl State {
         if waiting == 0 && (preconnect <= 1.0 || self.draining) {
             return false;
         }
-        let sharing: usize = self.shared.iter().map(|sharing| sharing.client.capacity()).sum();
-        let ready = self.idle.len() + self.expected + sharing;
-        (waiting + self.active) as f64 * preconnect > (ready + self.active) as f64
+        // A peer that allows for any number of streams has no end of room.
+        let sharing = self.shared.iter().map(|sharing| sharing.client.capacity());
+        let ready = sharing.fold(self.idle.len().saturating_add(self.expected), usize::saturating_add);
+        (waiting + self.active) as f64 * preconnect > ready.saturating_add(self.active) as f64
     }
 
     fn look_idle(

@@ -18,7 +18,7 @@ pub struct Hashing(Box<[(Source, bool)]>);
 enum Source {
     Header(Name, Option<RegexSubstitution>),
     Cookie(HashCookie),
-    SourceIp,
+    Peer,
     Query(Box<str>),
     FilterState(Box<str>),
 }
@@ -51,7 +51,7 @@ impl Source {
         Ok(match model {
             HashSource::Header { name, rewrite } => Self::Header(Name::new(name)?, rewrite.clone()),
             HashSource::Cookie(cookie) => Self::Cookie(cookie.clone()),
-            HashSource::SourceIp => Self::SourceIp,
+            HashSource::SourceIp => Self::Peer,
             HashSource::QueryParameter(name) => Self::Query((&**name).into()),
             HashSource::FilterState(key) => Self::FilterState((&**key).into()),
         })
@@ -72,7 +72,7 @@ impl Source {
                 Some(value) => Some(text(value)),
                 None => generated(model, entry, cookies?),
             },
-            Self::SourceIp => Some(text(&entry.facts.remote.ip().to_string())),
+            Self::Peer => Some(text(&entry.facts.remote.ip().to_string())),
             Self::Query(name) => {
                 let (_, value) = Parameters::of(head).find(|(known, _)| *known == &**name)?;
                 Some(text(value))

@@ -36,7 +36,7 @@ impl Redirection {
 
     /// Of a path that has been rewritten already where the redirect does that.
     fn location(&self, head: &RequestHead) -> String {
-        let Redirect { scheme, host, port, path, status: _, strip_query } = &self.model;
+        let Redirect { scheme, host, port, path, strip_query, .. } = &self.model;
         let scheme = match scheme {
             SchemeRewrite::None => head.scheme.as_str(),
             SchemeRewrite::Https => "https",

@@ -44,7 +44,7 @@ pub(super) struct Ledger {
 }
 
 impl Watched {
-    pub(super) fn new(inner: Body, alarm: Alarm, ledger: Ledger) -> Body {
+    pub(super) fn over(inner: Body, alarm: Alarm, ledger: Ledger) -> Body {
         Body::stream(Self { inner, alarm, ledger: Some(ledger) })
     }
 

@@ -26,6 +26,11 @@ pub fn announce(head: &mut RequestHead, own: Option<IpAddr>, timeout: Option<Dur
     if let Some(Ok(own)) = own.map(|own| HeaderValue::from_str(&own.to_string())) {
         head.headers.insert("x-forwarded-for", own);
     }
+    expect_within(head, timeout);
+}
+
+/// How long a request of the proxy's own is waited for.
+pub fn expect_within(head: &mut RequestHead, timeout: Option<Duration>) {
     if let Some(timeout) = timeout {
         let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         head.headers.insert(EXPECTED, HeaderValue::from(millis));
@@ -96,7 +101,7 @@ pub async fn call(
         ledger.complete(&alarm, None);
         return Ok(Response { head: answer, body });
     }
-    Ok(Response { head: answer, body: Watched::new(body, alarm, ledger) })
+    Ok(Response { head: answer, body: Watched::over(body, alarm, ledger) })
 }
 
 fn reset(reason: ResetReason, details: &'static str) -> Reset {

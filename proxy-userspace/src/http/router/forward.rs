@@ -378,7 +378,7 @@ impl<'a> Forward<'a> {
             ledger.complete(&self.alarm, None);
             body
         } else {
-            Watched::new(body, self.alarm, ledger)
+            Watched::over(body, self.alarm, ledger)
         };
     }
 }

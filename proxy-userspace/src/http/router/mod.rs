@@ -32,7 +32,7 @@ use super::filter::Stop;
 use super::{Hcm, Stream, route};
 
 pub use self::body::STREAM_DURATION;
-pub use self::call::{announce, call};
+pub use self::call::{announce, call, expect_within};
 pub use self::charge::CodeStats;
 
 /// Makes the response: its head in the stream's entry, its body in [`Stream::response_body`].

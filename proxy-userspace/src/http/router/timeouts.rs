@@ -216,7 +216,7 @@ impl Alarm {
     }
 
     pub(super) fn connected(&mut self) {
-        let Timeouts { per_try, per_try_idle, stream, global: _ } = self.timeouts;
+        let Timeouts { per_try, per_try_idle, stream, .. } = self.timeouts;
         if per_try.is_some() || per_try_idle.is_some() || stream.is_some() {
             self.begun = Some(clock::now());
             // These may be earlier than what has been set.

@@ -282,7 +282,7 @@ fn told_identity(entry: &Entry) -> &str {
 }
 
 /// The first URI of a certificate.
-fn san<'a>(tls: Option<&'a TlsInfo>, of: fn(&TlsInfo) -> Option<&Certificate>) -> &'a str {
+fn san(tls: Option<&TlsInfo>, of: fn(&TlsInfo) -> Option<&Certificate>) -> &str {
     tls.and_then(of).and_then(|certificate| certificate.uri_sans.first()).map_or("", |san| san)
 }
 

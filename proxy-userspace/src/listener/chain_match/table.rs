@@ -12,6 +12,7 @@ use foldhash::fast::RandomState;
 #[derive(Debug)]
 pub(super) struct Table<K, V> {
     first: Option<Box<(K, V)>>,
+    #[expect(clippy::box_collection, reason = "most have none, and it is six words")]
     others: Option<Box<HashMap<K, V, RandomState>>>,
 }
 

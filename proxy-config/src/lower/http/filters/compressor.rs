@@ -261,10 +261,9 @@ lower! { "envoy.extensions.compression.gzip.compressor.v3.Gzip" Gzip => Compress
         if cx.variant::<gzip::CompressionStrategy>("compression_strategy", compression_strategy)? != gzip::CompressionStrategy::DefaultStrategy {
             cx.warn("compression_strategy", "there is the default one only");
         }
-        let level = match cx.variant("compression_level", compression_level)? {
-            gzip::CompressionLevel::DefaultCompression => None,
-            level => u32::try_from(i32::from(level)).ok(),
-        };
+        let level: gzip::CompressionLevel = cx.variant("compression_level", compression_level)?;
+        let given = level != gzip::CompressionLevel::DefaultCompression;
+        let level = if given { u32::try_from(i32::from(level)).ok() } else { None };
         // What Envoy refuses stays refused.
         cx.ranged("memory_level", number(memory_level).unwrap_or(5), 1..=9)?;
         let window_bits = cx.ranged("window_bits", number(window_bits).unwrap_or(12), 9..=15);

@@ -27,7 +27,7 @@ impl Encoder {
     pub(super) fn new(library: Library) -> io::Result<Self> {
         Ok(match library {
             // The library has one window, which any decoder can do with.
-            Library::Gzip { level, window_bits: _, chunk_size: _ } => Self::Gzip(GzEncoder::new(
+            Library::Gzip { level, .. } => Self::Gzip(GzEncoder::new(
                 Vec::new(),
                 level.map_or_else(Compression::default, Compression::new),
             )),
@@ -36,7 +36,7 @@ impl Encoder {
                 let writer = brotli::CompressorWriter::new(Vec::new(), buffer, quality, window_bits);
                 Self::Brotli(Box::new(writer))
             }
-            Library::Zstd { level, enable_checksum, chunk_size: _ } => {
+            Library::Zstd { level, enable_checksum, .. } => {
                 let level = i32::try_from(level).unwrap_or(zstd::DEFAULT_COMPRESSION_LEVEL);
                 let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), level)?;
                 encoder.include_checksum(enable_checksum)?;

@@ -67,7 +67,9 @@ pub(super) fn call(
     for (name, value) in &service.metadata {
         head.headers.append(name, value.clone());
     }
-    if !service.skip_envoy_headers {
+    if service.skip_envoy_headers {
+        router::expect_within(&mut head, service.timeout);
+    } else {
         router::announce(&mut head, Some(shared.own), service.timeout);
     }
     let message = authz::encode(check::of(shared, question, stream));

@@ -19,7 +19,7 @@ const NAMESPACE: &str = "envoy.filters.http.jwt_authn";
 pub(super) fn good(provider: &JwtProvider, token: &Token, stream: &mut Stream) {
     if let Some(name) = &provider.forward_payload_header {
         let mut payload = token.payload_text().to_owned();
-        while provider.pad_forward_payload_header && payload.len() % 4 != 0 {
+        while provider.pad_forward_payload_header && !payload.len().is_multiple_of(4) {
             payload.push('=');
         }
         put(stream, name, &payload);

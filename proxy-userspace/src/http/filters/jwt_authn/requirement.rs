@@ -73,11 +73,8 @@ async fn any(shared: &Shared, all: &[JwtRequirement], stream: &mut Stream) -> Re
             if all_is_fine { JwtRequirement::AllowMissingOrFailed } else { JwtRequirement::AllowMissing };
         return meets(shared, &lenient, stream).await;
     }
-    match why {
-        _ if all_is_fine => Ok(()),
-        Status::Missing if missing_is_fine => Ok(()),
-        why => Err(why),
-    }
+    let fine = all_is_fine || (missing_is_fine && matches!(why, Status::Missing));
+    if fine { Ok(()) } else { Err(why) }
 }
 
 fn is_lenient(requirement: &JwtRequirement) -> bool {

@@ -79,9 +79,9 @@ impl Headers {
             headers
                 .iter()
                 .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
-                .collect()
+                .collect::<Vec<_>>()
         });
-        all.extend(rest.unwrap_or_else(Vec::new));
+        all.extend(rest.unwrap_or_default());
         all
     }
 }
@@ -151,11 +151,10 @@ pub(super) fn from_table(table: &Table) -> mlua::Result<RequestHead> {
     for pair in table.pairs::<mlua::String, Value>() {
         let (name, value) = pair?;
         let name = name.to_string_lossy().to_ascii_lowercase();
-        let values = match &value {
-            Value::Table(list) => {
-                list.sequence_values::<Value>().map(|one| text(&one?)).collect::<Result<_, _>>()?
-            }
-            _ => vec![text(&value)?],
+        let values = if let Value::Table(list) = &value {
+            list.sequence_values::<Value>().map(|one| text(&one?)).collect::<Result<_, _>>()?
+        } else {
+            vec![text(&value)?]
         };
         for value in values {
             match name.as_str() {

@@ -206,6 +206,7 @@ fn to_lua(lua: &Lua, value: &Meta) -> mlua::Result<Value> {
 }
 
 /// A table with a first element is a list.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the kinds of values are the library's")]
 fn from_lua(value: &Value, depth: usize) -> mlua::Result<Meta> {
     if depth > 16 {
         return Err(mlua::Error::runtime("a table that is nested too deeply"));

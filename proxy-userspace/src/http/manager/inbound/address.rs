@@ -122,7 +122,7 @@ fn append_peer(headers: &mut HeaderMap, peer: IpAddr, client: &ClientAddress, ow
     let address = if peer.is_loopback() { own } else { peer };
     let address = match address {
         IpAddr::V4(v4) if client.represent_ipv4_as_mapped_ipv6 => v4.to_ipv6_mapped().into(),
-        other => other,
+        IpAddr::V4(_) | IpAddr::V6(_) => address,
     };
     append(headers, X_FORWARDED_FOR, &value(address), ",");
 }

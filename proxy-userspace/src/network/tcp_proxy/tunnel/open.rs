@@ -11,7 +11,7 @@ use super::{Notes, Tunnel};
 use crate::clock::{self, Instant};
 use crate::cluster::Source;
 use crate::cluster::{Cluster, ConnectError, Event, Host, Overflow, Want};
-use crate::http::pool::{Attached, Caller, Demand, Failed, Lease, Life, More, Refused, SourceKey};
+use crate::http::pool::{Attached, Caller, Demand, Failed, Lease, More, Refused, SourceKey};
 use crate::http::raw::Raw;
 use crate::http::{Body, Observer, Progress, ResetReason, Response, Upload};
 use crate::net::Direction;
@@ -130,7 +130,6 @@ impl Ask<'_> {
             if life.version == Version::HTTP_2 { status.as_u16() == 200 } else { status.is_success() };
         if !agreed || body.is_end() {
             count(cluster, &progress);
-            self.refused(&life);
             cluster.report(&host, Event::RequestFailed);
             return Err(Why::Answer(status));
         }
@@ -170,12 +169,6 @@ impl Ask<'_> {
             }
             Why::Pool(refused)
         })
-    }
-
-    fn refused(&self, life: &Life) {
-        if life.version == Version::HTTP_2 {
-            self.cluster.stats.upstream_rq_tx_reset.inc();
-        }
     }
 }
 
