@@ -503,8 +503,6 @@ fn what_is_no_preamble_passes_and_one_that_is_too_long_does_not() -> Result<()> 
         let (rest, _) = stream.end()?;
         ensure!(rest.is_empty(), "{rest:?}");
         server.expect_stat("metadata_exchange.header_not_found", 2)?;
-        let mark = app.mark();
-        ensure!(mark > 0, "the application saw the others");
         Ok(())
     })
 }

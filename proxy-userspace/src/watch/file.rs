@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
+use tokio::sync::Semaphore;
 use xxhash_rust::xxh64::xxh64;
 
 use super::changes::directory_of;
@@ -79,6 +80,10 @@ impl<R: Reader> Files<R> {
     }
 }
 
+/// Files of this size take turns: what is made of their text is the most memory that a start takes.
+const LARGE: usize = 1024 * 1024;
+static TURN: Semaphore = Semaphore::const_new(1);
+
 struct Follow<R: Reader> {
     group: Weak<Group<R>>,
     path: PathBuf,
@@ -127,6 +132,8 @@ impl<R: Reader> Follow<R> {
         if readers.is_empty() {
             return;
         }
+        let large = text.len() >= LARGE;
+        let _turn = if large { TURN.acquire().await.ok() } else { None };
         let parsed = (self.parse)(&text);
         // It may be megabytes, and what the readers make of it too.
         drop(text);

@@ -75,7 +75,7 @@ stats_block! {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            // Envoy's defaults but for the windows: decision 32.
+            // Envoy's defaults but for the windows: decision 31.
             max_concurrent_streams: 1024,
             initial_stream_window_size: 256 * 1024,
             initial_connection_window_size: 1024 * 1024,

@@ -165,8 +165,9 @@ impl File {
         }
         state.lines.extend_from_slice(line);
         let full = state.lines.len() >= GATHER && !state.writing;
-        drop(state);
+        // Before anybody can write it, who counts it as written.
         shared.counters.buffer(line.len() as u64);
+        drop(state);
         if full {
             shared.wake.notify_one();
         }
