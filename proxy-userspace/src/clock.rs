@@ -1,7 +1,8 @@
 //! Time: the only place that reads a clock.
 //!
-//! [`now`] measures, [`wall`] names a moment to people. Nothing else in the daemon asks the system.
+//! [`now`] and [`lately`] measure, [`wall`] names a moment to people. Nothing else in the daemon asks the system.
 
+use std::cell::Cell;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use tokio::time::Instant;
@@ -10,6 +11,48 @@ pub use tokio::time::Instant;
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn now() -> Instant {
     Instant::now()
+}
+
+/// [`now`] as the task that is polled first asked for it: a clock costs, and what each request asks for several times is
+/// not worth a reading each. What has begun since and what other threads say may be later. Outside of a task: [`now`].
+pub fn lately() -> Instant {
+    LATELY.with(|lately| match lately.get() {
+        Lately::Outside => now(),
+        Lately::Unread => {
+            let now = now();
+            lately.set(Lately::At(now));
+            now
+        }
+        Lately::At(at) => at,
+    })
+}
+
+/// Something has taken long: [`lately`] reads the clock again.
+pub fn refresh() {
+    LATELY.with(|lately| {
+        if let Lately::At(_) = lately.get() {
+            lately.set(Lately::Unread);
+        }
+    });
+}
+
+/// Polls a task.
+pub(crate) fn polling<R>(poll: impl FnOnce() -> R) -> R {
+    let before = LATELY.replace(Lately::Unread);
+    let result = poll();
+    LATELY.set(before);
+    result
+}
+
+#[derive(Clone, Copy)]
+enum Lately {
+    Outside,
+    Unread,
+    At(Instant),
+}
+
+thread_local! {
+    static LATELY: Cell<Lately> = const { Cell::new(Lately::Outside) };
 }
 
 /// The wall clock, for log lines only: it may jump.
@@ -28,6 +71,10 @@ pub struct Start {
 impl Start {
     pub fn new() -> Self {
         Self { at: now(), wall: wall() }
+    }
+
+    pub fn lately() -> Self {
+        Self { at: lately(), wall: wall() }
     }
 }
 

@@ -16,6 +16,8 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 pub use self::workers::Workers;
 use self::workers::{Crew, Place, Seat};
+use crate::clock;
+use crate::net::turn;
 use crate::telemetry::stats::{Counter, Stats};
 
 /// Spawns onto the current runtime, or onto a worker's.
@@ -98,7 +100,10 @@ impl Tasks {
 /// Runs what may take long. The other tasks of this worker go on elsewhere meanwhile, where its runtime has others.
 pub fn long<R>(work: impl FnOnce() -> R) -> R {
     let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
-    if matches!(flavor, Ok(RuntimeFlavor::MultiThread)) { tokio::task::block_in_place(work) } else { work() }
+    let multiple = matches!(flavor, Ok(RuntimeFlavor::MultiThread));
+    let result = if multiple { tokio::task::block_in_place(work) } else { work() };
+    clock::refresh();
+    result
 }
 
 /// Does something on somebody's behalf.
@@ -153,7 +158,7 @@ impl<F: Future<Output = ()>> Future for Named<F> {
         // Moved there and back: no counter of references is touched.
         let before = WHOSE.replace(this.whose.take());
         // Not polled again after a panic, so no broken invariant is observed.
-        let polled = catch_unwind(AssertUnwindSafe(|| future.poll(cx)));
+        let polled = catch_unwind(AssertUnwindSafe(|| clock::polling(|| turn::polling(|| future.poll(cx)))));
         *this.whose = WHOSE.replace(before);
         match polled {
             Ok(poll) => poll,

@@ -1,12 +1,13 @@
 //! nginx with a few pages, as a backend.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
 use crate::lab::Lab;
+use crate::ports;
 use crate::process::{Place, Process};
 use crate::wait::eventually;
 
@@ -35,7 +36,7 @@ impl Nginx {
     /// With further words of `listen`, such as `http2` or `ssl`.
     pub fn listening(lab: &Lab, name: &str, words: &str, block: &str) -> Result<Self> {
         // nginx takes no port from the kernel by itself.
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let address = ports::free()?;
         let dir = lab.dir().join(name);
         fs::create_dir_all(&dir)?;
         let own = dir.display();

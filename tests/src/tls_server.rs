@@ -255,7 +255,7 @@ fn serve(
             drop(close(&mut stream));
             return Ok(());
         }
-        Does::Reset | Does::Stall => anyhow::bail!("not over TLS: {does:?}"),
+        Does::Reset | Does::Stall | Does::Says(..) => anyhow::bail!("not over TLS: {does:?}"),
     }
     close(&mut stream)
 }

@@ -30,6 +30,8 @@ pub enum Does {
     Stall,
     /// Answers HTTP requests with [`Upstream::set_status`]'s status; the connection closes.
     Http,
+    /// Answers an HTTP request with such a status and header; the connection closes.
+    Says(u16, String),
 }
 
 /// What became of a connection.
@@ -123,11 +125,6 @@ impl Drop for Upstream {
     }
 }
 
-/// A loopback address on which nothing listens, for as long as the kernel does not hand its port out again.
-pub fn unused() -> Result<SocketAddr> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?)
-}
-
 fn accept(listener: &TcpListener, shared: &Arc<Shared>, name: &str, does: &Does) {
     for stream in listener.incoming() {
         if shared.stop.load(Ordering::SeqCst) {
@@ -177,7 +174,10 @@ fn serve(stream: TcpStream, shared: &Shared, name: &str, does: &Does) -> Result<
                 shared.open.lock().unwrap_or_else(PoisonError::into_inner).push(stream.try_clone()?);
                 return Ok(());
             }
-            Does::Http => http(&stream, shared.status.load(Ordering::Relaxed), name, &mut note)?,
+            Does::Http => http(&stream, (shared.status.load(Ordering::Relaxed), ""), name, &mut note)?,
+            Does::Says(status, header) => {
+                http(&stream, (*status, &format!("{header}\r\n")), name, &mut note)?
+            }
         }
     };
     let seen = Seen { peer, bytes, head, end };
@@ -223,7 +223,12 @@ fn pump(mut stream: &TcpStream, len: u64) -> Result<()> {
     }
 }
 
-fn http(mut stream: &TcpStream, status: u16, name: &str, note: &mut dyn FnMut(&[u8])) -> Result<End> {
+fn http(
+    mut stream: &TcpStream,
+    (status, header): (u16, &str),
+    name: &str,
+    note: &mut dyn FnMut(&[u8]),
+) -> Result<End> {
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") {
         if stream.read(&mut byte)? == 0 {
@@ -233,6 +238,9 @@ fn http(mut stream: &TcpStream, status: u16, name: &str, note: &mut dyn FnMut(&[
     }
     note(&head);
     let len = name.len();
-    write!(stream, "HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {len}\r\n\r\n{name}")?;
+    write!(
+        stream,
+        "HTTP/1.1 {status} X\r\nConnection: close\r\n{header}Content-Length: {len}\r\n\r\n{name}"
+    )?;
     Ok(End::Open)
 }

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use shunt_tests::bootstrap::{DIR, chain, extension, file_log, proxy_protocol, tcp_proxy, tls_inspector};
 use shunt_tests::hello::client_hello;
-use shunt_tests::upstream::unused;
+use shunt_tests::ports::nobody;
 use shunt_tests::{Bootstrap, Cases, Client, Does, Pair, Proxy, Upstream, lab};
 
 /// Operators whose value is the same for the same traffic, but for ports of the run's own.
@@ -130,7 +130,7 @@ impl Backends {
             let metadata = "metadata: { filter_metadata: { com.test: { key: value } } }";
             config = config.static_cluster(&upstream.name, &[upstream.address], metadata);
         }
-        config = config.static_cluster("refused", &[unused()?], "").static_cluster("empty", &[], "");
+        config = config.static_cluster("refused", &[nobody()?], "").static_cluster("empty", &[], "");
         let logs =
             [file_log("text.log", &text_format()), json_log("json.log", false), json_log("short.log", true)];
         for cluster in ["echo", "sum", "reset", "refused", "empty", "unknown"] {

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use shunt_tests::bootstrap::{DIR, assignment, chain, endpoint, locality, tcp_proxy};
 use shunt_tests::name_server::NameServer;
-use shunt_tests::upstream::unused;
+use shunt_tests::ports::nobody;
 use shunt_tests::{Bootstrap, Cases, Client, Does, Pair, Proxy, Upstream, eventually, lab};
 
 fn echoes<const N: usize>(names: [&str; N]) -> Result<[Upstream; N]> {
@@ -282,7 +282,7 @@ fn circuit_breakers_and_connect_failures() -> Result<()> {
                 &[up.address],
                 "circuit_breakers: { thresholds: [ { max_connections: 2, track_remaining: true } ] }",
             )
-            .static_cluster("retried", &[unused()?, unused()?], "")
+            .static_cluster("retried", &[nobody()?, nobody()?], "")
             .static_cluster("timeout", &["192.0.2.1:9".parse()?], "")
             .yaml()
             .replace("name: \"timeout\", connect_timeout: 2s", "name: \"timeout\", connect_timeout: 0.3s");
@@ -340,7 +340,7 @@ fn outliers_are_ejected() -> Result<()> {
         let up = Upstream::echo("up")?;
         let detection = "outlier_detection: { consecutive_5xx: 3, consecutive_local_origin_failure: 3, interval: 0.2s, base_ejection_time: 30s, max_ejection_percent: 60 }, lb_policy: ROUND_ROBIN";
         let config =
-            Bootstrap::new().relay("o", "o").static_cluster("o", &[up.address, unused()?], detection);
+            Bootstrap::new().relay("o", "o").static_cluster("o", &[up.address, nobody()?], detection);
         let pair = Pair::start(lab, &config.yaml())?;
         let mut cases = Cases::new();
         pair.same(&mut cases, "outlier detection: what is met before and after", |proxy| {
@@ -387,7 +387,7 @@ fn health_checks() -> Result<()> {
             .relay("http", "http")
             .relay("asked", "asked")
             .relay("wrong", "wrong")
-            .static_cluster("tcp", &[good.address, unused()?], &tcp)
+            .static_cluster("tcp", &[good.address, nobody()?], &tcp)
             .static_cluster(
                 "http",
                 &[http.address],

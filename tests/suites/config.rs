@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use shunt_tests::bootstrap::{address, chain, says, tcp_proxy};
+use shunt_tests::ports::free;
 use shunt_tests::{Bootstrap, Cases, Client, Kind, Lab, Output, Place, Proxy, Upstream, lab, peer, until};
 
 /// Runs shunt on a file to its end, which must come soon.
@@ -180,7 +181,7 @@ fn bad_files_are_refused_with_a_place() -> Result<()> {
 #[test]
 fn all_problems_are_told_at_once_and_nothing_starts() -> Result<()> {
     lab(|lab| {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = free()?.port();
         let good = chain("", &[says("x")]);
         let config = Bootstrap::new()
             .top("no_such_top: 1")

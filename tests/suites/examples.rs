@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use shunt_tests::bootstrap::DIR;
 use shunt_tests::example::Example;
 use shunt_tests::hello::client_hello;
-use shunt_tests::upstream::unused;
+use shunt_tests::ports::{free, nobody};
 use shunt_tests::{Cases, Client, End, Kind, Lab, Mesh, Pair, Place, Proxy, Upstream, lab, mesh};
 
 /// Envoy's stock binary has neither Istio's filters nor the hidden field's name, and takes no `1h`.
@@ -238,7 +238,7 @@ fn general() -> Result<()> {
                 Ok(json!(end.to_string()))
             });
         }
-        let nobody = written()?.with("1h", "1s")?.port(two.address.port(), unused()?.port())?;
+        let nobody = written()?.with("1h", "1s")?.port(two.address.port(), nobody()?.port())?;
         let pair = Pair::start(lab, nobody.yaml())?;
         let prefix = "cluster.outbound|9000|v2|tcp-echo.istio.svc.cluster.local.upstream_cx";
         let names = ["connect_fail", "connect_attempts_exceeded", "total"].map(|n| format!("{prefix}_{n}"));
@@ -267,7 +267,7 @@ fn tunnels() -> Result<()> {
             for kind in Kind::BOTH {
                 cases.case(format_args!("{name}, {}", kind.name()), || {
                     let example = place(Example::load(name)?, &[(9_000, &app)])?.free(31_400)?;
-                    let example = example.port(TUNNEL, unused()?.port())?;
+                    let example = example.port(TUNNEL, free()?.port())?;
                     let proxy = Proxy::start(lab, kind, example.yaml())?;
                     let seen = app.mark();
                     let mut client = Client::connect(proxy.at(GATEWAY)?)?;

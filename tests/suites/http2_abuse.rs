@@ -12,9 +12,12 @@ const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/suites/http2/abuse.py
 
 /// Of the proxy's memory at its most, in KiB.
 const GROWTH: u64 = 5 * 1024;
-/// Of the other client's slowest request, in milliseconds; a debug build, beside other tests, takes several times as
-/// long for everything.
-const SLOWEST: f64 = if cfg!(debug_assertions) { 250.0 } else { 50.0 };
+/// Of the other client's requests half take no longer, in milliseconds, in any build. On a machine that is busy with
+/// something else they are slow without a flood, too: then it is so many times as long as before the flood.
+const USUAL: f64 = 50.0;
+const TIMES: f64 = 5.0;
+/// And none takes so long.
+const SLOWEST: f64 = 1_000.0;
 
 /// Each, and the stat that counts it where Envoy has one for it that we have too.
 const FLOODS: &[(&str, Option<&str>)] = &[
@@ -48,10 +51,9 @@ fn floods_end_their_connection_and_touch_nothing_else() -> Result<()> {
                     seen["error"].is_null() && seen["answered"].as_u64() > Some(10),
                     "the other client: {seen}"
                 );
-                ensure!(
-                    seen["slowest"].as_f64().is_some_and(|slowest| slowest < SLOWEST),
-                    "too slow: {seen}"
-                );
+                let of = |name: &str| seen[name].as_f64().with_context(|| format!("no {name}: {seen}"));
+                let usual = USUAL.max(TIMES * of("quiet")?);
+                ensure!(of("median")? < usual && of("slowest")? < SLOWEST, "too slow: {seen}");
                 let grown = peak(&proxy)?.saturating_sub(before);
                 ensure!(grown <= GROWTH, "{grown} KiB: {seen}");
                 // Streams that nobody takes end; their connection may have others.

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use shunt_tests::example::Example;
-use shunt_tests::upstream::unused;
+use shunt_tests::ports::free;
 use shunt_tests::{Cases, Kind, Lab, Nginx, Pair, Place, Proxy, lab};
 
 const LISTENER: &str = "listener_0";
@@ -125,7 +125,7 @@ fn the_agents_listeners() -> Result<()> {
         for kind in Kind::BOTH {
             // The admin's port is a cluster's, too.
             let example = Example::load("sidecar-agent.yaml")?.free(15_090)?.free(15_021)?;
-            let example = example.backend(15_020, agent.address)?.backend(15_000, unused()?)?;
+            let example = example.backend(15_020, agent.address)?.backend(15_000, free()?)?;
             let proxy = Proxy::start(lab, kind, example.yaml())?;
             let status =
                 |listener, path| Ok::<_, anyhow::Error>(curl(lab, &proxy, listener, path, &[])?.status);

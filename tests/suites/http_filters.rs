@@ -1,6 +1,9 @@
 //! HTTP filters: the same requests through Envoy and through shunt.
 
+mod grpc;
 pub(crate) mod peer;
+
+use std::net::SocketAddr;
 
 use anyhow::Result;
 use serde_json::json;
@@ -26,7 +29,8 @@ fn route(prefix: &str, kind: &str, message: &str, fields: &str) -> String {
     )
 }
 
-fn manager(filters: &[String], routes: &[String]) -> String {
+/// `said`: what else its log has.
+fn manager(filters: &[String], routes: &[String], said: &str) -> String {
     let log = extension(
         "envoy.access_loggers.file",
         "envoy.extensions.access_loggers.file.v3.FileAccessLog",
@@ -34,7 +38,7 @@ fn manager(filters: &[String], routes: &[String]) -> String {
             "path: {DIR}/log, log_format: {{ text_format_source: {{ inline_string: \"%REQ(:METHOD)% %REQ(:PATH)% \
              %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %DYNAMIC_METADATA(envoy.filters.http.rbac)% \
              %DYNAMIC_METADATA(envoy.common)% %DYNAMIC_METADATA(envoy.filters.http.fault)% \
-             %FILTER_STATE(my.key:PLAIN)%\\n\" }} }}"
+             %FILTER_STATE(my.key:PLAIN)%{said}\\n\" }} }}"
         ),
     );
     let mut routes = routes.to_vec();
@@ -61,11 +65,29 @@ fn compare(
     asked: &[Asked<'_>],
     stats: &[&str],
 ) -> Result<()> {
+    let up = Up { at: server()?, cluster: "", said: "" };
+    compare_with(name, &up, filters, routes, asked, stats)
+}
+
+/// The cluster's only host, what else the cluster has, and what else the log says.
+struct Up<'a> {
+    at: SocketAddr,
+    cluster: &'a str,
+    said: &'a str,
+}
+
+fn compare_with(
+    name: &str,
+    up: &Up<'_>,
+    filters: &[String],
+    routes: &[String],
+    asked: &[Asked<'_>],
+    stats: &[&str],
+) -> Result<()> {
     lab(|lab| {
-        let up = server()?;
-        let chain = chain("", &[manager(filters, routes)]);
+        let chain = chain("", &[manager(filters, routes, up.said)]);
         let config = Bootstrap::new()
-            .static_cluster("up", &[up], "")
+            .static_cluster("up", &[up.at], up.cluster)
             .listener("http", &format!("filter_chains: [ {chain} ]"));
         let pair = Pair::start(lab, &config.yaml())?;
         let mut cases = Cases::new();

@@ -1,5 +1,7 @@
 //! `envoy.filters.http.jwt_authn` whose keys are elsewhere: fetched over a cluster, kept, fetched again.
 
+mod ahead;
+
 use std::collections::HashMap;
 use std::io::{BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -44,6 +46,9 @@ impl Keys {
                 *asked += 1;
                 *asked
             };
+            if path == "/slow" {
+                std::thread::sleep(Duration::from_millis(300));
+            }
             let (status, body) = answer(&path, asked);
             let mut writer = stream;
             write!(writer, "HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{body}", body.len())?;
@@ -126,6 +131,10 @@ const PROVIDERS: &[(&str, &str)] = &[
 ];
 
 fn config(up: SocketAddr, keys: SocketAddr) -> String {
+    config_of(PROVIDERS, up, keys)
+}
+
+fn config_of(providers: &[(&str, &str)], up: SocketAddr, keys: SocketAddr) -> String {
     let provider = |(name, more): &(&str, &str)| {
         let uri = format!("http_uri: {{ uri: \"http://keys.example/{name}\", cluster: keys, timeout: 20s }}");
         format!("{name}: {{ issuer: me, remote_jwks: {{ {uri}, {more} }} }}")
@@ -133,8 +142,8 @@ fn config(up: SocketAddr, keys: SocketAddr) -> String {
     let rule = |(name, _): &(&str, &str)| {
         format!("{{ match: {{ path: /{name} }}, requires: {{ provider_name: {name} }} }}")
     };
-    let providers: Vec<String> = PROVIDERS.iter().map(provider).collect();
-    let rules: Vec<String> = PROVIDERS.iter().map(rule).collect();
+    let rules: Vec<String> = providers.iter().map(rule).collect();
+    let providers: Vec<String> = providers.iter().map(provider).collect();
     let jwt = extension(
         "envoy.filters.http.jwt_authn",
         "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",

@@ -6,6 +6,7 @@
 
 mod backend;
 mod certificates;
+mod frames;
 mod heads;
 mod limits;
 mod lines;
@@ -13,6 +14,7 @@ mod lives;
 mod paths;
 mod replies;
 mod shown;
+mod upgrades;
 
 use std::io::{ErrorKind, Read as _};
 use std::net::SocketAddr;
@@ -30,6 +32,8 @@ const ROUTES: &str = "route_config: { virtual_hosts: [ { name: v, domains: ['*']
     { match: { prefix: /refused }, route: { cluster: refused } }, \
     { match: { prefix: /empty }, route: { cluster: empty } }, \
     { match: { prefix: /slow }, route: { cluster: echo, timeout: 0.1s } }, \
+    { match: { prefix: /flush }, route: { cluster: echo, flush_timeout: 0.3s } }, \
+    { match: { prefix: /idle }, route: { cluster: echo, idle_timeout: 0.3s } }, \
     { match: { prefix: /none, headers: [ { name: x-none, present_match: true } ] }, non_forwarding_action: {} }, \
     { match: { prefix: / }, route: { cluster: echo } } ] } ], validate_clusters: false }";
 

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use anyhow::Result;
 use serde_json::json;
 use shunt_tests::bootstrap::{chain, extension, file_log};
+use shunt_tests::ports::nobody;
 use shunt_tests::{Bootstrap, Cases, Pair, lab};
 
 use crate::http_filters::peer::{Message, ask, server};
@@ -63,7 +64,7 @@ fn site(name: &str, router: &str, host: &str) -> String {
 fn options_of_the_router() -> Result<()> {
     lab(|lab| {
         let (up, late) = (server()?, late()?);
-        let dead = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let dead = nobody()?;
         let strict = "strict_check_headers: [ x-envoy-upstream-rq-timeout-ms, x-envoy-max-retries, x-envoy-retry-on, \
             x-envoy-upstream-rq-per-try-timeout-ms, x-envoy-retry-grpc-on ]";
         let upstream = file_log(

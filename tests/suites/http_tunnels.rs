@@ -8,7 +8,7 @@ mod rig;
 use anyhow::{Result, ensure};
 use serde_json::json;
 use shunt_tests::payload::{CHUNK, Digest, Pattern};
-use shunt_tests::upstream::unused;
+use shunt_tests::ports::nobody;
 use shunt_tests::{Cases, Client, Does, End, Kind, Lab, Pair, Pki, Proxy, TlsContext, Upstream, lab};
 
 use self::rig::{Ends, Rig, Way, ending, fields, line, manager, mark, opens};
@@ -289,7 +289,7 @@ fn who_is_refused_tries_again_and_says_why() -> Result<()> {
 #[test]
 fn nobody_there() -> Result<()> {
     lab(|lab| {
-        let nobody = unused()?;
+        let nobody = nobody()?;
         let mut cases = Cases::new();
         let pair = Pair::start(lab, &opens(nobody, "", "", ""))?;
         for way in Way::SHARED {

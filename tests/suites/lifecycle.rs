@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use shunt_tests::backend::Backend;
+use shunt_tests::ports::free;
 use shunt_tests::probe::{Connect, Report};
 use shunt_tests::process::Process;
 use shunt_tests::{Cases, Daemon, Lab, Pod, daemon, eventually, lab};
@@ -146,7 +147,7 @@ fn many_workloads_are_carried_by_one_daemon() -> Result<()> {
 fn the_admin_tcp_address_only_reads() -> Result<()> {
     lab(|lab| {
         let pod = lab.pod("a")?;
-        let admin = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+        let admin = free()?.to_string();
         let _daemon = Daemon::start_with(lab, &[pod.entry("")], &["--admin-address", &admin])?;
         let curl = |args: &[&str], path: &str| -> Result<String> {
             let url = format!("http://{admin}{path}");

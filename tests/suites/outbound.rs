@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use shunt_tests::backend::Backend;
+use shunt_tests::ports::free;
 use shunt_tests::probe::{Connect, Report};
 use shunt_tests::{Cases, Daemon, Family, Lab, Pod, PodOptions, eventually, lab};
 
@@ -286,7 +287,7 @@ fn the_bootstraps_admin_is_no_destination() -> Result<()> {
 fn the_admin_address_is_no_destination() -> Result<()> {
     lab(|lab| {
         let pod = lab.pod("a")?;
-        let port = std::net::TcpListener::bind("0.0.0.0:0")?.local_addr()?.port();
+        let port = free()?.port();
         let admin = format!("0.0.0.0:{port}");
         let daemon = Daemon::start_with(lab, &[pod.entry("")], &["--admin-address", &admin])?;
         // A server there shows that nothing gets through.

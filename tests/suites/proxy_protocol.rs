@@ -9,7 +9,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::json;
 use shunt_tests::bootstrap::{chain, extension, file_log, proxy_protocol, tcp_proxy};
-use shunt_tests::upstream::{Seen, unused};
+use shunt_tests::ports::free;
+use shunt_tests::upstream::Seen;
 use shunt_tests::{
     Bootstrap, Cases, Client, Does, End, Kind, Lab, Leaf, Pair, Pki, Place, Process, Proxy, TlsContext,
     Upstream, eventually, lab, until,
@@ -287,8 +288,8 @@ fn haproxy_reads_and_writes_headers() -> Result<()> {
     lab(|lab| {
         let upstream = Upstream::echo("up")?;
         let reader = reader(lab, Kind::Shunt, &upstream)?;
-        let (at, to) = (unused()?, reader.at("reader")?);
-        let servers = [("send-proxy", unused()?), ("send-proxy-v2", unused()?)];
+        let (at, to) = (free()?, reader.at("reader")?);
+        let servers = [("send-proxy", free()?), ("send-proxy-v2", free()?)];
         let mut text =
             "defaults\n mode tcp\n timeout connect 5s\n timeout client 30s\n timeout server 30s\n".to_owned();
         for (option, at) in servers {
@@ -318,7 +319,7 @@ fn nginx_reads_and_writes_headers() -> Result<()> {
     lab(|lab| {
         let upstream = Upstream::echo("up")?;
         let reader = reader(lab, Kind::Shunt, &upstream)?;
-        let (at, spare, to) = (unused()?, unused()?, reader.at("reader")?);
+        let (at, spare, to) = (free()?, free()?, reader.at("reader")?);
         let dir = lab.dir().display().to_string();
         let text = format!(
             "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\n\

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use serde_json::json;
 use shunt_tests::payload::{CHUNK, Digest, Pattern};
-use shunt_tests::upstream::unused;
+use shunt_tests::ports::nobody;
 use shunt_tests::{Bootstrap, Cases, Client, Does, Pair, Proxy, Upstream, lab};
 
 const BULK: u64 = 200_000_000;
@@ -41,7 +41,7 @@ impl Ends {
             let fields = "per_connection_buffer_limit_bytes: 32768";
             config = config.relay(name, name).static_cluster(name, &[upstream.address], fields);
         }
-        Ok(config.relay("refused", "refused").static_cluster("refused", &[unused()?], "").yaml())
+        Ok(config.relay("refused", "refused").static_cluster("refused", &[nobody()?], "").yaml())
     }
 }
 

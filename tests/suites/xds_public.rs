@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use anyhow::{Result, ensure};
 use serde_json::json;
 use shunt_tests::pki::hex;
-use shunt_tests::upstream::unused;
+use shunt_tests::ports::free;
 use shunt_tests::xds::Resource;
 use shunt_tests::{Cases, Kind, Lab, Pair, Place, Process, Upstream, bootstrap, lab, xds};
 
@@ -40,7 +40,7 @@ fn a_life_of_updates_by_someone_elses_server() -> Result<()> {
         let mut cases = Cases::new();
         for protocol in Protocol::BOTH {
             let (one, two) = (Upstream::echo("one")?, Upstream::echo("two")?);
-            let at = unused()?;
+            let at = free()?;
             let mut public = Public::start(lab, at)?;
             let first = [
                 eds_cluster("service", "")?,

@@ -38,6 +38,17 @@ pub enum LogFormat {
     },
 }
 
+impl LogFormat {
+    /// Some text or operator has this in it.
+    pub fn mentions(&self, what: &str) -> bool {
+        match self {
+            Self::Default => false,
+            Self::Text { format, .. } => format.contains(what),
+            Self::Json { format, .. } => format.mentions(what),
+        }
+    }
+}
+
 /// `json_format`: operators in the strings. A string that is one operator takes the type of its value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum JsonFormat {
@@ -47,6 +58,17 @@ pub enum JsonFormat {
     Text(Arc<str>),
     List(Vec<JsonFormat>),
     Object(BTreeMap<String, JsonFormat>),
+}
+
+impl JsonFormat {
+    fn mentions(&self, what: &str) -> bool {
+        match self {
+            Self::Null | Self::Bool(_) | Self::Number(_) => false,
+            Self::Text(text) => text.contains(what),
+            Self::List(list) => list.iter().any(|node| node.mentions(what)),
+            Self::Object(fields) => fields.values().any(|node| node.mentions(what)),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -34,6 +34,7 @@ use tokio::task::AbortHandle;
 pub use self::breaker::{Overflow, Permit};
 pub use self::connect::{Client, ConnectError, Connected, Io, Source, SourceAddress};
 pub use self::host::{Health, HealthFlag, Host, HostStats, address_text};
+pub use self::lb::PreviousPriorities;
 pub use self::random::{Random, ThreadRandom};
 
 use self::breaker::Breaker;
@@ -42,13 +43,14 @@ use self::discovery::{Applied, Part, Warm};
 use self::lb::LbState;
 use self::outlier::Detector;
 use crate::clock::{self, Instant};
+use crate::http::filters::UpstreamFilters;
 use crate::http::pool::{Ground, Pools};
 use crate::istio::Exchange;
 use crate::net::Dial;
 use crate::secret::Slot;
 use crate::task::Tasks;
 use crate::telemetry::stats::{ClusterStats, EdsStats, SocketMatchStats, Stats};
-use crate::transport::{self, BuildError, Factory};
+use crate::transport::{self, Factory};
 use crate::watch::{Group, Together};
 use crate::xds::{Subscribe, Subscription};
 
@@ -61,6 +63,8 @@ pub struct Cluster {
     breaker: Arc<Breaker>,
     /// Connections for requests of HTTP, once there were any.
     pools: Pools,
+    /// Of requests of HTTP to it; none: the router's.
+    filters: Option<Box<UpstreamFilters>>,
     /// Makes the transports of connections on the cluster's own socket; none for `raw_buffer`.
     transport: Option<Arc<dyn Factory>>,
     /// Asks its endpoints who they are.
@@ -72,6 +76,20 @@ pub struct Cluster {
     secrets: Box<[Arc<Slot>]>,
     /// Only where something watches: idle static clusters have none.
     active: Option<Box<Active>>,
+}
+
+/// Why a cluster cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("transport_socket: {0}")]
+    Transport(#[from] transport::BuildError),
+    #[error(transparent)]
+    Http(#[from] crate::http::BuildError),
+}
+
+fn filters(model: &model::Cluster) -> Result<Option<UpstreamFilters>, BuildError> {
+    let models = model.http.as_ref().map(|http| &http.filters).filter(|filters| !filters.is_empty());
+    Ok(models.map(|filters| UpstreamFilters::new(filters)).transpose()?)
 }
 
 /// One of `transport_socket_matches`.
@@ -106,6 +124,8 @@ pub struct Want<'a> {
     pub metadata_match: Option<&'a Struct>,
     /// Where the client was going, for ORIGINAL_DST.
     pub original_dst: Option<SocketAddr>,
+    /// Of an HTTP retry that goes to other priorities than before.
+    pub untried: Option<&'a Mutex<PreviousPriorities>>,
     /// Endpoints that an HTTP retry rather avoids; tcp_proxy avoids none, as in Envoy.
     pub tried: &'a [SocketAddr],
     /// How many further choices avoiding them is worth (`host_selection_retry_max_attempts`).
@@ -230,6 +250,7 @@ impl Cluster {
             updating: Mutex::new(()),
             breaker: Breaker::new(&model, &stats, &env.stats, &prefix),
             pools: Pools::new(&model, env),
+            filters: filters(&model)?.map(Box::new),
             stats,
             random: env.random.clone(),
             active,
@@ -243,6 +264,11 @@ impl Cluster {
             cluster.update(&mut discovery::fixed::groups(assignment), &assignment.policy);
         }
         Ok(Arc::new(cluster))
+    }
+
+    /// What requests of HTTP to it pass, if it has such filters of its own.
+    pub fn filters(&self) -> Option<&UpstreamFilters> {
+        self.filters.as_deref()
     }
 
     /// Starts discovery, health checks and outlier detection where the model asks for them. They end with the

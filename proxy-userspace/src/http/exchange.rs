@@ -1,10 +1,11 @@
 //! What codecs tell of an exchange while it goes on: bytes, moments, and responses that come before the final one.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::ResponseHead;
+use super::h2::{Tally, Wire};
 use crate::clock::{self, Instant};
 
 /// What a client was sent of its response.
@@ -23,6 +24,8 @@ pub struct Sent {
     pub trailer_bytes: u64,
     pub first_byte: Option<Instant>,
     pub last_byte: Option<Instant>,
+    /// Of HTTP/2, what the whole stream was on its connection.
+    pub wire: Option<Wire>,
     /// All of it went out.
     pub complete: bool,
 }
@@ -58,13 +61,16 @@ pub struct Progress {
     last_sent: AtomicU64,
     first_received: AtomicU64,
     last_received: AtomicU64,
+    closes: AtomicBool,
+    /// Of a stream on a connection of many, which counts its bytes by itself.
+    stream: OnceLock<Arc<Tally>>,
 }
 
 impl Default for Progress {
     fn default() -> Self {
         let zero = AtomicU64::default;
         Self {
-            since: clock::now(),
+            since: clock::lately(),
             request_head: zero(),
             request_header: zero(),
             request_framing: zero(),
@@ -77,11 +83,33 @@ impl Default for Progress {
             last_sent: zero(),
             first_received: zero(),
             last_received: zero(),
+            closes: AtomicBool::new(false),
+            stream: OnceLock::new(),
         }
     }
 }
 
 impl Progress {
+    /// The response has said that its connection ends with it.
+    pub(super) fn closes(&self) {
+        self.closes.store(true, Ordering::Relaxed);
+    }
+
+    pub fn has_closed(&self) -> bool {
+        self.closes.load(Ordering::Relaxed)
+    }
+
+    /// Its connection is not its own.
+    pub(super) fn shares(&self, tally: Arc<Tally>) {
+        // One attempt has one stream.
+        let _ = self.stream.set(tally);
+    }
+
+    /// Of a stream among others.
+    pub fn wire(&self) -> Option<Wire> {
+        self.stream.get().map(|tally| tally.wire())
+    }
+
     /// The request's first bytes went out.
     pub fn sending(&self) {
         self.mark(&self.first_sent);
@@ -124,7 +152,7 @@ impl Progress {
     }
 
     fn mark(&self, at: &AtomicU64) {
-        let nanos = clock::now().saturating_duration_since(self.since).as_nanos();
+        let nanos = clock::lately().saturating_duration_since(self.since).as_nanos();
         // 0 is not yet.
         at.store(u64::try_from(nanos).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
     }

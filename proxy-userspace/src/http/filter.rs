@@ -8,10 +8,12 @@
 
 use std::borrow::Cow;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
+use super::filters::jwt_authn::Remote;
 use super::{Reset, Stream};
 use crate::telemetry::Flags;
 
@@ -19,6 +21,11 @@ pub trait Filter: Send + Sync {
     /// None: it takes no part in this stream. The route is not known for certain yet: filters before this one may
     /// still change it.
     fn begin(&self, stream: &Stream) -> Option<Box<dyn StreamFilter>>;
+
+    /// What it follows elsewhere, and its listener may have to wait for.
+    fn documents(&self) -> Vec<Arc<Remote>> {
+        Vec::new()
+    }
 }
 
 /// A filter's part in one stream.

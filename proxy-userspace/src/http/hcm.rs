@@ -6,10 +6,10 @@ use proxy_config::model::http as model;
 use proxy_config::model::http::filters::Router;
 
 use super::filter::Filter;
-use super::filters::{self, discovered::Discovered};
+use super::filters::{self, UpstreamFilters, discovered::Discovered, jwt_authn::Remote};
 use super::manager::Prepared;
 use super::route::{RouteSlot, Routes};
-use super::{BuildError, Common, Stream, router};
+use super::{BuildError, Stream, router};
 use crate::telemetry::access_log::Logger;
 use crate::telemetry::stats::{Stats, stats_block};
 use crate::telemetry::trace::{Reason, Tracer};
@@ -28,6 +28,8 @@ pub struct Hcm {
     upgrades: Box<[(Arc<str>, Box<[Slot]>)]>,
     /// What ends the chain, where it comes by ECDS.
     last: Option<Arc<Discovered>>,
+    /// The router's, of requests upstream.
+    pub upstream_filters: UpstreamFilters,
     pub routes: Arc<RouteSlot>,
     pub tracer: Option<Arc<Tracer>>,
     pub(crate) traced: Arc<TracedStats>,
@@ -41,6 +43,9 @@ impl Hcm {
         let access_log = parts.loggers(&model.access_log).map_err(|error| BuildError(error.to_string()))?;
         let upstream_log = router::settings_of(model).map(|router| &*router.upstream_log).unwrap_or_default();
         let upstream_log = parts.loggers(upstream_log).map_err(|error| BuildError(error.to_string()))?;
+        let router = router::settings_of(model);
+        let upstream_filters = router.map(|router| UpstreamFilters::new(&router.upstream_http_filters));
+        let upstream_filters = upstream_filters.transpose()?.unwrap_or_default();
         let prefix = format!("http.{}", model.stat_prefix);
         let (filters, last) = slots(&model.filters, &prefix, parts)?;
         let upgrades = model.upgrades.iter().filter_map(|upgrade| {
@@ -48,7 +53,7 @@ impl Hcm {
             Some(filters.map(|(filters, _)| (upgrade.upgrade_type.clone(), filters)))
         });
         let upgrades = upgrades.collect::<Result<_, _>>()?;
-        let routes = routes(&model.routes, parts.http)?;
+        let routes = routes(&model.routes, parts)?;
         let prepared = Prepared::new(model, listener, parts)?;
         let tracer = model.tracing.as_ref().map(|tracing| Tracer::new(tracing, parts)).transpose()?;
         let traced = parts.cluster.stats.block(format!("{prefix}.tracing"));
@@ -61,11 +66,18 @@ impl Hcm {
             filters,
             upgrades,
             last,
+            upstream_filters,
             routes,
             tracer,
             traced,
             prepared,
         }))
+    }
+
+    /// What its filters follow elsewhere.
+    pub(crate) fn documents(&self) -> impl Iterator<Item = Arc<Remote>> {
+        let upgrades = self.upgrades.iter().flat_map(|(_, filters)| filters);
+        self.filters.iter().chain(upgrades).flat_map(|slot| slot.filter.documents())
     }
 
     /// The filters of a request; those of an upgrade may be others.
@@ -98,10 +110,12 @@ fn slots(
     Ok((slots.into(), last))
 }
 
-fn routes(source: &model::RouteSource, common: &Common) -> Result<Arc<RouteSlot>, BuildError> {
+fn routes(source: &model::RouteSource, parts: &Parts<'_>) -> Result<Arc<RouteSlot>, BuildError> {
     Ok(match source {
-        model::RouteSource::Inline(routes) => RouteSlot::of(Routes::new(routes.clone())?),
-        model::RouteSource::Rds(route) => common.routes.slot(route),
+        model::RouteSource::Inline(routes) => {
+            RouteSlot::of(Routes::new(routes.clone(), &parts.cluster.stats)?)
+        }
+        model::RouteSource::Rds(route) => parts.http.routes.slot(route),
     })
 }
 

@@ -19,6 +19,7 @@ pub(crate) mod raw;
 pub mod reset;
 pub mod route;
 pub mod router;
+mod spare;
 pub mod stream;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -1,10 +1,13 @@
 //! One request and its response, on their way.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::Extensions;
 
+use super::manager::traced::{self, Traced};
 use super::route::Routed;
+use super::router::{Followed, Timer};
 use super::{Body, Hcm, RequestHead, ResponseHead, Routes, Upload};
 use crate::clock::Start;
 use crate::cluster::Cluster;
@@ -44,17 +47,20 @@ pub struct Stream {
     /// Outer `None`: not looked for yet, or cleared; inner: there is none.
     route: Option<Option<Arc<Routed>>>,
     /// Of its trace, where it is part of one.
-    pub span: Option<Span>,
+    pub span: Option<Box<Span>>,
     /// Of the attempt that is made.
-    pub upstream_span: Option<Span>,
-    /// The name that the route gives its span, as long as it may be told on.
-    pub decorated: Option<Arc<str>>,
+    pub upstream_span: Option<Box<Span>>,
+    pub traced: Traced,
     /// What filters leave for each other.
     pub extensions: Extensions,
     /// Each 1xx goes this way to the client.
     pub interim: Option<super::Interim>,
     /// The response is the proxy's own.
     pub local_reply: bool,
+    /// Its connection's, for the router.
+    pub timer: Timer,
+    /// It came as one of gRPC, whatever filters make of it: the proxy's own responses are then.
+    pub grpc: bool,
 }
 
 impl ConnCx {
@@ -74,19 +80,8 @@ impl ConnCx {
 
 impl Stream {
     pub fn new(conn: Arc<ConnCx>, head: RequestHead, request_body: Body) -> Self {
-        let start = Start::new();
-        let parent = &conn.connection;
-        let entry = Entry {
-            start: start.wall,
-            original_dst: parent.original_dst,
-            filter_chain: parent.filter_chain.clone(),
-            listener_metadata: parent.listener_metadata.clone(),
-            filter_chain_metadata: parent.filter_chain_metadata.clone(),
-            outcome: Outcome::new(Side::Internal, Flags::NONE, ""),
-            peers: Peers { downstream: parent.peers.downstream.clone(), upstream: None },
-            http: Some(Box::new(HttpEntry::new(head, start.at))),
-            ..Entry::new(parent.origin.clone(), parent.facts.clone(), LogType::DownstreamEnd)
-        };
+        let (start, grpc) = (Start::lately(), head.is_grpc());
+        let entry = entry(&conn.connection, HttpEntry::new(head, start.at), start.wall);
         let routes = conn.hcm.routes.now();
         Self {
             conn,
@@ -100,11 +95,34 @@ impl Stream {
             route: None,
             span: None,
             upstream_span: None,
-            decorated: None,
+            traced: Traced::default(),
             extensions: Extensions::new(),
             interim: None,
             local_reply: false,
+            timer: None,
+            grpc,
         }
+    }
+
+    /// The request as it is now, on its way again: what is known of its client and of how it came stays, what filters
+    /// and routes have found out does not.
+    pub fn renew(&mut self) {
+        let http = self.http().renewed();
+        let facts = self.entry.facts.clone();
+        *self.entry = Entry { facts, ..entry(&self.conn.connection, http, self.start.wall) };
+        self.random = rand::random();
+        self.response_body = Body::empty();
+        self.upload = None;
+        self.routes = self.conn.hcm.routes.now();
+        self.route = None;
+        self.traced = Traced::default();
+        let followed = self.extensions.remove::<Followed>();
+        self.extensions.clear();
+        if let Some(followed) = followed {
+            self.extensions.insert(followed);
+        }
+        self.local_reply = false;
+        self.grpc = self.request().is_grpc();
     }
 
     #[expect(clippy::expect_used, reason = "it is there from the start and is never taken")]
@@ -138,6 +156,7 @@ impl Stream {
         if self.route.is_none() {
             let found = self.routes.as_ref().and_then(|routes| routes.find(self));
             self.set_route(found);
+            traced::refresh(self);
         }
         self.route.clone().flatten()
     }
@@ -167,5 +186,20 @@ impl Stream {
 
     pub fn details(&mut self, details: impl Into<std::borrow::Cow<'static, str>>) {
         self.entry.outcome.response_code_details = Some(details.into());
+    }
+}
+
+/// Of a stream of that connection, of which nothing is known yet.
+fn entry(parent: &Entry, http: HttpEntry, start: SystemTime) -> Entry {
+    Entry {
+        start,
+        original_dst: parent.original_dst,
+        filter_chain: parent.filter_chain.clone(),
+        listener_metadata: parent.listener_metadata.clone(),
+        filter_chain_metadata: parent.filter_chain_metadata.clone(),
+        outcome: Outcome::new(Side::Internal, Flags::NONE, ""),
+        peers: Peers { downstream: parent.peers.downstream.clone(), upstream: None },
+        http: Some(Box::new(http)),
+        ..Entry::new(parent.origin.clone(), parent.facts.clone(), LogType::DownstreamEnd)
     }
 }

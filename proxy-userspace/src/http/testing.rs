@@ -12,7 +12,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use proxy_config::model::http as model;
-use proxy_config::model::http::action::DirectResponse;
+use proxy_config::model::http::action::{
+    ClusterSpecifier, DirectResponse, HostRewrite, PathRewrite, Priority, RouteAction,
+};
 use proxy_config::model::http::hcm::{
     ClientAddress, ClientCert, Codec, HcmTimeouts, HostNormalization, Identity, LocalReplies,
     PathNormalization, RequestId, SchemeHeader, ServerHeader,
@@ -244,6 +246,38 @@ pub(crate) fn per_filters(said: Vec<(&str, PerRoute)>) -> PerFilters {
         .into_iter()
         .map(|(name, config)| (name.to_owned(), PerFilter { disabled: false, config: Some(config) }));
     said.collect()
+}
+
+/// To a cluster, and no more.
+pub(crate) fn to(cluster: &str) -> RouteAction {
+    RouteAction {
+        cluster: ClusterSpecifier::Cluster(cluster.into()),
+        cluster_not_found_status: 503,
+        metadata_match: Metadata::default(),
+        path_rewrite: PathRewrite::None,
+        host_rewrite: HostRewrite::None,
+        append_x_forwarded_host: false,
+        timeout: None,
+        idle_timeout: None,
+        flush_timeout: None,
+        retry_policy: None,
+        mirror: Vec::new(),
+        priority: Priority::Default,
+        hash_policy: Vec::new(),
+        max_grpc_timeout: None,
+        upgrades: Vec::new(),
+        internal_redirect: None,
+        max_stream_duration: None,
+        rate_limits: Vec::new(),
+        include_vh_rate_limits: false,
+    }
+}
+
+/// One route for everything.
+pub(crate) fn routed(action: RouteAction) -> RouteConfiguration {
+    let mut routes = any_route();
+    routes.virtual_hosts[0].routes[0].action = Action::Route(Box::new(action));
+    routes
 }
 
 /// One route for everything.

@@ -11,6 +11,7 @@ pub mod options;
 pub mod socket;
 pub mod splice;
 pub mod timers;
+pub mod turn;
 pub mod wire;
 
 use std::io;

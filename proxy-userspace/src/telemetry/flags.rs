@@ -75,6 +75,11 @@ impl Flags {
         self.0 & other.0 == other.0
     }
 
+    #[must_use]
+    pub fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     /// As a vector of bits.
     pub fn bits(self) -> u32 {
         self.0 & !URX_FIRST

@@ -81,6 +81,17 @@ impl HttpEntry {
         }
     }
 
+    /// The request on its way again: how it came, and nothing of what became of it.
+    pub fn renewed(&self) -> Self {
+        Self {
+            request_complete: self.request_complete,
+            request_body: self.request_body,
+            request_trailers: self.request_trailers,
+            request_id: self.request_id.clone(),
+            ..Self::new(self.request.clone(), self.start)
+        }
+    }
+
     /// 0 where none was sent.
     pub fn response_code(&self) -> u16 {
         self.response.as_ref().map_or(0, |head| head.status.as_u16())

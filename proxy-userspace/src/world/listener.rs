@@ -11,6 +11,7 @@ use proxy_config::model::{self, Address, Metadata};
 use super::{BuildError, Parts};
 use crate::cluster;
 use crate::drain::Roster;
+use crate::http::filters::jwt_authn::Remote;
 use crate::http::{self, Hcm};
 use crate::istio::{Exchange, Recorder};
 use crate::listener::chain_match::ChainMatch;
@@ -183,6 +184,17 @@ impl Listener {
     /// What makes the transports of its chains.
     pub fn transports(&self) -> impl Iterator<Item = &Arc<dyn Factory>> {
         self.all().filter_map(|chain| chain.transport.as_ref())
+    }
+
+    /// What the filters of its connection managers follow elsewhere.
+    pub fn documents(&self) -> impl Iterator<Item = Arc<Remote>> {
+        let managers = self.all().filter_map(|chain| match &chain.filters.last {
+            Last::Http(hcm) => Some(hcm),
+            Last::TcpProxy(_) | Last::Closed(_) | Last::DirectResponse(_) | Last::Echo | Last::Nothing => {
+                None
+            }
+        });
+        managers.flat_map(|hcm| hcm.documents())
     }
 
     /// The secrets of its chains that are still to come: it does not accept before.

@@ -88,6 +88,8 @@ pub enum BuildError {
     #[error("{whose}: transport_socket: {source}")]
     Transport { whose: String, source: transport::BuildError },
     #[error("{whose}: {source}")]
+    Cluster { whose: String, source: cluster::BuildError },
+    #[error("{whose}: {source}")]
     Http { whose: String, source: http::BuildError },
 }
 
@@ -217,5 +219,5 @@ impl Drop for World {
 fn build_cluster(model: Arc<model::Cluster>, env: &cluster::Env) -> Result<Arc<Cluster>, BuildError> {
     let name = model.name.clone();
     let built = Cluster::new(model, env);
-    built.map_err(|source| BuildError::Transport { whose: format!("cluster {name}"), source })
+    built.map_err(|source| BuildError::Cluster { whose: format!("cluster {name}"), source })
 }

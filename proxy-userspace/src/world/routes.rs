@@ -18,7 +18,7 @@ use crate::admin::view::{DynamicView, ErrorView};
 use crate::clock;
 use crate::http::Routes;
 use crate::http::route::RouteSlot;
-use crate::telemetry::stats::RdsStats;
+use crate::telemetry::stats::{RdsStats, Stats};
 use crate::xds::{Consumer, Failure, Names, Subscription, Update};
 
 /// A followed route configuration.
@@ -28,6 +28,8 @@ pub(super) struct Route {
     stats: Arc<RdsStats>,
     decoder: Decoder,
     slot: Arc<RouteSlot>,
+    /// Where its virtual hosts count.
+    registry: Arc<Stats>,
     clusters: Arc<Clusters>,
     history: History,
     state: Mutex<State>,
@@ -51,6 +53,7 @@ impl Route {
             stats: stats.block(prefix),
             decoder: env.decoder.clone(),
             slot: env.http.routes.slot(of),
+            registry: stats.clone(),
             clusters: clusters.clone(),
             history: env.history.clone(),
             state: Mutex::default(),
@@ -80,7 +83,8 @@ impl Route {
         let same = self.lock().origin.as_ref().is_some_and(|known| known.resource.model == resource.model);
         if !same {
             has_clusters(&resource.model, false, &self.clusters)?;
-            let routes = Routes::new(resource.model.clone()).map_err(|error| error.to_string())?;
+            let routes =
+                Routes::new(resource.model.clone(), &self.registry).map_err(|error| error.to_string())?;
             self.slot.publish(Some(routes));
         }
         let mut state = self.lock();

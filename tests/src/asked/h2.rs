@@ -44,13 +44,16 @@ async fn exchange(requests: SendRequest<Bytes>, ask: &Ask) -> Result<Value> {
     }
     let pieces = match &ask.body {
         Body::None => vec![],
-        Body::Sized(length) | Body::Stalls(_, length, _) => vec![*length],
+        Body::Sized(length) => vec![*length],
+        // The rest does not come.
+        Body::Stalls(first, ..) => vec![*first],
         Body::Chunked(sizes) => sizes.clone(),
     };
+    let stalls = matches!(ask.body, Body::Stalls(..));
     let (response, mut stream) = requests.send_request(request.body(())?, pieces.is_empty())?;
     for (n, size) in pieces.iter().enumerate() {
         // What the peer does not want is its matter.
-        drop(stream.send_data(vec![b'b'; *size].into(), n + 1 == pieces.len()));
+        drop(stream.send_data(vec![b'b'; *size].into(), n + 1 == pieces.len() && !stalls));
     }
     let response = match response.await {
         Ok(response) => response,
@@ -71,6 +74,15 @@ async fn exchange(requests: SendRequest<Bytes>, ask: &Ask) -> Result<Value> {
         }
     }
     let trailers = body.trailers().await.ok().flatten().unwrap_or_default();
+    if let Body::Stalls(_, _, pause) = ask.body {
+        // Whether the server wants the rest.
+        let told = timeout(pause, std::future::poll_fn(|cx| stream.poll_reset(cx))).await;
+        end += &match told {
+            Ok(Ok(reason)) => format!(", then {reason:?}"),
+            Ok(Err(error)) => format!(", then {:?}", error.reason()),
+            Err(_) => ", and waits".to_owned(),
+        };
+    }
     Ok(json!({
         "status": head.status.as_u16(), "headers": own(fields(&head.headers)), "body": shown(&data, &end),
         "end": end, "trailers": own(fields(&trailers)),

@@ -106,7 +106,7 @@ async fn answer(respond: &mut SendResponse<Bytes>, plan: &Plan, ends: &Ends) -> 
     }
     let head = head.body(()).unwrap_or_default();
     let body = plan.body();
-    if body.is_empty() && plan.trailers.is_empty() {
+    if body.is_empty() && plan.trailers.is_empty() && !plan.open {
         respond.send_response(head, true)?;
         return Ok(());
     }

@@ -162,10 +162,6 @@ impl Seen {
     fn shown(&self) -> Value {
         const OWN: &[&str] = &["x-request-id", "x-do", "x-b3-traceid"];
         let mut headers = self.headers.clone();
-        // Envoy puts the node's address there, whatever it is.
-        if headers.get("host").is_some_and(|host| host.contains("-shadow")) {
-            headers.remove("x-forwarded-for");
-        }
         headers.retain(|name, _| !OWN.contains(&name.as_str()));
         // What is left of the time is not the same for any two.
         if let Some(left) = headers.get_mut("x-envoy-expected-rq-timeout-ms")

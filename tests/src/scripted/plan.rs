@@ -21,6 +21,8 @@ pub struct Plan {
     pub pause: Duration,
     /// `early`: the request's body is not read.
     pub early: bool,
+    /// `open`: of HTTP/2, a response without a body does not end with its head.
+    pub open: bool,
     /// `goaway`: of HTTP/2, with the response. `last`: of HTTP/1.
     pub last: bool,
     pub end: End,
@@ -56,6 +58,7 @@ impl Default for Plan {
             wait: Duration::ZERO,
             pause: Duration::ZERO,
             early: false,
+            open: false,
             last: false,
             end: End::Whole,
         }
@@ -81,6 +84,7 @@ impl Plan {
             "wait" => self.wait = millis(),
             "pause" => self.pause = millis(),
             "early" => self.early = true,
+            "open" => self.open = true,
             "goaway" | "last" => self.last = true,
             "reset" => self.end = End::Reset(number().unwrap_or(INTERNAL)),
             "half-reset" => self.end = End::HalfReset(number().unwrap_or(INTERNAL)),

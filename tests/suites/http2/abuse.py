@@ -3,11 +3,13 @@
 Usage: abuse.py HOST:PORT ATTACK SECONDS
 
 Prints one line of JSON: whether the connection was closed, with which code of GOAWAY if any, after how many frames and
-seconds; and of the other client how many requests were answered, and how long the slowest took in milliseconds.
+seconds; and of the other client how many requests were answered, and how long they took in milliseconds: the median
+before the attack, and the median and the slowest from then on.
 """
 
 import json
 import socket
+import statistics
 import sys
 import threading
 import time
@@ -20,6 +22,8 @@ from peer import *  # noqa: F403
 
 # Frames of one write.
 BATCH = 64
+# Seconds before the attack.
+QUIET = 0.5
 
 
 class Attack:
@@ -238,12 +242,17 @@ class Flood:
             pass
 
 
+def millis(seconds):
+    return round(seconds * 1000, 1)
+
+
 def main():
     host, port = sys.argv[1].rsplit(":", 1)
     address = (host, int(port))
     good = Good(address, sys.argv[1])
     good.start()
-    time.sleep(0.2)
+    time.sleep(QUIET)
+    before = len(good.took)
     peer = Peer(address, sys.argv[1])
     flood = Flood(peer, ATTACKS[sys.argv[2]](peer))
     start = time.monotonic()
@@ -258,7 +267,9 @@ def main():
         "frames": flood.frames,
         "seconds": round(took, 2),
         "answered": len(good.took),
-        "slowest": round(max(good.took, default=10.0) * 1000, 1),
+        "quiet": millis(statistics.median(good.took[:before] or [0.0])),
+        "median": millis(statistics.median(good.took[before:] or [10.0])),
+        "slowest": millis(max(good.took[before:], default=10.0)),
         "error": good.error,
     }))
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use shunt_tests::authz::{Authz, Verdict, compared};
 use shunt_tests::bootstrap::extension;
 use shunt_tests::lab;
+use shunt_tests::ports::nobody;
 
 use super::{Asked, Site, bootstrap, compare, get, post, route};
 use crate::http_filters::peer::server;
@@ -322,7 +323,7 @@ fn asked() -> Vec<Asked> {
 fn by_grpc() -> Result<()> {
     lab(|lab| {
         let (authz, other, up) = (Authz::start(verdicts()?)?, Authz::start(HashMap::new())?, server()?);
-        let dead = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let dead = nobody()?;
         let clusters = [("authz", authz.address, H2), ("other", other.address, H2), ("dead", dead, H2)];
         let sites = sites();
         let config = bootstrap(up, &sites, &clusters);

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Result;
 use serde_json::{Value, json};
 use shunt_tests::lab;
+use shunt_tests::ports::nobody;
 
 use super::{Asked, Site, bootstrap, compare, get, post};
 use crate::http_filters::peer::{Message, server};
@@ -100,6 +101,11 @@ fn service(more: &str, fields: &str) -> String {
     format!("http_service: {{ {uri}, {more} }}, {fields}")
 }
 
+/// The longest pause is also how long each attempt may take.
+fn again(policy: &str) -> String {
+    format!("retry_policy: {{ {policy}, retry_back_off: {{ base_interval: 0.01s, max_interval: 5s }} }}")
+}
+
 fn sites() -> Vec<Site> {
     let listed = "authorization_request: { headers_to_add: [ { key: x-added, value: \"of %REQ(:PATH)%\" }, \
         { key: x-ours, value: over } ] }, authorization_response: { \
@@ -138,6 +144,13 @@ fn sites() -> Vec<Site> {
         Site::new("routes", service("", ""))
             .route("/elsewhere", &override_("path_prefix: /here"))
             .route("/overridden", &override_("path_override: /x/denied")),
+        Site::new("again", service(&again("retry_on: 5xx, num_retries: 2"), "")),
+        Site::new("again-reset", service(&again("retry_on: \"reset,gateway-error\""), "")),
+        Site::new("again-nothing", service(&again("num_retries: 2"), "")),
+        Site::new("again-once", service("retry_policy: {}", "")),
+        Site::new("shadow", service("", "shadow_mode: true")),
+        Site::new("shadow-open", service("", "shadow_mode: true, failure_mode_allow: true")),
+        Site::new("shadow-strict", service("", "shadow_mode: true, status_on_error: { code: 501 }")),
         Site::new(
             "dead",
             "http_service: { server_uri: { uri: \"http://dead\", cluster: dead, timeout: 20s } }",
@@ -195,6 +208,22 @@ fn asked() -> Vec<Asked> {
         get("routes", "/elsewhere/denied"),
         get("routes", "/overridden"),
         get("dead", "/a"),
+        get("again", "/503"),
+        get("again", "/gone"),
+        get("again", "/denied"),
+        get("again", "/a"),
+        get("again-reset", "/503"),
+        get("again-reset", "/gone"),
+        get("again-reset", "/denied"),
+        get("again-nothing", "/503"),
+        get("again-once", "/503"),
+        get("shadow", "/a"),
+        get("shadow", "/headers"),
+        get("shadow", "/denied"),
+        get("shadow", "/503"),
+        get("shadow", "/gone"),
+        get("shadow-open", "/503"),
+        get("shadow-strict", "/503"),
     ]
 }
 
@@ -202,7 +231,7 @@ fn asked() -> Vec<Asked> {
 fn by_http() -> Result<()> {
     lab(|lab| {
         let (authz, other, up) = (Authz::default(), Authz::default(), server()?);
-        let dead = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let dead = nobody()?;
         let clusters = [("authz", authz.start()?, ""), ("other", other.start()?, ""), ("dead", dead, "")];
         let sites = sites();
         let config = bootstrap(up, &sites, &clusters);

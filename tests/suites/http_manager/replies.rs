@@ -71,6 +71,9 @@ const REQUESTS: &[(&str, &str)] = &[
         "POST /direct HTTP/1.1\r\nhost: a\r\ncontent-type: application/grpc\r\ncontent-length: 0\r\n\r\n",
     ),
     ("cut-off", "GET /cut HTTP/1.1\r\nhost: a\r\n\r\n"),
+    ("obs-text", "GET /x HTTP/1.1\r\nhost: a\r\nx-name: caf\u{e9}\r\n\r\n"),
+    ("obs-text-path", "GET /x/caf\u{e9} HTTP/1.1\r\nhost: a\r\n\r\n"),
+    ("tab-in-value", "GET /x HTTP/1.1\r\nhost: a\r\nx-name: a\tb\r\n\r\n"),
     ("many", "GET /direct HTTP/1.1\r\nhost: a\r\na: 1\r\nb: 1\r\nc: 1\r\nd: 1\r\ne: 1\r\nf: 1\r\n\r\n"),
 ];
 

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use shunt_tests::upstream::unused;
+use shunt_tests::ports::nobody;
 use shunt_tests::{Bootstrap, Cases, Kind, Lab, Pair, Proxy, lab};
 
 use super::rig::{Keys, alike, fields, listeners, manager, route, script, server};
@@ -69,7 +69,7 @@ fn statuses_of_http() -> Result<()> {
         routes.push(route("/test.Service", "route: { cluster: up }"));
         let bootstrap = Bootstrap::new()
             .static_cluster("up", &[up], &fields(true, None))
-            .static_cluster("gone", &[unused()?], &fields(true, None))
+            .static_cluster("gone", &[nobody()?], &fields(true, None))
             .static_cluster("none", &[], &fields(true, None));
         let pair = Pair::start(lab, &listeners(bootstrap, &manager(&routes, ""), &keys).yaml())?;
         let mut cases = Cases::new();

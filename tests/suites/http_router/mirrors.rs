@@ -52,6 +52,7 @@ fn requests_are_mirrored() -> Result<()> {
             ("a body by HTTP/2", Ask::post("/h2/", Body::Sized(5_000)), 2),
             ("chunks", Ask::post("/one/", Body::Chunked(vec![10, 20])), 2),
             ("a large body", Ask::post("/one/", Body::Sized(300_000)), 2),
+            ("behind proxies", Ask::get("/one/").header("x-forwarded-for", "1.2.3.4, 5.6.7.8"), 2),
             ("HEAD", Ask { method: "HEAD".into(), ..Ask::get("/one/") }, 2),
         ];
         for (name, ask, requests) in cases {

@@ -4,9 +4,10 @@ use anyhow::Result;
 use serde_json::Value;
 use shunt_tests::asked::{Ask, Body, Http2};
 use shunt_tests::bootstrap::Bootstrap;
+use shunt_tests::ports::nobody;
 use shunt_tests::{Leaf, Pki, Script, Speaks, TlsContext, lab};
 
-use super::rig::{Refusing, Rig, host, manager, options, route, simple};
+use super::rig::{Rig, host, manager, options, route, simple};
 
 #[test]
 fn as_the_client_speaks() -> Result<()> {
@@ -137,7 +138,7 @@ fn original_destinations() -> Result<()> {
     lab(|lab| {
         let script = Script::new()?;
         let (one, two) = (script.backend("one", &Speaks::http1())?, script.backend("two", &Speaks::http1())?);
-        let refusing = Refusing::new()?;
+        let refusing = nobody()?;
         let original = |fields: &str| {
             format!("type: ORIGINAL_DST, lb_policy: CLUSTER_PROVIDED, original_dst_lb_config: {{ {fields} }}")
         };
@@ -160,7 +161,7 @@ fn original_destinations() -> Result<()> {
             to("/header/", TO, one.to_string()),
             to("/header/", TO, "nonsense".into()),
             to("/header/", TO, "127.0.0.1".into()),
-            to("/header/", TO, refusing.address.to_string()),
+            to("/header/", TO, refusing.to_string()),
             Ask::get("/header/"),
             to("/named/", "x-to", one.to_string()),
             to("/named/", TO, one.to_string()),

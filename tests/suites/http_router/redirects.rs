@@ -5,7 +5,26 @@ use shunt_tests::asked::{Ask, Body};
 use shunt_tests::bootstrap::{Bootstrap, extension};
 use shunt_tests::{Script, Speaks, lab};
 
-use super::rig::{Rig, host, manager, named_host, route, simple};
+use super::rig::{Rig, host, manager, manager_with, named_host, route, simple};
+
+/// Each pass leaves a mark on the request, and would find what the one before has left beside it.
+const COUNTING: &str = "function envoy_on_request(handle) \
+    local headers, found = handle:headers(), handle:streamInfo():dynamicMetadata() \
+    headers:replace('x-passes', (headers:get('x-passes') or '') .. '+') \
+    if found:get('count') then headers:add('x-kept', 'yes') end \
+    found:set('count', 'passes', 'some') \
+    local body = handle:body() \
+    headers = handle:headers() \
+    headers:add('x-length', tostring(body and body:length() or 0)) \
+    if headers:get(':path') == '/tea/' then handle:respond({ [':status'] = '418' }, 'tea') end end \
+    function envoy_on_response(handle) handle:headers():add('x-back', '+') end";
+
+const MUTATION: &str = "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation";
+const EARLY: &str = "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation";
+
+fn append(name: &str, value: &str) -> String {
+    format!("{{ append: {{ header: {{ key: {name}, value: {value:?} }} }} }}")
+}
 
 fn predicate(kind: &str, message: &str, fields: &str) -> String {
     let of_type = format!("envoy.extensions.internal_redirect.{kind}.v3.{message}");
@@ -128,6 +147,106 @@ fn internal_redirects() -> Result<()> {
                 get("/rewrite/", "http://a.test/listed/"),
                 get("/plain/", "http://a.test/rewrite/x"),
             ],
+        );
+        rig.finish()
+    })
+}
+
+/// A redirect that is followed is a new request to every filter, but not to what the manager does with clients.
+#[test]
+fn filters_run_again() -> Result<()> {
+    lab(|lab| {
+        let script = Script::new()?;
+        let up = script.backend("up", &Speaks::http1())?;
+        let follows = |prefix: &str, more: &str| {
+            route(
+                prefix,
+                "up",
+                &format!(
+                    "internal_redirect_policy: {{ max_internal_redirects: 3, \
+                redirect_response_codes: [ 302, 303, 307 ] }}, {more}"
+                ),
+            )
+        };
+        let lua = extension(
+            "envoy.filters.http.lua",
+            "envoy.extensions.filters.http.lua.v3.Lua",
+            &format!("default_source_code: {{ inline_string: {COUNTING:?} }}"),
+        );
+        let mutations = format!(
+            "mutations: {{ request_mutations: [ {} ], response_mutations: [ {} ] }}",
+            append("x-mutated", "%REQ(:PATH)%"),
+            append("x-mutated-back", "%REQ(:PATH)%")
+        );
+        let mutation = extension("envoy.filters.http.header_mutation", MUTATION, &mutations);
+        let router =
+            extension("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router", "");
+        let of_route = format!(
+            "typed_per_filter_config: {{ envoy.filters.http.header_mutation: {{ \"@type\": \
+             type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute, \
+             mutations: {{ request_mutations: [ {} ] }} }} }}",
+            append("x-of-route", "listed")
+        );
+        let without = "typed_per_filter_config: { envoy.filters.http.lua: { \"@type\": \
+            type.googleapis.com/envoy.extensions.filters.http.lua.v3.LuaPerRoute, disabled: true } }";
+        let with = |prefix: &str, action: &str, more: &str| {
+            format!(
+                "{{ name: {}, match: {{ prefix: {prefix:?} }}, route: {{ cluster: up, {action} }}, {more} }}",
+                prefix.trim_matches('/')
+            )
+        };
+        let routes = [
+            follows("/plain/", "timeout: 0s"),
+            follows("/again/", "retry_policy: { retry_on: 5xx, retry_back_off: { base_interval: 0.001s } }"),
+            with("/listed/", "", &of_route),
+            with("/without/", "", without),
+            route("/limited/", "up", "timeout: 0s, max_stream_duration: { max_stream_duration: 0.2s }"),
+            with(
+                "/remote/",
+                "",
+                "request_headers_to_add: [ { header: { key: x-remote, value: \"%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%\" } } ]",
+            ),
+            "{ name: direct, match: { prefix: /direct/ }, direct_response: { status: 418, body: { inline_string: tea } } }".to_owned(),
+        ];
+        let early = format!(
+            "early_header_mutation_extensions: [ {{ name: e, typed_config: {{ \"@type\": type.googleapis.com/{EARLY}, \
+             mutations: [ {} ] }} }} ], normalize_path: true, merge_slashes: true, \
+             use_remote_address: true, xff_num_trusted_hops: 1, via: here",
+            append("x-early", "%REQ(:PATH)%")
+        );
+        let listener = manager_with(&[lua, mutation, router], &[host(&routes, "")], &early);
+        let config = Bootstrap::new().listener("l", &listener).static_cluster("up", &[up], "");
+        let mut rig = Rig::start(lab, &script, &config)?;
+        let to = |path: &str| format!("status=302 h:location=http://a.test{path}|");
+        let get = |path: &str, location: &str| Ask::get(path).plan(&to(location));
+        rig.asks_by_any(
+            "redirects: filters run again",
+            &[
+                Ask::get("/plain/"),
+                get("/plain/", "/listed/x?y"),
+                get("/plain/", "/without/"),
+                get("/plain/", "/tea/"),
+                get("/plain/", "/direct/"),
+                get("/plain/", "/none/"),
+                get("/plain/", "/plain/a/../../listed//b"),
+                get("/plain/", "/listed/../plain/"),
+                get("/listed/", "/plain/"),
+                Ask::get("/plain/")
+                    .plan(&(to("/plain/1") + &to("/again/2") + "status=503|" + &to("/listed/3"))),
+                Ask::get("/plain/")
+                    .plan(&(to("/plain/1") + &to("/plain/2") + &to("/plain/3") + &to("/plain/4"))),
+                get("/plain/", "/limited/").plan(&(to("/limited/") + "silent")),
+                Ask { method: "HEAD".into(), ..get("/plain/", "/listed/") },
+            ],
+        );
+        let post = |code: u16| {
+            let plan = format!("status={code} h:location=http://a.test/listed/|");
+            Ask::post("/plain/", Body::Sized(10)).plan(&plan)
+        };
+        rig.asks_by_any("redirects: filters see the body again", &[post(303), post(307)]);
+        rig.asks_by_any(
+            "redirects: whose request it was",
+            &[get("/plain/", "/remote/").header("x-forwarded-for", "9.8.7.6, 5.4.3.2")],
         );
         rig.finish()
     })

@@ -1,12 +1,15 @@
 //! Retries: why, how often, to whom, and when not.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Result;
 use shunt_tests::asked::{Ask, Body};
+use shunt_tests::bootstrap::{endpoint, extension, locality};
+use shunt_tests::ports::nobody;
 use shunt_tests::{Script, Speaks, lab};
 
-use super::rig::{Mute, Refusing, Rig, hosted, route, simple};
+use super::rig::{Mute, Rig, hosted, route, simple};
 
 const FAST: &str = "retry_back_off: { base_interval: 0.001s, max_interval: 0.002s }";
 
@@ -119,7 +122,7 @@ fn connections_that_fail() -> Result<()> {
     lab(|lab| {
         let script = Script::new()?;
         let up = script.backend("up", &Speaks::http1())?;
-        let (refusing, mute) = (Refusing::new()?, Mute::new()?);
+        let (refusing, mute) = (nobody()?, Mute::new()?);
         let mut routes = Vec::new();
         for reason in [
             "connect-failure",
@@ -145,12 +148,11 @@ fn connections_that_fail() -> Result<()> {
             { name: envoy.retry_host_predicates.previous_hosts, typed_config: { \
             \"@type\": type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate } } ]";
         routes.insert(0, retrying("/previous/", "mixed", previous));
-        let mute = shunt_tests::bootstrap::endpoint(mute.address, "");
-        let mute =
-            shunt_tests::bootstrap::assignment("mute", &[shunt_tests::bootstrap::locality(&[mute], "")], "");
+        let mute = endpoint(mute.address, "");
+        let mute = shunt_tests::bootstrap::assignment("mute", &[locality(&[mute], "")], "");
         let config = simple(&routes)
-            .static_cluster("refusing", &[refusing.address], "")
-            .static_cluster("mixed", &[refusing.address, up], "")
+            .static_cluster("refusing", &[refusing], "")
+            .static_cluster("mixed", &[refusing, up], "")
             .slow_cluster("mute", "0.2s", &format!("type: STATIC, load_assignment: {mute}"))
             .static_cluster("empty", &[], "");
         let mut rig = Rig::start(lab, &script, &config)?;
@@ -321,6 +323,70 @@ fn breakers_of_retries() -> Result<()> {
                 run.together(&[held.clone(), get.clone()])
             });
         }
+        rig.finish()
+    })
+}
+
+#[test]
+fn priorities_that_were_not_tried() -> Result<()> {
+    lab(|lab| {
+        let script = Script::new()?;
+        let [p0, p1, p2] = [(); 3].map(|()| script.backend("up", &Speaks::http1()));
+        let (p0, p1, p2) = (p0?, p1?, p2?);
+        let refusing = nobody()?;
+        let levels = |ends: &[(SocketAddr, &str)]| -> Vec<String> {
+            let level = |(priority, (at, more)): (usize, &(SocketAddr, &str))| {
+                locality(&[endpoint(*at, more)], &format!("priority: {priority}"))
+            };
+            ends.iter().enumerate().map(level).collect()
+        };
+        let three = levels(&[(p0, ""), (p1, ""), (p2, "")]);
+        let previous = |every: u32, more: &str| {
+            let config = extension(
+                "envoy.retry_priorities.previous_priorities",
+                "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
+                &format!("update_frequency: {every}"),
+            );
+            format!("retry_on: \"5xx,connect-failure\", num_retries: 6, retry_priority: {config}, {more}")
+        };
+        let mut routes = vec![retrying("/none/", "three", "retry_on: 5xx, num_retries: 6")];
+        for every in [1, 2, 3] {
+            routes.push(retrying(&format!("/every-{every}/"), "three", &previous(every, "")));
+        }
+        for cluster in ["refusing", "degraded", "unhealthy", "hashing", "subsets", "alone"] {
+            routes.push(retrying(&format!("/{cluster}/"), cluster, &previous(1, "")));
+        }
+        let again = "host_selection_retry_max_attempts: 3, retry_host_predicate: [ { name: \
+            envoy.retry_host_predicates.previous_hosts, typed_config: { \"@type\": \
+            type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate } } ]";
+        routes.push(retrying("/hosts/", "three", &previous(1, again)));
+        let panics = "type: STATIC, common_lb_config: { healthy_panic_threshold: { value: 0 } }";
+        let subsets = "type: STATIC, lb_subset_config: { fallback_policy: ANY_ENDPOINT, \
+            subset_selectors: [ { keys: [ stage ] } ] }";
+        let config = simple(&routes)
+            .assigned("three", &three, "type: STATIC")
+            .assigned("refusing", &levels(&[(refusing, ""), (p1, ""), (p2, "")]), "type: STATIC")
+            .assigned(
+                "degraded",
+                &levels(&[(p0, ""), (p1, "health_status: DEGRADED"), (p2, "")]),
+                "type: STATIC",
+            )
+            .assigned("unhealthy", &levels(&[(p0, ""), (p1, "health_status: UNHEALTHY"), (p2, "")]), panics)
+            .assigned("hashing", &three, "type: STATIC, lb_policy: RING_HASH")
+            .assigned("subsets", &three, subsets)
+            .assigned("alone", &levels(&[(p0, "")]), "type: STATIC");
+        let mut rig = Rig::start(lab, &script, &config)?;
+        let fails = |times: usize| "status=503|".repeat(times);
+        let paths = ["none", "every-1", "every-2", "every-3", "degraded", "unhealthy", "hashing", "subsets"];
+        for path in paths.iter().chain(&["alone", "hosts"]) {
+            let asks: Vec<Ask> = (0..=7).map(|n| Ask::get(&format!("/{path}/")).plan(&fails(n))).collect();
+            rig.asks(&format!("retry priorities: {path}"), &asks);
+        }
+        rig.asks("retry priorities: nobody listens", &[Ask::get("/refusing/")]);
+        rig.asks(
+            "retry priorities: nobody listens, and others fail",
+            &[Ask::get("/refusing/").plan(&fails(2))],
+        );
         rig.finish()
     })
 }

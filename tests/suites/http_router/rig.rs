@@ -15,7 +15,7 @@ use shunt_tests::{Cases, Lab, Pair, Proxy, Script, deviations, until};
 const FORMAT: &str = "%REQ(x-id)% %REQ(:METHOD)% %REQ(:PATH)% %PROTOCOL% code=%RESPONSE_CODE% flags=%RESPONSE_FLAGS% \
     details=%RESPONSE_CODE_DETAILS% attempts=%UPSTREAM_REQUEST_ATTEMPT_COUNT% cluster=%UPSTREAM_CLUSTER% \
     host=%UPSTREAM_HOST% in=%BYTES_RECEIVED% out=%BYTES_SENT% why=%UPSTREAM_TRANSPORT_FAILURE_REASON% \
-    upstream=%UPSTREAM_PROTOCOL% route=%ROUTE_NAME% end=%CONNECTION_TERMINATION_DETAILS% grpc=%GRPC_STATUS%";
+    upstream=%UPSTREAM_PROTOCOL% route=%ROUTE_NAME% end=%CONNECTION_TERMINATION_DETAILS% grpc=%GRPC_STATUS% vcluster=%VIRTUAL_CLUSTER_NAME%";
 
 /// What is compared of the stats, unless a test says otherwise.
 const STATS: &[&str] = &["cluster.*", "http.ing.*", "vhost.*"];
@@ -301,21 +301,6 @@ impl Run<'_> {
     /// Other requests than those by `ask` have lines in the log, too.
     pub(super) fn logged(&self, more: usize) {
         self.asked.set(self.asked.get() + more);
-    }
-}
-
-/// A port where nobody listens.
-pub(super) struct Refusing {
-    pub address: SocketAddr,
-    _socket: socket2::Socket,
-}
-
-impl Refusing {
-    pub(super) fn new() -> Result<Self> {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
-        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
-        let address = socket.local_addr()?.as_socket().context("no address")?;
-        Ok(Self { address, _socket: socket })
     }
 }
 

@@ -1,13 +1,17 @@
 //! Virtual hosts and matchers: every host with every path, and every path with every header.
 
 use std::collections::BTreeSet;
+use std::io::{BufReader, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Map, Value, json};
 use shunt_tests::http_echo::ask;
 use shunt_tests::{Bootstrap, Cases, Pair, Proxy, lab};
 
 use super::{host, inline, manager, named};
+use crate::http_filters::peer::Message;
 
 const TEMPLATE: &str =
     "type.googleapis.com/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig";
@@ -267,6 +271,49 @@ fn every_request_finds_the_route_that_it_finds_in_envoy() -> Result<()> {
             ensure!(found.len() >= 60, "{} different answers: {found:?}", found.len());
             Ok(())
         });
+        cases.finish()
+    })
+}
+
+/// Of so many requests the route gets its part, as far as chance goes: five times the deviation that there is.
+#[test]
+fn a_fraction_of_requests() -> Result<()> {
+    const COUNT: f64 = 3_000.0;
+    lab(|lab| {
+        let fraction = |name: &str, of: &str| {
+            let matched = format!("prefix: /{name}, runtime_fraction: {{ default_value: {{ {of} }} }}");
+            named(name, &matched)
+        };
+        let parts = [
+            ("quarter", "numerator: 25", 0.25),
+            ("tenth", "numerator: 1000, denominator: TEN_THOUSAND", 0.1),
+            ("most", "numerator: 900000, denominator: MILLION", 0.9),
+        ];
+        let mut routes: Vec<String> = parts.iter().map(|(name, of, _)| fraction(name, of)).collect();
+        routes.push(named("rest", "prefix: /"));
+        let hosts = host("v", &["*"], &routes, "");
+        let config = Bootstrap::new().listener("l", &inline("l", &format!("virtual_hosts: [ {hosts} ]")));
+        let pair = Pair::start(lab, &config.yaml())?;
+        let mut cases = Cases::new();
+        for proxy in pair.both() {
+            for (name, _, part) in parts {
+                cases.case(format_args!("{} of {}", name, proxy.kind.name()), || {
+                    let mut client = TcpStream::connect(proxy.at("l")?)?;
+                    client.set_read_timeout(Some(Duration::from_secs(20)))?;
+                    client.set_nodelay(true)?;
+                    let mut reader = BufReader::new(client.try_clone()?);
+                    let mut found = 0.0;
+                    for _ in 0..3_000 {
+                        write!(client, "GET /{name} HTTP/1.1\r\nhost: a\r\n\r\n")?;
+                        let answer = Message::read(&mut reader, Some(true))?.context("no answer")?;
+                        found += f64::from(u8::from(answer.body == name.as_bytes()));
+                    }
+                    let (expected, deviation) = (COUNT * part, (COUNT * part * (1.0 - part)).sqrt());
+                    ensure!((found - expected).abs() < 5.0 * deviation, "{found} instead of {expected}");
+                    Ok(())
+                });
+            }
+        }
         cases.finish()
     })
 }

@@ -6,8 +6,8 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use shunt_tests::{Bootstrap, Kind, Proxy, eventually, lab};
+use anyhow::{Context as _, Result, ensure};
+use shunt_tests::{Bootstrap, Kind, Place, Proxy, eventually, lab};
 
 use super::{host, manager, named};
 
@@ -75,5 +75,38 @@ fn routes_of_a_file_change_under_a_connection_that_stays() -> Result<()> {
             proxy.expect_stat("http.h.rds.r.config_reload", 2)?;
         }
         Ok(())
+    })
+}
+
+#[test]
+fn an_update_of_routes_is_told() -> Result<()> {
+    lab(|lab| {
+        let dir = lab.dir().join("routes");
+        fs::create_dir(&dir)?;
+        put(&dir, &routes("1", &[named("one", "prefix: /")]))?;
+        let file = dir.join("rds.yaml");
+        let rds = format!(
+            "rds: {{ route_config_name: r, config_source: {{ path_config_source: {{ path: {file:?} }} }} }}"
+        );
+        let top = "node: { id: here, cluster: there }";
+        let config = Bootstrap::new().top(top).listener("l", &manager("h", &rds)).yaml();
+        let proxy = Proxy::start(lab, Kind::Shunt, &config)?;
+        proxy.listening("l")?;
+        let admin = proxy.admin().address().context("no admin address")?.to_string();
+        let watch =
+            lab.shunt(&Place::default())?.args(["config", "watch", "--type", "RDS", "--admin", &admin]);
+        let watch = watch.spawn()?;
+        let told = |what: &[&str]| {
+            eventually("a line", Duration::from_secs(10), || {
+                let text = watch.stdout();
+                let found = text.lines().any(|line| what.iter().all(|word| line.contains(word)));
+                ensure!(found, "no {what:?} in {text:?}");
+                Ok(())
+            })
+        };
+        put(&dir, &routes("2", &[named("two", "path: /two")]))?;
+        told(&["RDS 2 +0 -0 ~1 ACK"])?;
+        put(&dir, &routes("3", &[]).replace("\"*\"", "\"a\", \"a\""))?;
+        told(&["RDS 3", "NACK"])
     })
 }

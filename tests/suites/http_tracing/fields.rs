@@ -2,8 +2,9 @@
 //! and of the provider.
 
 use anyhow::Result;
+use shunt_tests::bootstrap::extension;
 use shunt_tests::collector::Speaks;
-use shunt_tests::{Cases, lab};
+use shunt_tests::{Cases, Does, Upstream, lab};
 
 use super::rig::{Asked, Config, Rig, get, otel, zipkin};
 
@@ -13,8 +14,10 @@ const HALF: (&str, &str) = ("x-request-id", "00001388-0000-4000-8000-00000000abc
 const TRACED: (&str, &str) = ("x-request-id", "00001388-0000-9000-8000-00000000abcd");
 
 fn with(config: &Config<'_>, id: &str, all: &[(&str, Asked<'_>)]) -> Result<()> {
+    // What the cluster `other` says of each request.
+    let moved = Upstream::start("moved", Does::Says(302, "Location: http://test.example/there".to_owned()))?;
     lab(|lab| {
-        let rig = Rig::start(lab, config)?;
+        let rig = Rig::start_with(lab, config, moved.address)?;
         let mut cases = Cases::new();
         rig.all(&mut cases, id, all);
         cases.finish()
@@ -152,7 +155,7 @@ fn tags() -> Result<()> {
         metadata("by-default", "route", "no", "default"),
         "{ tag: component, literal: { value: mine } }".to_owned(),
     ];
-    let set = shunt_tests::bootstrap::extension(
+    let set = extension(
         "envoy.filters.http.lua",
         "envoy.extensions.filters.http.lua.v3.Lua",
         "default_source_code: { inline_string: \"function envoy_on_request(handle) local all = \
@@ -251,12 +254,187 @@ fn children() -> Result<()> {
     Ok(())
 }
 
+/// Copies of requests, whose spans are below those of the requests.
+#[test]
+fn mirrors() -> Result<()> {
+    let to = |path: &str, policy: &str| {
+        format!(
+            "match: {{ prefix: {path} }}, route: {{ cluster: up, request_mirror_policies: [ {{ {policy} }} ] }}"
+        )
+    };
+    let routes = [
+        to("/plain", "cluster: up"),
+        to("/sampled", "cluster: up, trace_sampled: true"),
+        to("/not-sampled", "cluster: up, trace_sampled: false"),
+        to("/gone", "cluster: gone"),
+        to("/none", "cluster: none"),
+    ];
+    let routes: Vec<&str> = routes.iter().map(String::as_str).collect();
+    let off = [("x-b3-traceid", super::TRACE), ("x-b3-spanid", super::SPAN), ("x-b3-sampled", "0")];
+    let told = "custom_tags: [ { tag: fixed, literal: { value: told } } ]";
+    for (name, tracing, speaks) in [
+        ("zipkin", zipkin("") + told, Speaks::Http1),
+        ("zipkin, split", zipkin("split_spans_for_request: true"), Speaks::Http1),
+        ("zipkin, verbose", zipkin("") + "verbose: true", Speaks::Http1),
+        ("zipkin, no propagation", zipkin("") + "no_context_propagation: true", Speaks::Http1),
+        ("opentelemetry", otel("") + told, Speaks::Http2),
+        ("opentelemetry, verbose", otel("") + "verbose: true", Speaks::Http2),
+    ] {
+        let config = Config { tracing: &tracing, routes: &routes, speaks, ..Config::default() };
+        let mut asked = vec![
+            ("in", get("/plain", &[]).makes(2)),
+            ("out", get("/plain", &[]).out().makes(2)),
+            ("sampled", get("/sampled", &[]).makes(2)),
+            ("not sampled", get("/not-sampled", &[]).makes(1)),
+            ("nobody listens", get("/gone", &[]).makes(2)),
+            ("no endpoint", get("/none", &[]).makes(2)),
+            ("no mirror", get("/", &[]).makes(1)),
+        ];
+        if speaks == Speaks::Http1 {
+            asked.push(("not traced", get("/plain", &off).makes(0)));
+            asked.push(("only the copy", get("/sampled", &off).makes(1)));
+        }
+        with(&config, &format!("mirrors, {name}"), &asked)?;
+    }
+    Ok(())
+}
+
+/// A redirect that is followed begins a span anew; an answer that is not wanted is said to be cancelled.
+#[test]
+fn redirects() -> Result<()> {
+    let routes = [
+        "match: { prefix: /moved }, route: { cluster: other, internal_redirect_policy: {} }",
+        "match: { prefix: /nowhere }, route: { cluster: other }",
+        "match: { prefix: /there }, route: { cluster: up }, decorator: { operation: found }",
+        "match: { prefix: /again }, route: { cluster: other, retry_policy: { retry_on: retriable-status-codes, \
+         retriable_status_codes: [ 302 ], num_retries: 1, retry_back_off: { base_interval: 0.001s } } }",
+    ];
+    let off = [("x-b3-traceid", super::TRACE), ("x-b3-spanid", super::SPAN), ("x-b3-sampled", "0")];
+    for (name, tracing, speaks) in [
+        ("zipkin", zipkin(""), Speaks::Http1),
+        ("zipkin, with attempts", zipkin("") + "spawn_upstream_span: true", Speaks::Http1),
+        ("opentelemetry", otel(""), Speaks::Http2),
+        ("opentelemetry, with attempts", otel("") + "spawn_upstream_span: true", Speaks::Http2),
+    ] {
+        let attempts = usize::from(tracing.contains("spawn"));
+        let config = Config { tracing: &tracing, routes: &routes, speaks, ..Config::default() };
+        // OpenTelemetry's of a request that begins anew is not sampled.
+        let passes = if speaks == Speaks::Http1 { 2 } else { 1 };
+        let mut asked = vec![
+            ("in", get("/moved", &[]).makes(passes * (1 + attempts))),
+            ("out", get("/moved", &[]).out().makes(passes * (1 + attempts))),
+            ("not followed", get("/nowhere", &[]).makes(1 + attempts)),
+            ("tried again", get("/again", &[]).makes(1 + 2 * attempts)),
+        ];
+        if speaks == Speaks::Http1 {
+            asked.push(("not traced", get("/moved", &off).makes(0)));
+        }
+        with(&config, &format!("redirects, {name}"), &asked)?;
+    }
+    Ok(())
+}
+
+/// A filter sees to it that the request has another route, by whose tracing it goes on.
+#[test]
+fn other_routes() -> Result<()> {
+    let moves = extension(
+        "envoy.filters.http.lua",
+        "envoy.extensions.filters.http.lua.v3.Lua",
+        "default_source_code: { inline_string: \"function envoy_on_request(handle) local to = \
+         handle:headers():get('x-to') if to then handle:headers():add('x-there', to) end end\" }",
+    );
+    let there = |to: &str, more: &str| {
+        format!(
+            "match: {{ prefix: /, headers: [ {{ name: x-there, string_match: {{ exact: {to} }} }} ] }}, route: {{ cluster: \
+             up }}, {more}"
+        )
+    };
+    let routes = [
+        there("named", "decorator: { operation: there }"),
+        there("secret", "decorator: { operation: there, propagate: false }"),
+        there("more", "tracing: { random_sampling: { numerator: 100 } }"),
+        there("less", "tracing: { random_sampling: { numerator: 0 } }, decorator: { operation: there }"),
+        there("never", "tracing: { overall_sampling: { numerator: 0 } }"),
+        there("tags", "tracing: { custom_tags: [ { tag: other, literal: { value: there } } ] }"),
+        there("operation", "tracing: { operation: \"to %REQ(x-there)%\" }"),
+        "match: { prefix: /named }, route: { cluster: up }, decorator: { operation: here }".to_owned(),
+        "match: { prefix: /off }, route: { cluster: up }, tracing: { random_sampling: { numerator: 0 } }"
+            .to_owned(),
+    ];
+    let routes: Vec<&str> = routes.iter().map(String::as_str).collect();
+    let b3 = [("x-b3-traceid", super::TRACE), ("x-b3-spanid", super::SPAN)];
+    for (name, tracing, speaks) in
+        [("zipkin", zipkin(""), Speaks::Http1), ("opentelemetry", otel(""), Speaks::Http2)]
+    {
+        let config = Config {
+            tracing: &tracing,
+            routes: &routes,
+            filters: std::slice::from_ref(&moves),
+            speaks,
+            ..Config::default()
+        };
+        let to = |to| [("x-to", to), LOW];
+        let (named, secret, more, less, never, tags, operation) =
+            (to("named"), to("secret"), to("more"), to("less"), to("never"), to("tags"), to("operation"));
+        let not = [("x-to", "named"), b3[0], b3[1], ("x-b3-sampled", "0")];
+        let told = [("x-to", "named"), ("x-envoy-decorator-operation", "told")];
+        let mut asked = vec![
+            ("a name", get("/", &named)),
+            ("a name, out", get("/", &named).out()),
+            ("another name", get("/named", &named)),
+            ("another name, out", get("/named", &named).out()),
+            ("a name that is not told", get("/named", &secret)),
+            ("no name", get("/named", &more)),
+            ("no name, out", get("/named", &more).out()),
+            ("a name that was told", get("/named", &told)),
+            ("a name that was told, out", get("/named", &told).out()),
+            ("sampled there", get("/off", &more)),
+            ("sampled here", get("/", &less)),
+            ("not at all there", get("/", &never).makes(0)),
+            ("tags", get("/", &tags)),
+            ("an operation", get("/", &operation)),
+            ("an operation, out", get("/named", &operation).out()),
+        ];
+        if speaks == Speaks::Http1 {
+            asked.push(("not sampled by another", get("/", &not).makes(0)));
+        }
+        with(&config, &format!("other routes, {name}"), &asked)?;
+    }
+    Ok(())
+}
+
+/// When bytes came and went.
+#[test]
+fn verbose() -> Result<()> {
+    let routes = [
+        "match: { prefix: /gone }, route: { cluster: gone }",
+        "match: { prefix: /direct }, direct_response: { status: 200 }",
+    ];
+    for (name, more) in [("alone", ""), ("with attempts", "spawn_upstream_span: true, ")] {
+        let tracing = zipkin("") + more + "verbose: true";
+        let config = Config { tracing: &tracing, routes: &routes, ..Config::default() };
+        let two = if more.is_empty() { 1 } else { 2 };
+        with(
+            &config,
+            &format!("verbose, {name}"),
+            &[
+                ("in", get("/a", &[]).makes(two)),
+                ("out", get("/a", &[]).out().makes(two)),
+                ("nobody listens", get("/gone", &[]).makes(two)),
+                ("its own answer", get("/direct", &[])),
+            ],
+        )?;
+    }
+    Ok(())
+}
+
 /// Fields of the providers and of `tracing` that none of the above has.
 #[test]
 fn more_fields() -> Result<()> {
     for (name, tracing, speaks) in [
         ("no propagation, zipkin", zipkin("") + "no_context_propagation: true", Speaks::Http1),
         ("no propagation, opentelemetry", otel("") + "no_context_propagation: true", Speaks::Http2),
+        ("few, opentelemetry", otel("") + "random_sampling: { value: 1 }", Speaks::Http2),
         ("no provider", "random_sampling: { value: 100 }".to_owned(), Speaks::Http1),
         (
             "a sampler",
@@ -278,7 +456,7 @@ fn more_fields() -> Result<()> {
     ] {
         let config = Config { tracing: &tracing, speaks, ..Config::default() };
         let spans = usize::from(name != "no provider");
-        let sampled = if name == "a sampler" { 0 } else { spans };
+        let sampled = if matches!(name, "a sampler" | "few, opentelemetry") { 0 } else { spans };
         with(
             &config,
             name,

@@ -7,7 +7,8 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use shunt_tests::collector::Speaks;
 use shunt_tests::http_echo::ask;
-use shunt_tests::upstream::{Does, Upstream, unused};
+use shunt_tests::ports::nobody;
+use shunt_tests::upstream::{Does, Upstream};
 use shunt_tests::{Cases, Proxy, lab};
 
 use super::rig::{Config, Rig, get, otel, otel_http, zipkin};
@@ -190,7 +191,7 @@ fn no_collector() -> Result<()> {
         let mut cases = Cases::new();
         for (name, at, stat) in [
             // A 503 of the proxy's own.
-            ("gone", unused()?, "tracing.zipkin.reports_dropped"),
+            ("gone", nobody()?, "tracing.zipkin.reports_dropped"),
             ("refuses", refuses.address, "tracing.zipkin.reports_dropped"),
             ("silent", silent.address, "tracing.zipkin.reports_dropped"),
             ("silent, and few may wait", silent.address, "tracing.opentelemetry.spans_dropped"),

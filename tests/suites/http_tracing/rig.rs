@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use shunt_tests::bootstrap::{chain, extension};
 use shunt_tests::collector::{Collector, Speaks};
 use shunt_tests::http_echo::{HttpEcho, ask};
-use shunt_tests::upstream::unused;
+use shunt_tests::ports::nobody;
 use shunt_tests::{Bootstrap, Cases, Kind, Lab, Pair, Proxy};
 
 /// How a configuration is made.
@@ -114,14 +114,14 @@ pub(super) fn otel_http(fields: &str) -> String {
 
 impl Rig {
     pub(super) fn start(lab: &Lab, config: &Config<'_>) -> Result<Self> {
-        Self::start_with(lab, config, unused()?)
+        Self::start_with(lab, config, nobody()?)
     }
 
     /// With the cluster `other` there.
     pub(super) fn start_with(lab: &Lab, config: &Config<'_>, other: SocketAddr) -> Result<Self> {
         let echo = HttpEcho::start("echo")?;
         let (envoy, shunt) = (Collector::start(config.speaks)?, Collector::start(config.speaks)?);
-        let gone = unused()?;
+        let gone = nobody()?;
         let start = |kind, spans: &Collector| {
             Proxy::start(lab, kind, &bootstrap(config, &echo, spans, [other, gone])?)
         };
@@ -170,7 +170,8 @@ impl Rig {
         let mut spans: Vec<Value> = spans.into_iter().map(steady).collect();
         spans.sort_by_key(|span| {
             let again = span["tags"]["retry.count"].to_string();
-            (span["kind"].to_string(), span["name"].to_string(), again, span["parentId"].is_null())
+            let status = span["tags"]["http.status_code"].to_string();
+            (span["kind"].to_string(), span["name"].to_string(), again, span["parentId"].is_null(), status)
         });
         names.rename(&mut seen);
         let mut spans = Value::Array(spans);

@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use shunt_tests::pki::Identity;
+use shunt_tests::ports::{free, nobody};
 use shunt_tests::process::{Place, Process};
-use shunt_tests::upstream::unused;
 use shunt_tests::wait::{eventually, until};
 use shunt_tests::{Bootstrap, Cases, Kind, Lab, Leaf, Proxy, TlsContext, lab, openssl};
 
@@ -45,7 +45,7 @@ impl Server {
         init.env("LC_ALL", "C").run().context("initdb")?;
         let rules = "local all all trust\nhostnossl all plain all trust\nhostssl all secure all trust\n";
         fs::write(data.join("pg_hba.conf"), rules)?;
-        let address = unused()?;
+        let address = free()?;
         let file = |name| dir.join(name).display().to_string();
         let server = lab.program("postgres", &nobody)?.arg("-D").arg(&data).arg("-k").arg(&dir);
         let process = server
@@ -239,7 +239,7 @@ fn passive(lab: &Lab, proxy: &Proxy, cases: &mut Cases) {
 #[test]
 fn a_filter_that_turns_to_tls_needs_a_socket_that_can() -> Result<()> {
     lab(|lab| {
-        let config = Bootstrap::new().static_cluster("plain", &[unused()?], "");
+        let config = Bootstrap::new().static_cluster("plain", &[nobody()?], "");
         let require = postgres_proxy("p", "downstream_ssl: REQUIRE");
         let config = listener(config, "l", None, &require, "plain").yaml();
         let out = Kind::Shunt.output(lab, &config, &["--mode", "validate"])?;

@@ -16,7 +16,7 @@ use prost::Message;
 
 use crate::diagnostic::Segment;
 use crate::lower::extension::Extension;
-use crate::lower::http::filter::chain;
+use crate::lower::http::filters::router::upstream_chain;
 use crate::lower::http::header::optional_name;
 use crate::lower::http::options::Http1WithError;
 use crate::lower::registry::registry;
@@ -171,7 +171,7 @@ lower! { "envoy.extensions.upstreams.http.v3.HttpProtocolOptions" pb::HttpProtoc
             .and_then(|options| cx.lower("upstream_http_protocol_options", options))
             .unwrap_or_default();
         Some(HttpOptions {
-            filters: chain(cx, "http_filters", http_filters),
+            filters: upstream_chain(cx, "http_filters", http_filters),
             mirror: cx.list("request_mirror_policies", request_mirror_policies),
             hash_policy: cx.list("hash_policy", hash_policy).into_iter().flatten().collect(),
             retry_policy: retry_policy.and_then(|policy| cx.lower("retry_policy", policy)).map(Arc::new),

@@ -102,9 +102,8 @@ lower! { "envoy.config.route.v3.WeightedCluster.ClusterWeight" weighted::Cluster
 lower! { "envoy.config.route.v3.RouteAction.RequestMirrorPolicy" inner::RequestMirrorPolicy => MirrorPolicy, cx;
     read {
         cluster, cluster_header, runtime_fraction, disable_shadow_host_suffix_append, request_headers_mutations,
-        host_rewrite_literal
+        host_rewrite_literal, trace_sampled
     }
-    warn { trace_sampled: "mirrored requests have no spans of their own" }
     {
         let cluster = cluster_name(cx, "cluster", cluster, &cluster_header);
         plain(cx, "host_rewrite_literal", &host_rewrite_literal);
@@ -112,6 +111,7 @@ lower! { "envoy.config.route.v3.RouteAction.RequestMirrorPolicy" inner::RequestM
         Some(MirrorPolicy {
             runtime_fraction: runtime_fraction.and_then(|fraction| cx.lower("runtime_fraction", fraction)),
             disable_shadow_host_suffix: disable_shadow_host_suffix_append,
+            trace_sampled: trace_sampled.map(|sampled| sampled.value),
             mutations: cx.list("request_headers_mutations", request_headers_mutations),
             host_rewrite,
             cluster: cluster?,

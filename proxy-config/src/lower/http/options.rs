@@ -206,7 +206,7 @@ lower! { "envoy.config.core.v3.Http2ProtocolOptions" core::Http2ProtocolOptions 
             max_inbound_window_update_frames_per_data_frame_sent: updates?,
             connection_keepalive: connection_keepalive
                 .and_then(|keepalive| cx.lower("connection_keepalive", keepalive)),
-            max_header_field_size_kb: cx.ranged("max_header_field_size_kb", field_kb, 1..=MOST_KB)?,
+            max_header_field_size_kb: cx.ranged("max_header_field_size_kb", field_kb, 64..=256)?,
             disallow_obs_text: flag(disallow_obs_text, false),
             stream_reset,
         })

@@ -16,6 +16,7 @@ use crate::lower::registry::registry;
 use crate::lower::value::number;
 use crate::model::http::retry::{
     RateLimitedBackoff, ResetFormat, ResetHeader, RetryBackoff, RetryHostPredicate, RetryOn, RetryPolicy,
+    RetryPriority,
 };
 
 registry! {
@@ -53,14 +54,12 @@ lower! { "envoy.config.route.v3.RetryPolicy" pb::RetryPolicy => RetryPolicy, cx;
             Some(backoff) => cx.lower("retry_back_off", backoff)?,
             None => RetryBackoff::default(),
         };
-        if let Some(priority) = retry_priority {
-            let _: Option<()> = cx.lower("retry_priority", priority);
-        }
         Some(RetryPolicy {
             retry_on: on,
             num_retries: number(num_retries).unwrap_or(1),
             per_try_timeout: cx.timeout("per_try_timeout", per_try_timeout, None),
             per_try_idle_timeout: cx.timeout("per_try_idle_timeout", per_try_idle_timeout, None),
+            priority: retry_priority.and_then(|priority| cx.lower("retry_priority", priority)),
             host_predicates: cx.list("retry_host_predicate", retry_host_predicate),
             host_selection_max_attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
             retriable_status_codes: codes,
@@ -117,8 +116,7 @@ lower! { "envoy.config.route.v3.RetryPolicy.ResetHeader" inner::ResetHeader => R
     }
 }
 
-// What is chosen by it is the same as without it.
-lower! { "envoy.config.route.v3.RetryPolicy.RetryPriority" inner::RetryPriority => (), cx;
+lower! { "envoy.config.route.v3.RetryPolicy.RetryPriority" inner::RetryPriority => RetryPriority, cx;
     read { name, config_type }
     {
         let name = cx.non_empty("name", name)?;
@@ -134,14 +132,13 @@ lower! { "envoy.config.route.v3.RetryPolicy.RetryPriority" inner::RetryPriority 
 }
 
 lower! { "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig"
-    PreviousPrioritiesConfig => (), cx;
-    read {}
-    warn { update_frequency: "a retry chooses its priority as any request does" }
+    PreviousPrioritiesConfig => RetryPriority, cx;
+    read { update_frequency }
     {
         if update_frequency <= 0 {
             cx.reject("update_frequency", "must be greater than 0");
         }
-        Some(())
+        Some(RetryPriority::Previous { update_frequency: u32::try_from(update_frequency).ok()? })
     }
 }
 

@@ -243,6 +243,41 @@ fn a_module_that_istio_has_built_in_is_its_filter() {
 
 /// An expression that is not understood is nobody's harm, and is said; so is what Istio's proxy has beside ours.
 #[test]
+fn filters_of_requests_upstream_are_served_or_refused_by_name() {
+    let typed = |name: &str, fields: &Value| {
+        let mut config =
+            json!({ "@type": format!("type.googleapis.com/envoy.extensions.filters.http.{name}") });
+        config.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        json!({ "name": "f", "typed_config": config })
+    };
+    let codec = typed("upstream_codec.v3.UpstreamCodec", &json!({}));
+    let mutation = typed("header_mutation.v3.HeaderMutation", &json!({ "mutations": {} }));
+    for (filters, word) in [
+        (json!([codec]), None),
+        (json!([mutation, codec]), None),
+        (json!([mutation]), Some("non-terminal filter named f is the last filter")),
+        (
+            json!([typed("buffer.v3.Buffer", &json!({ "max_request_bytes": 1 })), codec]),
+            Some("upstream_http_filters[0]: f: is not implemented for requests upstream"),
+        ),
+        (
+            json!([typed("cors.v3.Cors", &json!({})), codec]),
+            Some("upstream_http_filters[0]: f: is no filter of requests upstream"),
+        ),
+    ] {
+        let router = typed("router.v3.Router", &json!({ "upstream_http_filters": filters }));
+        let mut cx = Cx::default();
+        let manager = json!({ "stat_prefix": "s", "route_config": {}, "http_filters": [router] });
+        let _ = from_json(&manager).lower(&mut cx);
+        let said = said(&cx);
+        match word {
+            Some(word) => assert!(said.iter().any(|line| line.contains(word)), "{filters}: {said:?}"),
+            None => assert!(!cx.failed(), "{filters}: {said:?}"),
+        }
+    }
+}
+
+#[test]
 fn what_has_no_effect_in_istios_filters_is_said() {
     let lowered = |of_type: &str, fields: Value| {
         let mut any = fields;

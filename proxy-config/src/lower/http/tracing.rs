@@ -42,9 +42,8 @@ lower! { "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnec
     hcm::Tracing => Tracing, cx;
     read {
         client_sampling, random_sampling, overall_sampling, max_path_tag_length, custom_tags, provider,
-        spawn_upstream_span, operation, upstream_operation, no_context_propagation
+        spawn_upstream_span, operation, upstream_operation, no_context_propagation, verbose
     }
-    warn { verbose: "spans do not say when each byte came" }
     {
         Some(Tracing {
             client_sampling: sampling(cx, "client_sampling", client_sampling)?,
@@ -57,6 +56,7 @@ lower! { "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnec
             operation: optional_format(cx, "operation", &operation),
             upstream_operation: optional_format(cx, "upstream_operation", &upstream_operation),
             no_context_propagation,
+            verbose,
         })
     }
 }

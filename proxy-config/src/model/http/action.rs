@@ -143,6 +143,8 @@ pub struct MirrorPolicy {
     pub runtime_fraction: Option<FractionalPercent>,
     /// The host of a copy ends with `-shadow`, unless this is said.
     pub disable_shadow_host_suffix: bool,
+    /// Whether the copy's span is told. `None`: as that of the request.
+    pub trace_sampled: Option<bool>,
     pub mutations: Vec<HeaderMutation>,
     pub host_rewrite: Option<Arc<str>>,
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::header::{Format, MutationRules};
+use super::retry::RetryOn;
 use crate::model::FractionalPercent;
 use crate::model::grpc::GrpcService;
 use crate::model::matcher::{MetadataMatcher, StringMatcher};
@@ -48,6 +49,8 @@ pub struct ExtAuthz {
     pub enable_dynamic_metadata_ingestion: bool,
     /// 0: no limit.
     pub max_denied_response_body_bytes: u32,
+    /// Every request passes: what is decided is left to filter state, as `<the filter's name>.shadow`.
+    pub shadow_mode: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -68,6 +71,8 @@ pub struct AuthzHttpService {
     pub uri: Arc<str>,
     pub cluster: Arc<str>,
     pub timeout: Duration,
+    /// `None`: it is asked once.
+    pub retry: Option<AuthzRetry>,
     /// Before the request's own path.
     pub path_prefix: Arc<str>,
     /// Instead of the request's own path.
@@ -83,6 +88,14 @@ pub struct AuthzHttpService {
     pub allowed_client_headers: Vec<StringMatcher>,
     pub allowed_client_headers_on_success: Vec<StringMatcher>,
     pub dynamic_metadata_from_headers: Vec<StringMatcher>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AuthzRetry {
+    pub on: RetryOn,
+    pub times: u32,
+    /// How long after. In Envoy the longest is also how long each attempt may take.
+    pub backoff: (Duration, Duration),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

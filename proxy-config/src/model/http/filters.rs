@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::action::RateLimit;
 use super::content::Content;
+use super::filter::HttpFilter;
 use super::header::{Format, HeaderMatcher, HeaderMutation, HeaderOption};
 use crate::model::FractionalPercent;
 use crate::model::access_log::{AccessLog, LogFormat};
@@ -27,6 +28,8 @@ pub struct Router {
     pub strict_check_headers: Vec<Arc<str>>,
     pub respect_expected_rq_timeout: bool,
     pub suppress_grpc_request_failure_code_stats: bool,
+    /// Of requests upstream, where their cluster has none of its own.
+    pub upstream_http_filters: Vec<HttpFilter>,
 }
 
 impl Default for Router {
@@ -39,6 +42,7 @@ impl Default for Router {
             strict_check_headers: Vec::new(),
             respect_expected_rq_timeout: false,
             suppress_grpc_request_failure_code_stats: false,
+            upstream_http_filters: Vec::new(),
         }
     }
 }

@@ -128,6 +128,8 @@ pub struct RemoteJwks {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JwksAsyncFetch {
+    /// No listener waits for the first answer.
+    pub fast_listener: bool,
     /// Default 1 s.
     pub failed_refetch_duration: Duration,
 }

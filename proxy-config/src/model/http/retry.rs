@@ -14,6 +14,8 @@ pub struct RetryPolicy {
     /// `None`: the route's timeout alone.
     pub per_try_timeout: Option<Duration>,
     pub per_try_idle_timeout: Option<Duration>,
+    /// How a retry's priority is chosen. `None`: as any request's.
+    pub priority: Option<RetryPriority>,
     /// A host that one of them rejects is not chosen again.
     pub host_predicates: Vec<RetryHostPredicate>,
     /// How often another host is looked for. Default 1.
@@ -35,6 +37,7 @@ impl Default for RetryPolicy {
             num_retries: 1,
             per_try_timeout: None,
             per_try_idle_timeout: None,
+            priority: None,
             host_predicates: Vec::new(),
             host_selection_max_attempts: 1,
             retriable_status_codes: Vec::new(),
@@ -149,6 +152,15 @@ pub struct ResetHeader {
 pub enum ResetFormat {
     Seconds,
     UnixTimestamp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryPriority {
+    /// `envoy.retry_priorities.previous_priorities`: those that were not tried yet.
+    Previous {
+        /// After so many attempts they are found anew.
+        update_frequency: u32,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -26,6 +26,8 @@ pub struct Tracing {
     pub operation: Option<Format>,
     pub upstream_operation: Option<Format>,
     pub no_context_propagation: bool,
+    /// Spans say when the first and the last bytes went each way.
+    pub verbose: bool,
 }
 
 /// `type.tracing.v3.CustomTag`.

@@ -1,20 +1,22 @@
 //! Picks a host out of levels: the level by load, then by the cluster's policy within it.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use proxy_config::model::cluster::{LbPolicy, LocalityLb};
 
 use super::hashing::HashTable;
 use super::locality::Localities;
 use super::pool::Pool;
-use super::priority::{Load, Stock, Weights, spread};
-use super::{Build, Members};
+use super::priority::{Available, Load, Stock, Weights, spread};
+use super::{Build, Members, PreviousPriorities};
 use crate::cluster::host::{Health, HealthFlag, Host};
 use crate::cluster::{Cluster, Want};
 
 /// The whole cluster, or a subset of it.
 pub(super) struct Balancer {
     levels: Box<[Level]>,
+    /// What each level could take.
+    available: Box<[Available]>,
 }
 
 struct Level {
@@ -41,20 +43,22 @@ struct Weighted {
 
 impl Balancer {
     pub(super) fn empty() -> Self {
-        Self { levels: Box::default() }
+        Self { levels: Box::default(), available: Box::default() }
     }
 
     /// `by_locality`: locality weights count, where the cluster wants them at all.
     pub(super) fn build(build: &Build<'_>, members: Vec<Members>, by_locality: bool) -> Self {
         let stock: Vec<_> = members.iter().map(|m| stock(build, m)).collect();
         let threshold = build.model.common_lb.healthy_panic_threshold;
-        let loads = spread(&stock, build.policy.overprovisioning_factor, threshold);
+        let overprovisioning = build.policy.overprovisioning_factor;
+        let loads = spread(&stock, overprovisioning, threshold);
+        let available = stock.iter().map(|stock| Available::of(stock, overprovisioning)).collect();
         let by_locality = by_locality && build.model.common_lb.locality == LocalityLb::Weighted;
         let level = |(members, load): (Members, Load)| {
             let picks = Picks::build(build, &members, load.panic, by_locality);
             Level { members, load, picks }
         };
-        Self { levels: members.into_iter().zip(loads).map(level).collect() }
+        Self { levels: members.into_iter().zip(loads).map(level).collect(), available }
     }
 
     pub(super) fn members(&self) -> impl Iterator<Item = &Members> {
@@ -63,19 +67,26 @@ impl Balancer {
 
     pub(super) fn choose(&self, want: &Want<'_>, cluster: &Cluster) -> Option<Arc<Host>> {
         let hash = hashes(&cluster.model.lb).then(|| want.hash.unwrap_or_else(|| cluster.random.next()));
-        let mut chosen = self.once(hash, 0, cluster)?;
+        let mut chosen = self.once(hash, 0, want, cluster)?;
         for attempt in 1..=want.attempts {
             let tried = chosen.socket_address().is_some_and(|address| want.tried.contains(&address));
             if !tried {
                 break;
             }
-            chosen = self.once(hash, attempt, cluster)?;
+            chosen = self.once(hash, attempt, want, cluster)?;
         }
         Some(chosen)
     }
 
-    fn once(&self, hash: Option<u64>, attempt: u32, cluster: &Cluster) -> Option<Arc<Host>> {
-        let (level, degraded) = self.level(hash.unwrap_or_else(|| cluster.random.next()))?;
+    fn once(&self, hash: Option<u64>, attempt: u32, want: &Want<'_>, cluster: &Cluster) -> Option<Arc<Host>> {
+        let number = hash.unwrap_or_else(|| cluster.random.next());
+        let (level, degraded) = match want.untried {
+            // Hashing goes to where it goes, as in Envoy.
+            Some(untried) if hash.is_none() => {
+                self.untried(number, &mut untried.lock().unwrap_or_else(PoisonError::into_inner))?
+            }
+            Some(_) | None => self.level(number)?,
+        };
         if level.load.panic {
             cluster.stats.lb_healthy_panic.inc();
         }
@@ -92,18 +103,31 @@ impl Balancer {
 
     /// The level of a number, and whether it is its degraded hosts' turn.
     fn level(&self, number: u64) -> Option<(&Level, bool)> {
-        let point = u8::try_from(number % 100 + 1).unwrap_or(100);
-        let mut sum = 0;
-        let shares = |degraded: bool| {
-            self.levels.iter().map(move |level| {
-                (level, degraded, if degraded { level.load.degraded } else { level.load.healthy })
-            })
-        };
-        shares(false).chain(shares(true)).find_map(|(level, degraded, share)| {
-            sum += share;
-            (point <= sum).then_some((level, degraded))
-        })
+        let healthy = self.levels.iter().map(|level| (level, level.load.healthy));
+        point(number, healthy, self.levels.iter().map(|level| (level, level.load.degraded)))
     }
+
+    /// The same for a retry that goes to other levels than before.
+    fn untried(&self, number: u64, previous: &mut PreviousPriorities) -> Option<(&Level, bool)> {
+        let Some(shares) = previous.shares(&self.available) else { return self.level(number) };
+        let healthy = self.levels.iter().zip(shares.iter().map(|share| share.healthy));
+        point(number, healthy, self.levels.iter().zip(shares.iter().map(|share| share.degraded)))
+    }
+}
+
+/// Whose share a number falls into, with all healthy hosts before the degraded ones.
+fn point<'l>(
+    number: u64,
+    healthy: impl Iterator<Item = (&'l Level, u8)>,
+    degraded: impl Iterator<Item = (&'l Level, u8)>,
+) -> Option<(&'l Level, bool)> {
+    let point = u8::try_from(number % 100 + 1).unwrap_or(100);
+    let mut sum = 0;
+    let all = healthy.map(|one| (one, false)).chain(degraded.map(|one| (one, true)));
+    all.into_iter().find_map(|((level, share), degraded)| {
+        sum += share;
+        (point <= sum).then_some((level, degraded))
+    })
 }
 
 impl Picks {

@@ -2,7 +2,7 @@
 //!
 //! An [`LbState`] is built from the members of a cluster and their health, and replaced as a whole when either
 //! changes. [`priority`] spreads load over the levels, [`pool`] picks among equals (round robin, least request,
-//! random), [`locality`] picks a locality first, [`hashing`] is for RING_HASH and MAGLEV, [`subset`] narrows the
+//! random), [`previous`] has retries spread otherwise, [`locality`] picks a locality first, [`hashing`] is for RING_HASH and MAGLEV, [`subset`] narrows the
 //! hosts by metadata before any of it.
 
 mod balancer;
@@ -11,6 +11,7 @@ mod hashing;
 mod locality;
 mod maglev;
 mod pool;
+mod previous;
 mod priority;
 mod ring_hash;
 mod subset;
@@ -23,6 +24,7 @@ use proxy_config::model;
 use proxy_config::model::endpoint::AssignmentPolicy;
 
 use self::balancer::Balancer;
+pub use self::previous::PreviousPriorities;
 use self::subset::Subsets;
 use super::host::Host;
 use super::{Cluster, NoHost, Random, Want};

@@ -28,6 +28,45 @@ pub(super) struct Load {
     pub(super) panic: bool,
 }
 
+/// How much of all load a level could take, in percent: its health, with overprovisioning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Available {
+    pub(super) healthy: u64,
+    pub(super) degraded: u64,
+}
+
+/// A level's part of a retry's load, in percent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Shares {
+    pub(super) healthy: u8,
+    pub(super) degraded: u8,
+}
+
+impl Available {
+    pub(super) fn of(level: &Stock, overprovisioning: u32) -> Self {
+        Self {
+            healthy: availability(level.healthy_of_total(), overprovisioning),
+            degraded: availability(level.degraded_of_total(), overprovisioning),
+        }
+    }
+}
+
+/// As [`spread`] does it where there is something, but for what rounding leaves: it is given out in the same way.
+pub(super) fn share_out(levels: &[Available]) -> Vec<Shares> {
+    let total = levels.iter().map(|level| level.healthy + level.degraded).sum::<u64>().min(100);
+    let mut shares = vec![Shares::default(); levels.len()];
+    let mut left = 100;
+    while left > 0 && total > 0 {
+        for (share, level) in shares.iter_mut().zip(levels) {
+            share.healthy += take(&mut left, level.healthy, total);
+        }
+        for (share, level) in shares.iter_mut().zip(levels) {
+            share.degraded += take(&mut left, level.degraded, total);
+        }
+    }
+    shares
+}
+
 /// Integer arithmetic throughout, as Envoy's, so that the shares are the same to the percent.
 pub(super) fn spread(levels: &[Stock], overprovisioning: u32, panic_threshold: f64) -> Vec<Load> {
     let share = |part: fn(&Stock) -> (u64, u64)| -> Vec<u64> {

@@ -15,6 +15,7 @@ use proxy_config::model::http::FilterKind;
 use proxy_config::model::http::filter::DiscoveredHttpFilter;
 use proxy_config::model::http::filters::Router;
 
+use super::jwt_authn::Remote;
 use super::unserved::Refusing;
 use super::{FilterCx, of_kind};
 use crate::http::{BuildError, Filter, Stream, StreamFilter};
@@ -153,6 +154,13 @@ impl Filter for Discovered {
             Now::Missing(refusing) => refusing.begin(stream),
             Now::Filter(filter) => filter.begin(stream),
             Now::Nothing | Now::Router(_) => None,
+        }
+    }
+
+    fn documents(&self) -> Vec<Arc<Remote>> {
+        match self.now.load().as_ref() {
+            Now::Filter(filter) => filter.documents(),
+            Now::Missing(_) | Now::Nothing | Now::Router(_) => Vec::new(),
         }
     }
 }

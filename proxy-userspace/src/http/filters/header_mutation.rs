@@ -77,15 +77,33 @@ impl Watcher for Trailers {
 
 impl HeaderMutation {
     pub(super) fn new(model: &MutationsFilter, cx: &FilterCx<'_>) -> Result<Self, BuildError> {
+        Self::of(model, cx.name)
+    }
+
+    pub(super) fn of(model: &MutationsFilter, name: &Arc<str>) -> Result<Self, BuildError> {
         let own = Arc::new(Mutations::new(&model.mutations)?);
-        Ok(Self { name: cx.name.clone(), own, most_specific_wins: model.most_specific_wins })
+        Ok(Self { name: name.clone(), own, most_specific_wins: model.most_specific_wins })
+    }
+
+    fn one(&self, route: Option<Arc<Routed>>) -> One {
+        let Self { name, own, most_specific_wins } = self;
+        One { name: name.clone(), own: own.clone(), most_specific_wins: *most_specific_wins, route }
+    }
+
+    /// Of an attempt.
+    pub(super) fn on_request(&self, stream: &mut Stream) {
+        self.one(stream.known_route().cloned()).each(|mutations| mutations.on_request(stream));
+    }
+
+    /// Of its response.
+    pub(super) fn on_response(&self, stream: &mut Stream) {
+        self.one(stream.known_route().cloned()).each(|mutations| mutations.on_response(stream));
     }
 }
 
 impl Filter for HeaderMutation {
     fn begin(&self, _: &Stream) -> Option<Box<dyn StreamFilter>> {
-        let (name, own) = (self.name.clone(), self.own.clone());
-        Some(Box::new(One { name, own, most_specific_wins: self.most_specific_wins, route: None }))
+        Some(Box::new(self.one(None)))
     }
 }
 

@@ -28,6 +28,7 @@ mod set_filter_state;
 #[cfg(test)]
 mod tests;
 mod unserved;
+mod upstream;
 mod watch;
 mod whole;
 
@@ -52,6 +53,7 @@ pub use self::per_route::{RouteConfig, RouteFilters};
 use self::rbac::Rbac;
 use self::set_filter_state::SetFilterState;
 use self::unserved::Refusing;
+pub use self::upstream::UpstreamFilters;
 use super::{BuildError, Filter};
 use crate::world::Parts;
 

@@ -18,11 +18,13 @@ use super::parse::{self, Parsed, Scan};
 use super::reader::{Read, Reader};
 use super::{BadRequest, Settings};
 use crate::http::{Body, Io, Observer, RequestHead, Reset, ResetReason, Response, ResponseHead};
+use crate::net::turn;
 use crate::telemetry::Side;
 
 /// It carries one exchange after the other.
 pub struct Client {
-    conn: Conn,
+    /// It changes hands with each request.
+    conn: Box<Conn>,
     settings: Arc<Settings>,
 }
 
@@ -38,7 +40,7 @@ pub struct Failed {
 
 impl Client {
     pub fn new(io: Io, settings: Arc<Settings>) -> Self {
-        Self { conn: Conn::new(io, Bytes::new()), settings }
+        Self { conn: Box::new(Conn::new(io, Bytes::new())), settings }
     }
 
     /// Sends a request, and waits for its final head. The response's body owns the connection: when it is polled it
@@ -134,6 +136,9 @@ impl Exchange {
 
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Parsed<ResponseHead>, Reset>> {
         self.poll_request(cx)?;
+        if turn::is_waiting() {
+            return Poll::Pending;
+        }
         loop {
             match self.read_head()? {
                 Some(parsed) => return Poll::Ready(Ok(parsed)),
@@ -240,6 +245,9 @@ impl Exchange {
     ) -> Response {
         let Parsed { head, extent, connection } = parsed;
         let mut persists = connection.persists(head.version);
+        if !persists {
+            self.observer.progress.closes();
+        }
         if self.observer.tunnel && extent != Extent::Raw {
             // A tunnel that was refused leaves nothing behind, as in Envoy.
             persists &= self.upgrade;

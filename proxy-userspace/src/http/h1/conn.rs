@@ -8,6 +8,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 
 use crate::http::Io;
 use crate::net::socket::is_again;
+use crate::net::turn::{SHORT as SHORT_WRITE, Turn};
 use crate::transport::CloseEvent;
 
 /// Of a head, mostly.
@@ -37,6 +38,7 @@ pub(in crate::http) struct Conn {
     pub(in crate::http) read: u64,
     /// How much was ever written.
     pub(in crate::http) written: u64,
+    turn: Turn,
     unflushed: bool,
     closed: bool,
 }
@@ -52,6 +54,7 @@ impl Conn {
             data: Bytes::new(),
             tail: b"",
             written: 0,
+            turn: Turn::default(),
             unflushed: false,
             closed: false,
         }
@@ -129,8 +132,16 @@ impl Conn {
         !self.output.is_empty() || !self.data.is_empty() || !self.tail.is_empty()
     }
 
-    /// Writes all that there is to write.
+    /// Writes all that there is to write, what is short in its turn.
     pub(in crate::http) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.has_output() && self.output.len() + self.data.len() <= SHORT_WRITE {
+            ready!(self.turn.poll(cx));
+        }
+        self.poll_send_now(cx)
+    }
+
+    /// Writes all that there is to write.
+    pub(in crate::http) fn poll_send_now(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.has_output() {
             let n = ready!(self.poll_write(cx))?;
             if n == 0 {
@@ -144,6 +155,7 @@ impl Conn {
             ready!(self.io.wire().poll_flush(cx))?;
             self.unflushed = false;
         }
+        self.turn.over();
         Poll::Ready(Ok(()))
     }
 

@@ -43,9 +43,19 @@ impl Writer {
         Self { framing, trailers: settings.enable_trailers, ended, wrapping: 0 }
     }
 
+    /// There is no body on the wire, but its end is waited for.
+    pub(super) fn awaits_end(&mut self) {
+        self.ended = false;
+    }
+
     /// All of it has been pushed.
     pub(super) fn is_ended(&self) -> bool {
         self.ended
+    }
+
+    /// Whatever the body has, nothing of it goes out.
+    pub(super) fn is_none(&self) -> bool {
+        self.framing == Framing::None
     }
 
     pub(super) fn is_raw(&self) -> bool {
@@ -57,7 +67,7 @@ impl Writer {
         let mut wrote = Wrote::default();
         match frame.into_data() {
             Ok(data) => {
-                wrote.body = data.len() as u64;
+                wrote.body = if self.framing == Framing::None { 0 } else { data.len() as u64 };
                 self.data(conn, data, last)?;
             }
             Err(frame) => {
@@ -72,7 +82,7 @@ impl Writer {
     fn data(&mut self, conn: &mut Conn, data: Bytes, last: bool) -> Result<(), Reset> {
         if !data.is_empty() {
             match &mut self.framing {
-                Framing::None => return Ok(()),
+                Framing::None => {}
                 Framing::Raw => conn.push(data, b""),
                 Framing::Length(left) => {
                     let len = data.len() as u64;
@@ -181,7 +191,10 @@ pub(super) fn response(
         } else if asked.version != Version::HTTP_11 {
             names.write(out, &header::CONNECTION, b"keep-alive");
         }
-        if framing == Framing::Chunked {
+        // As Envoy: what a GET would have is said of a HEAD, too.
+        let untold = framing == Framing::None && length.is_none() && asked.method == Method::HEAD;
+        let untold = untold && asked.version == Version::HTTP_11 && head.status != StatusCode::NO_CONTENT;
+        if framing == Framing::Chunked || untold {
             names.write(out, &header::TRANSFER_ENCODING, b"chunked");
         }
     }
@@ -202,10 +215,16 @@ pub(super) fn interim(out: &mut BytesMut, head: &ResponseHead, settings: &Settin
     out.extend_from_slice(b"\r\n");
 }
 
+/// What a head is mostly at most: it then grows in one place.
+fn room(headers: &HeaderMap) -> usize {
+    256 + headers.len() * 48
+}
+
 fn status_line(out: &mut BytesMut, head: &ResponseHead, version: Version) {
     let status = head.status;
     let kept = head.case.as_deref().and_then(|case| case.reason.as_deref());
     let reason = kept.unwrap_or_else(|| reason(status));
+    out.reserve(room(&head.headers));
     out.extend_from_slice(if version == Version::HTTP_11 { b"HTTP/1.1 " } else { b"HTTP/1.0 " });
     out.extend_from_slice(status.as_str().as_bytes());
     out.extend_from_slice(b" ");
@@ -271,7 +290,7 @@ fn request_line(out: &mut BytesMut, head: &RequestHead, settings: &Settings) -> 
     // An extended CONNECT of HTTP/2 is an upgrade here.
     let method =
         if head.upgrade.is_some() && head.method == Method::CONNECT { &Method::GET } else { &head.method };
-    out.reserve(256 + head.path.len() + head.headers.len() * 48);
+    out.reserve(room(&head.headers) + head.path.len() + head.authority.len());
     out.extend_from_slice(method.as_str().as_bytes());
     out.extend_from_slice(b" ");
     if head.is_connect() {
@@ -310,7 +329,6 @@ fn request_framing(head: &RequestHead, len: Option<u64>) -> (Framing, Option<u64
 
 /// All but those that are of this hop, which are written anew. The length is said where it was said before.
 fn fields(out: &mut BytesMut, headers: &HeaderMap, mut length: Option<u64>, names: &Names<'_>) {
-    out.reserve(256 + headers.len() * 48);
     for (name, value) in headers {
         if name == header::CONTENT_LENGTH {
             names.write_length(out, length.take());

@@ -130,9 +130,8 @@ pub(super) fn is_of_hop(name: &HeaderName) -> bool {
     }
 }
 
-/// Reads `Connection`, and takes off what concerns this hop alone.
-pub(super) fn connection(headers: &mut HeaderMap) -> Result<Connection, BadRequest> {
-    let mut said = Connection::default();
+/// Reads what else there is of `Connection`, and takes off what concerns this hop alone.
+pub(super) fn connection(headers: &mut HeaderMap, mut said: Connection) -> Result<Connection, BadRequest> {
     let mut named = Vec::new();
     for value in headers.get_all(header::CONNECTION) {
         for token in tokens(value) {
@@ -155,6 +154,16 @@ pub(super) fn connection(headers: &mut HeaderMap) -> Result<Connection, BadReque
 }
 
 impl Connection {
+    /// What is mostly said; whether it was that.
+    pub(super) fn read_word(&mut self, value: &HeaderValue) -> bool {
+        let value = value.as_bytes();
+        let (close, keep_alive) =
+            (value.eq_ignore_ascii_case(b"close"), value.eq_ignore_ascii_case(b"keep-alive"));
+        self.close |= close;
+        self.keep_alive |= keep_alive;
+        close || keep_alive
+    }
+
     fn read(&mut self, token: &[u8], named: &mut Vec<HeaderName>) -> Result<(), BadRequest> {
         if token.eq_ignore_ascii_case(b"close") {
             self.close = true;
@@ -216,9 +225,13 @@ fn content_length(headers: &HeaderMap) -> Result<Option<u64>, BadRequest> {
     let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
-        (Some(value), None) => digits(value.as_bytes()).map(Some).ok_or(BadRequest::codec()),
+        (Some(value), None) => length(value).map(Some),
         (Some(_), Some(_)) => Err(BadRequest::codec()),
     }
+}
+
+pub(super) fn length(value: &HeaderValue) -> Result<u64, BadRequest> {
+    digits(value.as_bytes()).ok_or(BadRequest::codec())
 }
 
 /// Digits and nothing else.

@@ -9,7 +9,7 @@ use httparse::{EMPTY_HEADER, Header, ParserConfig};
 use super::framing::{self, Connection, Extent};
 use super::target::{self, Target};
 use super::{BadRequest, Settings};
-use crate::http::{Case, RequestHead, ResponseHead, Scheme};
+use crate::http::{Case, RequestHead, ResponseHead, Scheme, spare};
 
 /// What was found out of a head that is not complete: so that no byte is looked at often, however they trickle in.
 #[derive(Debug, Default)]
@@ -201,7 +201,7 @@ fn read_request(
     let target = target::target(raw.path.unwrap_or_default(), &method, settings)?;
     let mut fields = Fields::read(raw.headers, bytes, settings)?;
     let (declared, connection) = fields.framing(version, settings)?;
-    let mut upgrade = upgrade(&mut fields.map, connection);
+    let mut upgrade = if fields.special { upgrade(&mut fields.map, connection) } else { None };
     let extent = framing::of_request(declared, &method, &mut upgrade)?;
     let host = host(&mut fields, &target, version, settings)?;
     let no_host = host.is_none();
@@ -236,7 +236,8 @@ fn read_response(
     }
     let (declared, connection) = fields.framing(version, settings)?;
     let extent = framing::of_response(declared, status, method)?;
-    if !matches!(status, StatusCode::SWITCHING_PROTOCOLS | StatusCode::UPGRADE_REQUIRED) {
+    let turns = matches!(status, StatusCode::SWITCHING_PROTOCOLS | StatusCode::UPGRADE_REQUIRED);
+    if fields.special && !turns {
         fields.map.remove(header::UPGRADE);
     }
     if let Some(case) = fields.case.as_mut().filter(|_| settings.keep_reason) {
@@ -276,7 +277,11 @@ struct Fields {
     case: Option<Box<Case>>,
     /// Not among the map's.
     host: Option<HeaderValue>,
-    /// Some say how the message is framed, or how the connection goes on: mostly none does.
+    /// What most say of the connection, in a word. It is not among the map's.
+    connection: Connection,
+    /// The only `content-length`.
+    length: Option<HeaderValue>,
+    /// More is said of how the message is framed or how the connection goes on, which the map has.
     special: bool,
 }
 
@@ -284,8 +289,14 @@ impl Fields {
     fn read(lines: &[Header<'_>], bytes: &Bytes, settings: &Settings) -> Result<Self, BadRequest> {
         let proper = settings.proper_case_own;
         let case = settings.preserve_case.then(|| Box::new(Case { proper, ..Case::default() }));
-        let mut fields =
-            Self { map: HeaderMap::with_capacity(lines.len() + ADDED), case, host: None, special: false };
+        let mut fields = Self {
+            map: spare::headers(lines.len() + ADDED),
+            case,
+            host: None,
+            connection: Connection::default(),
+            length: None,
+            special: false,
+        };
         for line in lines {
             let (name, value) = field(line, bytes)?;
             if let Some(case) = &mut fields.case
@@ -297,13 +308,20 @@ impl Fields {
                 if fields.host.replace(value).is_some() {
                     return Err(BadRequest::codec());
                 }
-            } else {
-                fields.special |=
-                    framing::is_of_hop(&name) || name == header::CONTENT_LENGTH || name == header::TE;
+            } else if name != header::CONNECTION || !fields.connection.read_word(&value) {
+                fields.look(&name, &value);
                 fields.map.try_append(name, value).map_err(|_| TOO_MANY)?;
             }
         }
         Ok(fields)
+    }
+
+    fn look(&mut self, name: &HeaderName, value: &HeaderValue) {
+        if *name == header::CONTENT_LENGTH {
+            self.special |= self.length.replace(value.clone()).is_some();
+        } else {
+            self.special |= framing::is_of_hop(name) || *name == header::TE;
+        }
     }
 
     fn framing(
@@ -312,10 +330,11 @@ impl Fields {
         settings: &Settings,
     ) -> Result<(Option<Extent>, Connection), BadRequest> {
         if !self.special {
-            return Ok((None, Connection::default()));
+            let length = self.length.take().map(|length| framing::length(&length)).transpose()?;
+            return Ok((length.map(Extent::Length), self.connection));
         }
         let declared = framing::extent(&mut self.map, version, settings)?;
-        Ok((declared, framing::connection(&mut self.map)?))
+        Ok((declared, framing::connection(&mut self.map, self.connection)?))
     }
 }
 

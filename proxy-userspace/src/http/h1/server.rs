@@ -103,7 +103,7 @@ impl Server {
         if asked.version == Version::HTTP_11 {
             encode::interim(&mut conn.output, head, settings);
             // What does not fit, or fails, comes up when the response is written.
-            let _ = conn.poll_send(&mut Context::from_waker(Waker::noop()));
+            let _ = conn.poll_send_now(&mut Context::from_waker(Waker::noop()));
         }
     }
 
@@ -119,6 +119,10 @@ impl Server {
         // Asked before: the body may be the request's, and lock.
         let len = body.exact_len();
         let mut reply = self.lock().begin(head, len, close, sent);
+        if body.is_stream() && reply.writer.is_none() {
+            // An upstream's stream ends by itself, and is reset where nobody waits for that.
+            reply.writer.awaits_end();
+        }
         let result = poll_fn(|cx| self.poll_respond(cx, &mut reply, &mut body, sent)).await;
         sent.framing_bytes = reply.writer.wrapping;
         sent.request_wire = self.lock().finish(&reply, result.is_ok());
@@ -210,7 +214,7 @@ impl Server {
             let result = state.conn.poll_send(cx);
             if !sent.head && state.conn.written > reply.start {
                 sent.head = true;
-                sent.first_byte = Some(clock::now());
+                sent.first_byte = Some(clock::lately());
             }
             if let Err(error) = ready!(result) {
                 return Poll::Ready(Err(lost(&error)));
@@ -224,7 +228,7 @@ impl Server {
                     ready!(state.conn.poll_shutdown(cx)).map_err(|error| lost(&error))?;
                 }
                 sent.complete = true;
-                sent.last_byte = Some(clock::now());
+                sent.last_byte = Some(clock::lately());
                 return Poll::Ready(Ok(()));
             }
             if waits {

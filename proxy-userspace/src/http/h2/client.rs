@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::client::{Builder, Connection, ResponseFuture, SendRequest};
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use http_body::{Frame, SizeHint};
 use tokio::sync::Notify;
 
@@ -17,6 +17,7 @@ use super::receive::Incoming;
 use super::send::{Broken, Outgoing};
 use super::server::{Slot, keepalive_timeout};
 use super::watch::{End, Seen, Watched};
+use super::wire::Hold;
 use super::{Http2Stats, RESET_MEMORY, Settings, head, reset_of};
 use crate::http::exchange::{Observer, Progress};
 use crate::http::{Body, Io, RequestHead, Reset, ResetReason, Response, ResponseHead};
@@ -37,6 +38,9 @@ struct Shared {
     seen: Arc<Seen>,
     stats: Arc<Http2Stats>,
     max_streams: usize,
+    max_headers: usize,
+    max_field_bytes: usize,
+    disallow_obs_text: bool,
     streams: Arc<AtomicUsize>,
     ended: AtomicBool,
     close: Notify,
@@ -46,6 +50,8 @@ struct Shared {
 pub struct Ended {
     /// The upstream had said GOAWAY.
     pub going_away: bool,
+    /// It was the upstream that ended it.
+    pub remote: bool,
     /// Not in good order.
     pub broken: Option<Reset>,
 }
@@ -67,6 +73,9 @@ impl Client {
             seen,
             stats: settings.stats.clone(),
             max_streams: settings.max_concurrent_streams as usize,
+            max_headers: settings.max_headers,
+            max_field_bytes: settings.max_field_bytes,
+            disallow_obs_text: settings.disallow_obs_text,
             streams: Arc::default(),
             ended: AtomicBool::new(false),
             close: Notify::new(),
@@ -75,7 +84,9 @@ impl Client {
         tasks.spawn("upstream http2", async move {
             let end = drive(connection, pinger, &of_task).await;
             of_task.ended.store(true, Ordering::Relaxed);
-            on_end(Ended { going_away: of_task.seen.going_away.load(Ordering::Relaxed), broken: end });
+            let remote = of_task.seen.closed.load(Ordering::Relaxed);
+            let going_away = of_task.seen.going_away.load(Ordering::Relaxed);
+            on_end(Ended { going_away, remote, broken: end });
         });
         Ok(Self { requests, shared })
     }
@@ -121,7 +132,7 @@ impl Client {
             Ok(request) => request,
             Err(reset) => return Err((reset, false, body)),
         };
-        let slot = Arc::new(Slot::new(&self.shared.streams, &self.shared.stats));
+        let slot = Slot::new(&self.shared.streams, &self.shared.stats);
         let mut requests = self.requests.clone();
         let ready = poll_fn(|cx| requests.poll_ready(cx)).await;
         let end = body.is_end();
@@ -135,6 +146,12 @@ impl Client {
             // Nothing went out.
             Err(error) => return Err((unsent(&error), true, body)),
         };
+        let counted =
+            self.shared.seen.streams.as_ref().map(|streams| streams.hold(stream.stream_id().into()));
+        if let Some(counted) = &counted {
+            on.progress.shares(counted.tally().clone());
+        }
+        let place = Arc::new(Place { _slot: slot, _counted: counted });
         on.progress.request_head.store(size as u64, Ordering::Relaxed);
         on.progress.request_header.store(size as u64, Ordering::Relaxed);
         on.progress.sending();
@@ -147,8 +164,9 @@ impl Client {
         let upgrade = head.upgrade.is_some();
         let held = head.is_upgrade();
         let upload =
-            Upload { outgoing, held, stopped: false, progress: on.progress.clone(), _slot: slot.clone() };
-        Exchange { response, upload, slot, upgrade }.run(on).await
+            Upload { outgoing, held, stopped: false, progress: on.progress.clone(), _place: place.clone() };
+        let shared = self.shared.clone();
+        Exchange { response, upload, place, upgrade, shared }.run(on).await
     }
 }
 
@@ -173,6 +191,22 @@ fn unsent(error: &h2::Error) -> Reset {
     Reset { reason: ResetReason::RemoteRefused, ..reset }
 }
 
+impl Shared {
+    /// Whether a response may have these headers.
+    fn check(&self, headers: &HeaderMap) -> Result<(), Reset> {
+        if headers.len() > self.max_headers || head::longest(headers) > self.max_field_bytes {
+            self.stats.header_overflow.inc();
+            // As Envoy tells of a stream that its codec resets.
+            return Err(Reset::new(Side::Upstream, ResetReason::Remote, ""));
+        }
+        if self.disallow_obs_text && head::has_obs_text(headers) {
+            self.stats.rx_messaging_error.inc();
+            return Err(Reset::new(Side::Upstream, ResetReason::Protocol, ""));
+        }
+        Ok(())
+    }
+}
+
 /// Until the connection ends.
 async fn drive(
     mut connection: Connection<Watched, Bytes>,
@@ -195,12 +229,19 @@ async fn drive(
     }
 }
 
+/// Of a stream on its connection, until nobody wants anything of it.
+struct Place {
+    _slot: Slot,
+    _counted: Option<Hold>,
+}
+
 /// A request that went out, until the final head of its response.
 struct Exchange {
     response: ResponseFuture,
     upload: Upload,
-    slot: Arc<Slot>,
+    place: Arc<Place>,
     upgrade: bool,
+    shared: Arc<Shared>,
 }
 
 impl Exchange {
@@ -221,10 +262,10 @@ impl Exchange {
                 let progress = on.progress.clone();
                 if !on.tunnel {
                     let upload = Some(self.upload);
-                    let body = Receiving { incoming, upload, progress, _slot: self.slot };
+                    let body = Receiving { incoming, upload, progress, _place: self.place };
                     return Ok(Response { head, body: Body::stream(body) });
                 }
-                let body = Receiving { incoming, upload: None, progress, _slot: self.slot };
+                let body = Receiving { incoming, upload: None, progress, _place: self.place };
                 let mut upload = self.upload;
                 let upload = poll_fn(move |cx| {
                     upload.poll(cx)?;
@@ -252,7 +293,9 @@ impl Exchange {
             }
         }
         let response = ready!(Pin::new(&mut self.response).poll(cx));
-        Poll::Ready(response.map_err(|error| reset_of(&error, Side::Upstream)))
+        let response = response.map_err(|error| reset_of(&error, Side::Upstream))?;
+        self.shared.check(response.headers())?;
+        Poll::Ready(Ok(response))
     }
 }
 
@@ -264,7 +307,7 @@ struct Upload {
     /// By the upstream.
     stopped: bool,
     progress: Arc<Progress>,
-    _slot: Arc<Slot>,
+    _place: Arc<Place>,
 }
 
 impl Upload {
@@ -319,7 +362,7 @@ struct Receiving {
     /// None: of a tunnel, whose other direction goes its own way.
     upload: Option<Upload>,
     progress: Arc<Progress>,
-    _slot: Arc<Slot>,
+    _place: Arc<Place>,
 }
 
 impl http_body::Body for Receiving {

@@ -15,6 +15,7 @@ mod stock;
 #[cfg(test)]
 mod tests;
 pub mod watch;
+mod wire;
 
 use std::io;
 use std::sync::Arc;
@@ -25,9 +26,10 @@ use h2::Reason;
 pub use self::client::{Client, Ended};
 pub use self::keepalive::Keepalive;
 pub use self::server::{Responder, Server};
+pub use self::wire::{Tally, Wire};
 use super::{Reset, ResetReason};
 use crate::telemetry::Side;
-use crate::telemetry::stats::stats_block;
+use crate::telemetry::stats::{ClusterStats, stats_block};
 
 /// Envoy's `Http2ProtocolOptions`, and what of the connection manager or the cluster concerns the codec.
 #[derive(Clone, Debug)]
@@ -51,6 +53,10 @@ pub struct Settings {
     /// Bytes of one stream that may wait for the socket.
     pub send_buffer: usize,
     pub stats: Arc<Http2Stats>,
+    /// Of a cluster, whose connections count their bytes there.
+    pub traffic: Option<Arc<ClusterStats>>,
+    /// Whether somebody wants to know what each of a client's streams was on the wire. Those to upstreams always count.
+    pub tallies: bool,
 }
 
 stats_block! {
@@ -90,6 +96,8 @@ impl Default for Settings {
             limits: abuse::Limits::default(),
             send_buffer: 64 * 1024,
             stats: Arc::default(),
+            traffic: None,
+            tallies: false,
         }
     }
 }
@@ -146,6 +154,8 @@ pub fn reason_of(reset: &Reset) -> Reason {
     match reset.reason {
         ResetReason::LocalRefused => Reason::REFUSED_STREAM,
         ResetReason::Connect => Reason::CONNECT_ERROR,
+        // Who waits for it has not done anything wrong where the upstream has.
+        ResetReason::Protocol if reset.side == Side::Upstream => Reason::INTERNAL_ERROR,
         ResetReason::Protocol => Reason::PROTOCOL_ERROR,
         ResetReason::Local
         | ResetReason::Remote

@@ -13,6 +13,7 @@ use super::keepalive::Pinger;
 use super::receive::Incoming;
 use super::send::{Broken, Outgoing};
 use super::watch::{End, Seen, Watched};
+use super::wire::{Hold, Wire};
 use super::{Http2Stats, RESET_MEMORY, Settings, head, remote_reset, reset_of};
 use crate::clock;
 use crate::http::exchange::Sent;
@@ -103,7 +104,13 @@ impl Server {
         let body = Incoming::request(body, &parts.headers);
         let head = head::request(parts, self.settings.https);
         let upgrade = head.upgrade.is_some();
-        let responder = Responder { respond, upgrade, _slot: Slot::new(&self.streams, &self.settings.stats) };
+        let stream = respond.stream_id().into();
+        let responder = Responder {
+            respond,
+            upgrade,
+            counted: self.seen.streams.as_ref().map(|streams| streams.hold(stream)),
+            _slot: Slot::new(&self.streams, &self.settings.stats),
+        };
         Some((Request { head, body }, responder))
     }
 
@@ -163,6 +170,7 @@ pub(super) fn keepalive_timeout(side: Side) -> Reset {
 pub struct Responder {
     respond: SendResponse<Bytes>,
     upgrade: bool,
+    counted: Option<Hold>,
     _slot: Slot,
 }
 
@@ -182,7 +190,7 @@ impl Responder {
         let stream =
             self.respond.send_response(response, end).map_err(|error| reset_of(&error, Side::Downstream))?;
         sent.head = true;
-        sent.first_byte = Some(clock::now());
+        sent.first_byte = Some(clock::lately());
         let mut outgoing = Outgoing::new(stream, body, Side::Downstream);
         let polled = poll_fn(|cx| {
             let poll = outgoing.poll(cx);
@@ -192,7 +200,7 @@ impl Responder {
             poll
         });
         let result = if end { Ok(()) } else { polled.await };
-        sent.last_byte = Some(clock::now());
+        sent.last_byte = Some(clock::lately());
         match result {
             Ok(()) => {
                 sent.complete = true;
@@ -216,6 +224,11 @@ impl Responder {
             Ok(reason) => remote_reset(reason, Side::Downstream),
             Err(error) => reset_of(&error, Side::Downstream),
         })
+    }
+
+    /// What went over the wire until now, if that is counted.
+    pub fn wire(&self) -> Option<Wire> {
+        self.counted.as_ref().map(|hold| hold.tally().wire())
     }
 
     pub fn stream_id(&self) -> u32 {

@@ -10,7 +10,7 @@ mod huffman;
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
@@ -18,11 +18,14 @@ use bytes::Bytes;
 use h2::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use self::frames::Frames;
+use self::frames::{Frames, Head};
 use super::Settings;
 use super::abuse::{Counts, Violation};
+use super::wire::Streams;
 use crate::http::Io;
 use crate::net::socket::is_again;
+use crate::net::turn::{SHORT, Turn};
+use crate::telemetry::stats::ClusterStats;
 use crate::transport::CloseEvent;
 
 /// What was seen on a connection, for whoever holds it.
@@ -34,6 +37,11 @@ pub struct Seen {
     pub going_away: AtomicBool,
     /// The peer has closed or reset the connection.
     pub closed: AtomicBool,
+    /// So many bytes have come, and gone.
+    pub read: AtomicU64,
+    pub written: AtomicU64,
+    /// What they were to each stream, where that is of interest.
+    pub(super) streams: Option<Arc<Streams>>,
 }
 
 /// Which end of the connection is ours.
@@ -54,11 +62,18 @@ pub struct Watched {
     seen: Arc<Seen>,
     /// For what is written at once; kept for its memory.
     gathered: Vec<u8>,
+    turn: Turn,
+    traffic: Option<Arc<ClusterStats>>,
 }
 
 impl Watched {
     /// `early`: was read before the connection was known to be HTTP/2.
     pub fn new(io: Io, early: Bytes, end: End, settings: &Settings) -> Self {
+        let seen = Arc::new(Seen {
+            read: AtomicU64::new(early.len() as u64),
+            streams: (settings.tallies || end == End::Client).then(Arc::default),
+            ..Seen::default()
+        });
         Self {
             io,
             waiting: early,
@@ -66,8 +81,10 @@ impl Watched {
             outbound: Frames::outbound(end == End::Client),
             counts: Counts::new(settings, end),
             end,
-            seen: Arc::default(),
+            seen,
             gathered: Vec::new(),
+            turn: Turn::default(),
+            traffic: settings.traffic.clone(),
         }
     }
 
@@ -79,7 +96,7 @@ impl Watched {
     fn hand_over(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
         let most = self.waiting.len().min(buf.remaining());
         let Self { inbound, counts, seen, waiting, .. } = self;
-        let n = inbound.step(waiting.get(..most).unwrap_or_default(), |head| counts.received(head, seen));
+        let n = inbound.step(waiting.get(..most).unwrap_or_default(), |head| received(counts, seen, head));
         buf.put_slice(&waiting.split_to(n));
         self.look();
         Ok(())
@@ -89,7 +106,7 @@ impl Watched {
     fn cut(&mut self, buf: &mut ReadBuf<'_>, before: usize) {
         let data = buf.filled().get(before..).unwrap_or_default();
         let Self { inbound, counts, seen, .. } = self;
-        let n = inbound.step(data, |head| counts.received(head, seen));
+        let n = inbound.step(data, |head| received(counts, seen, head));
         if let Some(rest) = data.get(n..).filter(|rest| !rest.is_empty()) {
             self.waiting = Bytes::copy_from_slice(rest);
         }
@@ -119,6 +136,11 @@ impl Watched {
         if read.is_err() || buf.filled().len() == before {
             self.seen.closed.store(true, Ordering::Relaxed);
         }
+        let n = (buf.filled().len() - before) as u64;
+        self.seen.read.fetch_add(n, Ordering::Relaxed);
+        if let Some(traffic) = &self.traffic {
+            traffic.upstream_cx_rx_bytes_total.add(n);
+        }
         self.cut(buf, before);
         Poll::Ready(read)
     }
@@ -140,9 +162,26 @@ impl Watched {
         written
     }
 
+    fn poll_turn(&mut self, cx: &Context<'_>, len: usize) -> Poll<()> {
+        // Who breaks the rules is told at once: the connection is not polled again.
+        if len > SHORT || self.counts.violation.is_some() {
+            return Poll::Ready(());
+        }
+        self.turn.poll(cx)
+    }
+
     fn sent(&mut self, data: &[u8]) {
-        let Self { outbound, counts, .. } = self;
-        outbound.feed(data, |head| counts.sent(head));
+        let Self { outbound, counts, seen, traffic, .. } = self;
+        outbound.feed(data, |head| {
+            counts.sent(head);
+            if let Some(streams) = &seen.streams {
+                streams.sent(head);
+            }
+        });
+        seen.written.fetch_add(data.len() as u64, Ordering::Relaxed);
+        if let Some(traffic) = traffic {
+            traffic.upstream_cx_tx_bytes_total.add(data.len() as u64);
+        }
     }
 
     /// `data`, where it ends in a GOAWAY that blames the peer with a code that is too general.
@@ -165,6 +204,13 @@ impl Watched {
     fn blame(&self) -> Option<Reason> {
         let head = self.inbound.current().filter(|_| self.counts.violation.is_none())?;
         blame::reason(head, self.inbound.payload(), self.counts.place)
+    }
+}
+
+fn received(counts: &mut Counts, seen: &Seen, head: Head) {
+    counts.received(head, seen);
+    if let Some(streams) = &seen.streams {
+        streams.received(head);
     }
 }
 
@@ -210,6 +256,7 @@ impl AsyncRead for Watched {
 impl AsyncWrite for Watched {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.poll_turn(cx, data.len()));
         let corrected = this.corrected(data);
         let data = corrected.as_deref().unwrap_or(data);
         let n = ready!(Pin::new(&mut this.io).poll_write(cx, data))?;
@@ -231,6 +278,7 @@ impl AsyncWrite for Watched {
         if !this.io.wire().is_raw() {
             return this.poll_write_gathered(cx, parts);
         }
+        ready!(this.poll_turn(cx, parts.iter().map(|part| part.len()).sum()));
         let socket = this.io.socket();
         let written = loop {
             ready!(socket.poll_write_ready(cx))?;
@@ -254,7 +302,9 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+        let this = self.get_mut();
+        this.turn.over();
+        Pin::new(&mut this.io).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -40,7 +40,7 @@ impl Account {
         let ssl = secure.then(|| Held::new(&stats, |s| &s.downstream_cx_ssl_active));
         Self {
             stats,
-            since: clock::now(),
+            since: clock::lately(),
             _active: [Some(active), ssl],
             codec: None,
             passed: (0, 0),
@@ -92,7 +92,7 @@ impl Account {
 impl Drop for Account {
     fn drop(&mut self) {
         self.stats.downstream_cx_destroy.inc();
-        let lived = (clock::now() - self.since).as_millis();
+        let lived = (clock::lately() - self.since).as_millis();
         self.stats.downstream_cx_length_ms.record(u64::try_from(lived).unwrap_or(u64::MAX));
     }
 }

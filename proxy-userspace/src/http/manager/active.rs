@@ -6,18 +6,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use http::header::EXPECT;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 
 use super::exchange::{self, Chain, Upgrade};
 use super::meter::Meter;
 use super::periodic::Periodic;
 use super::watch::{Broken, Limits, Standing, Watch};
-use super::{Peer, finish, limits, local_reply, outbound};
+use super::{Peer, finish, limits, local_reply, outbound, traced};
 use crate::clock::{self, Instant};
 use crate::http::filter::Stop;
 use crate::http::hcm::HttpStats;
+use crate::http::router::Made;
 use crate::http::{
-    Body, ConnCx, Hcm, LocalReply, Request, Reset, ResetReason, ResponseHead, Sent, Stream, Upload,
+    Body, ConnCx, Hcm, LocalReply, Request, RequestHead, Reset, ResetReason, ResponseHead, Sent, Stream,
+    Upload,
 };
 use crate::telemetry::stats::Held;
 use crate::telemetry::{Flags, LogType, Side};
@@ -27,13 +29,13 @@ pub(super) struct Active {
     pub(super) chain: Chain,
     pub(super) sent: Sent,
     pub(super) meter: Option<Arc<Meter>>,
-    limits: Limits,
+    pub(super) limits: Limits,
     /// Its connection serves no other, where streams have one of their own.
     close: bool,
     /// Its request will never be complete: it was not understood, or did not come.
     partial: bool,
     /// The last thing that has happened to it, but for its bodies.
-    mark: Instant,
+    pub(super) mark: Instant,
     /// 1xx of the upstream, to be told to the client.
     interims: Option<Interims>,
     _counted: Held<HttpStats>,
@@ -83,14 +85,13 @@ impl Active {
             _counted: counted,
             upgraded: None,
         };
-        active.limits = active.first_limits();
+        active.limits = active.first_limits(start);
         active
     }
 
     /// Those of the connection manager, until the route is known.
-    fn first_limits(&self) -> Limits {
+    pub(super) fn first_limits(&self, start: Instant) -> Limits {
         let model = &self.stream.conn.hcm.model;
-        let start = self.stream.start.at;
         Limits {
             idle: model.timeouts.stream_idle,
             flush: model.timeouts.stream_flush,
@@ -181,26 +182,51 @@ impl Active {
     }
 
     async fn request<P: Peer>(&mut self, peer: &mut P, watch: &mut Watch<'_>) -> Result<(), Broken> {
+        loop {
+            let stop = match self.pass(peer, watch).await? {
+                Ok(Made::Response) => return Ok(()),
+                Ok(Made::Redirect) => {
+                    let begun = self.again();
+                    watch.periodic = Periodic::new(&self.stream);
+                    match begun {
+                        Ok(()) => continue,
+                        Err(stop) => stop,
+                    }
+                }
+                Err(stop) => stop,
+            };
+            return self.stopped::<P>(stop);
+        }
+    }
+
+    /// Once through the filters and the router.
+    async fn pass<P: Peer>(
+        &mut self,
+        peer: &mut P,
+        watch: &mut Watch<'_>,
+    ) -> Result<Result<Made, Stop>, Broken> {
         let Self { stream, chain, limits, mark, interims, meter, .. } = self;
         let standing = Standing { limits: *limits, mark: *mark, meter: meter.as_deref(), buffered: false };
         let made = match interims {
-            None => watch.over(exchange::request(stream, chain), Some(peer), &standing).await,
+            None => watch.over(pin!(exchange::request(stream, chain)), Some(peer), &standing).await,
             Some(interims) => {
                 let hcm = stream.conn.hcm.clone();
                 let mut telling = Telling { peer, interims, hcm: &hcm };
-                watch.over(exchange::request(stream, chain), Some(&mut telling), &standing).await
+                watch.over(pin!(exchange::request(stream, chain)), Some(&mut telling), &standing).await
             }
         };
         self.tell(peer);
-        let stop = match made {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(stop)) => stop,
+        match made {
+            Ok(made) => Ok(made),
             Err(Broken::Expired(expiry)) => {
                 expiry.count(&self.stream.conn.hcm.stats);
-                expiry.reply(self.is_complete()).into()
+                Ok(Err(expiry.reply(self.is_complete()).into()))
             }
-            Err(broken @ (Broken::Gone(_) | Broken::Cut | Broken::Reset(_))) => return Err(broken),
-        };
+            Err(broken @ (Broken::Gone(_) | Broken::Cut | Broken::Reset(_))) => Err(broken),
+        }
+    }
+
+    fn stopped<P: Peer>(&mut self, stop: Stop) -> Result<(), Broken> {
         match stop {
             Stop::Reply(reply) => local_reply::make(&mut self.stream, *reply),
             Stop::Reset(reset) => {
@@ -223,10 +249,10 @@ impl Active {
     }
 
     async fn respond<P: Peer>(&mut self, peer: &mut P, watch: &mut Watch<'_>) -> Result<After, Broken> {
-        self.mark = clock::now();
+        self.mark = clock::lately();
         let Self { stream, chain, limits, mark, meter, .. } = self;
         let standing = Standing { limits: *limits, mark: *mark, meter: meter.as_deref(), buffered: false };
-        let passed = watch.over(exchange::response(stream, chain), Some(peer), &standing).await?;
+        let passed = watch.over(pin!(exchange::response(stream, chain)), Some(peer), &standing).await?;
         passed.map_err(Broken::Reset)?;
         outbound::finish(&mut self.stream);
         if let Some(periodic) = &mut watch.periodic {
@@ -257,6 +283,7 @@ impl Active {
         }
         let Some(head) = stream.response() else { return Err(Broken::Reset(outbound::no_response())) };
         finish::charge(&stream.conn.hcm, head.status.as_u16());
+        traced::charge(stream);
         let agreed = head.status.is_success() || head.status == StatusCode::SWITCHING_PROTOCOLS;
         if agreed && upgraded.is_some() && stream.conn.hcm.model.flush_log_on_tunnel_successfully_established
         {
@@ -268,9 +295,10 @@ impl Active {
             && stream.local_reply
             && head.status == StatusCode::BAD_REQUEST
             && !stream.conn.hcm.model.http1.stream_error_on_invalid_http_message;
-        let close = watch.closing(&stream.conn.hcm) || *close || bad;
+        let refused = P::HTTP1 && upgraded.is_some() && is_refused(stream.request(), head);
+        let close = watch.closing(&stream.conn.hcm) || *close || bad || refused;
         let standing = Standing { limits: *limits, mark: *mark, meter: meter.as_deref(), buffered };
-        let work = both_ways(peer.respond(head, body, close, sent), upload);
+        let work = pin!(both_ways(peer.respond(head, body, close, sent), upload));
         let written = watch.over::<_, P>(work, None, &standing).await;
         match written {
             // As Envoy: of HTTP/1, what was upgraded ends with the client's end of it.
@@ -297,6 +325,11 @@ impl Active {
             }
         }
     }
+}
+
+/// Nobody has agreed to an upgrade, whose bytes may follow all the same.
+fn is_refused(request: &RequestHead, head: &ResponseHead) -> bool {
+    request.method != Method::CONNECT && head.status != StatusCode::SWITCHING_PROTOCOLS
 }
 
 /// A tunnel's other direction goes on beside the response, and after it.

@@ -4,6 +4,7 @@ use http::{Method, StatusCode};
 
 use super::{inbound, local_reply, traced};
 use crate::http::filter::{LocalReply, Stop, StreamFilter};
+use crate::http::router::Made;
 use crate::http::{RequestHead, Reset, Stream, router};
 use crate::telemetry::Flags;
 
@@ -21,8 +22,23 @@ pub(super) enum Upgrade {
 /// What comes before anything is waited for: the manager's own changes, the route, the choice of filters.
 pub(super) fn begin(stream: &mut Stream, chain: &mut Chain) -> (Upgrade, Result<(), Stop>) {
     let prepared = inbound::prepare(stream);
+    enter(stream, chain, prepared, true)
+}
+
+/// The same for a stream that begins anew: its head is as the first time has left it, but for its host and its path.
+pub(super) fn again(stream: &mut Stream, chain: &mut Chain) -> (Upgrade, Result<(), Stop>) {
+    let prepared = inbound::prepare_again(stream);
+    enter(stream, chain, prepared, false)
+}
+
+fn enter(
+    stream: &mut Stream,
+    chain: &mut Chain,
+    prepared: Result<(), Stop>,
+    first: bool,
+) -> (Upgrade, Result<(), Stop>) {
     name_cluster(stream);
-    traced::begin(stream);
+    traced::begin(stream, first);
     let upgrade = upgrade(stream);
     // A request that is refused here is seen by the filters on its response's way.
     choose(stream, chain, upgrade);
@@ -74,8 +90,8 @@ fn upgrade(stream: &Stream) -> Upgrade {
     }
 }
 
-/// Makes the response: the proxy's own, or the upstream's.
-pub(super) async fn request(stream: &mut Stream, chain: &mut Chain) -> Result<(), Stop> {
+/// Makes the response: the proxy's own, or the upstream's. Or the request becomes another one.
+pub(super) async fn request(stream: &mut Stream, chain: &mut Chain) -> Result<Made, Stop> {
     for filter in chain.iter_mut() {
         filter.request(stream).done().await?;
     }

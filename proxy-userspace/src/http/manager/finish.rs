@@ -1,12 +1,15 @@
 //! The end of a stream: stats and log lines.
 
+use std::mem::take;
+
 use super::active::Active;
+use super::meter::Meter;
 use super::traced;
 use super::watch::{Broken, Expiry};
 use crate::clock;
 use crate::http::router::STREAM_DURATION;
-use crate::http::{Hcm, Reset, ResetReason, Stream};
-use crate::telemetry::{Flags, LogType, Outcome, Side};
+use crate::http::{Hcm, Reset, ResetReason, Stream, spare};
+use crate::telemetry::{Flags, HttpEntry, LogType, Outcome, Side};
 
 /// A response of that status goes out.
 pub(super) fn charge(hcm: &Hcm, status: u16) {
@@ -51,16 +54,13 @@ pub(super) fn run(active: Active, broken: Option<&Broken>) {
     let http = stream.http_mut();
     http.sent = sent;
     if let Some(meter) = &meter {
-        if http.request_complete.is_none() {
-            (http.request_body, http.request_trailers) = meter.received();
-            http.request_complete = meter.complete();
-        }
+        received(http, meter);
         http.response_trailers = meter.take_response_trailers();
     }
     for filter in &mut chain {
         filter.end(&mut stream);
     }
-    let took = clock::now() - stream.start.at;
+    let took = clock::lately() - stream.start.at;
     hcm.stats.downstream_rq_time.record(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
     let received = stream.http().request_body;
     let entry = &mut stream.entry;
@@ -74,6 +74,18 @@ pub(super) fn run(active: Active, broken: Option<&Broken>) {
     }
     if entry.origin.workload.is_some() {
         stream.conn.place.shared.access_log.keep(stream.entry);
+        return;
+    }
+    let http = stream.http_mut();
+    spare::give(take(&mut http.request.headers));
+    http.response.take().into_iter().for_each(|head| spare::give(head.headers));
+}
+
+/// What has come of a request's body.
+pub(super) fn received(http: &mut HttpEntry, meter: &Meter) {
+    if http.request_complete.is_none() {
+        (http.request_body, http.request_trailers) = meter.received();
+        http.request_complete = meter.complete();
     }
 }
 
@@ -81,7 +93,7 @@ pub(super) fn run(active: Active, broken: Option<&Broken>) {
 pub(super) fn interim(stream: &mut Stream, log_type: LogType) {
     let hcm = stream.conn.hcm.clone();
     stream.entry.log_type = log_type;
-    stream.entry.duration = clock::now() - stream.start.at;
+    stream.entry.duration = clock::lately() - stream.start.at;
     hcm.access_log.iter().for_each(|logger| logger.log(&stream.entry));
     stream.entry.log_type = LogType::DownstreamEnd;
 }

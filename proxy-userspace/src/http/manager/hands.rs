@@ -3,11 +3,15 @@
 //! A stream's future is large, and a new task copies it several times: on a busy connection that was a third of all
 //! that a request costs. A task that has served one waits a little for the next.
 
+use std::future::{Future as _, poll_fn};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+
+use super::alarm::Alarm;
+use crate::clock;
 
 /// How long it waits.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -43,7 +47,7 @@ impl<W> Hands<W> {
     }
 
     /// None: nothing has come for a while, others wait already, or nothing will come.
-    pub(super) async fn wait(&self) -> Option<W> {
+    pub(super) async fn wait(&self, alarm: &mut Alarm) -> Option<W> {
         let work = {
             let mut state = self.lock();
             if state.closed {
@@ -58,9 +62,14 @@ impl<W> Hands<W> {
             work
         };
         let mut work = std::pin::pin!(work);
-        match timeout(PATIENCE, work.as_mut()).await {
-            Ok(work) => work.ok(),
-            Err(_) => {
+        let until = clock::lately().checked_add(PATIENCE);
+        let given = poll_fn(|cx| match work.as_mut().poll(cx) {
+            Poll::Ready(work) => Poll::Ready(Some(work.ok())),
+            Poll::Pending => alarm.poll(until, cx).map(|()| None),
+        });
+        match given.await {
+            Some(work) => work,
+            None => {
                 // It may have come in this very moment.
                 work.close();
                 work.try_recv().ok()
@@ -82,28 +91,29 @@ impl<W> Hands<W> {
 
 #[cfg(test)]
 mod tests {
-    use std::future::{Future as _, poll_fn};
-    use std::task::Poll;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn who_waits_is_given_work_and_who_has_waited_long_is_not() {
         let hands = Hands::<u32>::default();
         assert_eq!(hands.give(1), Err(1));
-        let (first, ()) = tokio::join!(hands.wait(), async { assert_eq!(hands.give(2), Ok(())) });
+        let mut alarm = Alarm::default();
+        let (first, ()) = tokio::join!(hands.wait(&mut alarm), async { assert_eq!(hands.give(2), Ok(())) });
         assert_eq!(first, Some(2));
-        assert_eq!(hands.wait().await, None);
+        let start = clock::now();
+        assert_eq!(hands.wait(&mut alarm).await, None);
+        assert_eq!(clock::now() - start, PATIENCE);
         assert_eq!(hands.give(3), Err(3));
-        let (second, ()) = tokio::join!(hands.wait(), async { hands.close() });
+        let (second, ()) = tokio::join!(hands.wait(&mut alarm), async { hands.close() });
         assert_eq!(second, None);
-        assert_eq!(hands.wait().await, None);
+        assert_eq!(hands.wait(&mut alarm).await, None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn not_all_of_many_wait() {
         let hands = Hands::<u32>::default();
-        let mut waiting: Vec<_> = (0..WAITING + 4).map(|_| Box::pin(hands.wait())).collect();
+        let mut alarms: Vec<_> = (0..WAITING + 4).map(|_| Alarm::default()).collect();
+        let mut waiting: Vec<_> = alarms.iter_mut().map(|alarm| Box::pin(hands.wait(alarm))).collect();
         let mut served = 0;
         poll_fn(|cx| {
             waiting.iter_mut().for_each(|hand| served += usize::from(hand.as_mut().poll(cx).is_ready()));

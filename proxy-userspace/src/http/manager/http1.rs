@@ -13,6 +13,7 @@ use super::watch::{Broken, Expiry, Phase, Watch};
 use super::{Peer, Served, closed, finish};
 use crate::clock::{self, Instant};
 use crate::http::h1::{BadRequest, Server};
+use crate::http::router::Timer;
 use crate::http::{Body, Io, LocalReply, Request, RequestHead, Reset, ResetReason, ResponseHead, Sent};
 use crate::net::conn::reset_on_close;
 use crate::net::socket::Socket;
@@ -70,6 +71,8 @@ struct Connection<'a, 'g> {
     ends: Option<Instant>,
     requests: u32,
     active: usize,
+    /// The router's, between two requests.
+    timer: Timer,
 }
 
 /// What comes next on a connection.
@@ -93,7 +96,7 @@ impl<'a, 'g> Connection<'a, 'g> {
     fn new(served: &'a mut Served<'g>, server: Server) -> Self {
         let ends = super::deadline(&served.cx.hcm.model.common);
         let watch = Watch::new(Some(served.guard));
-        Self { served, server, watch, ends, requests: 0, active: 0 }
+        Self { served, server, watch, ends, requests: 0, active: 0, timer: None }
     }
 
     async fn run(&mut self) -> End {
@@ -114,7 +117,7 @@ impl<'a, 'g> Connection<'a, 'g> {
     }
 
     async fn next(&mut self) -> Next {
-        let (mut idle_since, mut begun) = (clock::now(), None);
+        let (mut idle_since, mut begun) = (clock::lately(), None);
         poll_fn(|cx| {
             let next = pin!(self.server.next()).poll(cx);
             match next {
@@ -126,7 +129,7 @@ impl<'a, 'g> Connection<'a, 'g> {
                 Poll::Pending => {}
             }
             if begun.is_none() && self.server.started() {
-                begun = Some(clock::now());
+                begun = Some(clock::lately());
             }
             if let Some(end) = self.poll_idle(cx, &mut idle_since, begun) {
                 return Poll::Ready(end);
@@ -221,7 +224,9 @@ impl<'a, 'g> Connection<'a, 'g> {
             self.outlived(&hcm);
         }
         let mut active = Active::new(&self.served.cx, request);
+        active.stream.timer = self.timer.take();
         let result = active.serve(&mut self.server, &mut self.watch).await;
+        self.timer = active.stream.timer.take();
         self.watch.periodic = None;
         finish::run(active, result.as_ref().err());
         self.after(result)

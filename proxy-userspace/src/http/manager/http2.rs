@@ -4,6 +4,7 @@
 //! long it may take, is the stream's own task's.
 
 use std::future::poll_fn;
+use std::mem::take;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,11 +14,13 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::active::Active;
+use super::alarm::Alarm;
 use super::hands::Hands;
 use super::watch::{Broken, Expiry, Phase, Watch};
 use super::{Peer, Served, closed, finish};
 use crate::clock::{self, Instant};
 use crate::http::h2::{Responder, Server, reason_of};
+use crate::http::router::Timer;
 use crate::http::{Body, ConnCx, Io, Request, Reset, ResetReason, ResponseHead, Sent};
 use crate::telemetry::{Flags, Outcome, Side};
 
@@ -99,7 +102,8 @@ struct Connection<'a, 'g> {
     hands: Arc<Hands<Work>>,
 }
 
-type Work = (Request, Responder);
+/// Boxed: it passes through several hands.
+type Work = Box<(Request, Responder)>;
 
 /// When the last stream ended.
 struct Last {
@@ -119,7 +123,7 @@ impl Last {
 }
 
 enum Next {
-    Stream(Box<Work>),
+    Stream(Work),
     End(End),
 }
 
@@ -134,15 +138,23 @@ impl<'a, 'g> Connection<'a, 'g> {
     async fn run(mut self) -> End {
         let end = loop {
             match poll_fn(|cx| self.poll(cx)).await {
-                Next::Stream(stream) => self.spawn(*stream),
+                Next::Stream(stream) => self.spawn(stream),
                 Next::End(end) => break end,
             }
         };
+        self.count();
         self.served.account.streams = self.server.streams();
         if let End::Broken(_) | End::Cut = &end {
             self.farewell(&end).await;
         }
         end
+    }
+
+    /// Its bytes until now.
+    fn count(&mut self) {
+        let seen = self.server.seen();
+        let (read, written) = (seen.read.load(Ordering::Relaxed), seen.written.load(Ordering::Relaxed));
+        self.served.account.passed(read, written);
     }
 
     /// What is still to be said goes out, if it can at once.
@@ -155,10 +167,13 @@ impl<'a, 'g> Connection<'a, 'g> {
             Poll::Ready(())
         })
         .await;
+        self.count();
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
-        match self.server.poll_next(cx) {
+        let next = self.server.poll_next(cx);
+        self.count();
+        match next {
             Poll::Ready(Some(Ok(stream))) => return Poll::Ready(Next::Stream(Box::new(stream))),
             Poll::Ready(Some(Err(reset))) => return Poll::Ready(Next::End(End::Broken(reset))),
             Poll::Ready(None) => {
@@ -235,7 +250,7 @@ impl<'a, 'g> Connection<'a, 'g> {
         }
     }
 
-    fn spawn(&mut self, (request, responder): Work) {
+    fn spawn(&mut self, work: Work) {
         let hcm = &self.served.cx.hcm;
         hcm.stats.downstream_rq_http2_total.inc();
         self.served.account.requests += 1;
@@ -247,7 +262,7 @@ impl<'a, 'g> Connection<'a, 'g> {
                 self.server.goaway();
             }
         }
-        if let Err(first) = self.hands.give((request, responder)) {
+        if let Err(first) = self.hands.give(work) {
             let cx = self.served.cx.clone();
             let tasks = &self.served.cx.shared().tasks;
             tasks.spawn_on(cx.worker, "stream", streams(cx, first, self.hands.clone(), self.last.clone()));
@@ -263,16 +278,27 @@ impl Drop for Connection<'_, '_> {
 
 /// One after the other, for as long as there are any.
 async fn streams(cx: Arc<ConnCx>, first: Work, hands: Arc<Hands<Work>>, last: Arc<Last>) {
-    let mut next = Some(first);
-    while let Some((request, responder)) = next.take() {
-        stream(&cx, request, responder, &last).await;
-        next = hands.wait().await;
+    let (mut next, mut timers) = (Some(first), Timers::default());
+    while let Some(work) = next.take() {
+        stream(&cx, work, &mut timers, &last).await;
+        next = hands.wait(&mut timers.own).await;
     }
 }
 
-async fn stream(cx: &Arc<ConnCx>, request: Request, mut responder: Responder, last: &Last) {
+/// What a task keeps from one stream to the next.
+#[derive(Default)]
+struct Timers {
+    own: Alarm,
+    router: Timer,
+}
+
+async fn stream(cx: &Arc<ConnCx>, work: Work, timers: &mut Timers, last: &Last) {
+    let (request, mut responder) = *work;
     let mut active = Active::new(cx, request);
-    let result = active.serve(&mut responder, &mut Watch::new(None)).await;
+    active.stream.timer = timers.router.take();
+    let mut watch = Watch { alarm: take(&mut timers.own), ..Watch::new(None) };
+    let result = active.serve(&mut responder, &mut watch).await;
+    (timers.own, timers.router) = (watch.alarm, active.stream.timer.take());
     if let Err(broken) = &result {
         if let Broken::Expired(Expiry::Flush) = broken {
             let secure = cx.connection.facts.tls.is_some();
@@ -280,13 +306,22 @@ async fn stream(cx: &Arc<ConnCx>, request: Request, mut responder: Responder, la
         }
         let reason = match broken {
             Broken::Reset(reset) => Some(reason_of(reset)),
-            Broken::Expired(_) | Broken::Cut => Some(::h2::Reason::NO_ERROR),
+            Broken::Expired(_) => Some(::h2::Reason::INTERNAL_ERROR),
+            Broken::Cut => Some(::h2::Reason::NO_ERROR),
             Broken::Gone(_) => None,
         };
         if let Some(reason) = reason {
             responder.reset(reason);
         }
     }
+    if cx.hcm.prepared.logs_wire && active.sent.complete {
+        // What was handed over last goes out meanwhile: the connection's task is before this one in the queue, and waits
+        // for its turn once.
+        for _ in 0..2 {
+            tokio::task::yield_now().await;
+        }
+    }
+    active.sent.wire = responder.wire();
     drop(responder);
     last.now();
     finish::run(active, result.as_ref().err());

@@ -12,14 +12,10 @@ use crate::http::Stream;
 /// What the route says goes before what the connection manager says.
 pub(super) fn of_route(limits: &mut Limits, stream: &Stream, start: Instant) {
     let Some(action) = stream.known_route().and_then(|route| route.action()) else { return };
-    let timeouts = &stream.conn.hcm.model.timeouts;
     if let Some(idle) = action.idle_timeout {
         limits.idle = idle;
-        // One time-out was for both once.
-        if timeouts.stream_flush == timeouts.stream_idle {
-            limits.flush = idle;
-        }
     }
+    // Envoy says that a route's idle time-out stands in for it, and does not do so.
     if let Some(flush) = action.flush_timeout {
         limits.flush = flush;
     }

@@ -108,6 +108,9 @@ pub(super) fn to_broken_body(reset: &Reset) -> Option<LocalReply> {
         "http1.headers_too_large" | "http1.too_many_headers" => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         _ => StatusCode::BAD_REQUEST,
     };
+    if reset.details.starts_with(NO_BASE64) {
+        return Some(LocalReply::new(status, NO_BASE64_TEXT, Flags::NONE, reset.details.clone()));
+    }
     Some(LocalReply::new(
         status,
         status.canonical_reason().unwrap_or_default(),
@@ -115,6 +118,10 @@ pub(super) fn to_broken_body(reset: &Reset) -> Option<LocalReply> {
         reset.details.clone(),
     ))
 }
+
+/// Of a body that `grpc_web` reads: it is no fault of the codec's.
+const NO_BASE64: &str = "grpc_base_64_decode_failed";
+const NO_BASE64_TEXT: &str = "Bad gRPC-web request, invalid base64 data.";
 
 /// Puts it in the place of whatever response there was.
 pub(super) fn make(stream: &mut Stream, reply: LocalReply) {
@@ -132,7 +139,7 @@ pub(super) fn make(stream: &mut Stream, reply: LocalReply) {
     }
     let conn = stream.conn.clone();
     let media = conn.hcm.prepared.replies.rewrite(stream, &mut body);
-    if stream.request().is_grpc() {
+    if stream.grpc {
         grpc(stream, &body, grpc_status);
     } else {
         plain(stream, body, media);
@@ -190,9 +197,7 @@ fn plain(stream: &mut Stream, body: Bytes, media: Option<HeaderValue>) {
 /// Trailers only: the status in a header, the body as its message.
 fn grpc(stream: &mut Stream, body: &Bytes, status: Option<u32>) {
     let Some(head) = stream.response_mut() else { return };
-    // Of a success that is no gRPC response Envoy says UNKNOWN.
-    let by_code = |code: u16| if code == 200 { 2 } else { of_http_status(code) };
-    let status = status.unwrap_or_else(|| by_code(head.status.as_u16()));
+    let status = status.unwrap_or_else(|| of_http_status(head.status.as_u16()));
     head.status = StatusCode::OK;
     let headers = &mut head.headers;
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));

@@ -90,7 +90,7 @@ impl Meter {
     }
 
     pub(super) fn touch(&self) -> u64 {
-        let nanos = clock::now().saturating_duration_since(self.since).as_nanos();
+        let nanos = clock::lately().saturating_duration_since(self.since).as_nanos();
         let nanos = u64::try_from(nanos).unwrap_or(u64::MAX).max(1);
         self.moved.store(nanos, Ordering::Relaxed);
         nanos
@@ -209,7 +209,7 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_are_counted_and_the_end_is_known_by_the_trailers() {
-        let meter = Arc::new(Meter::new(clock::now()));
+        let meter = Arc::new(Meter::new(clock::lately()));
         let trailers = || HeaderMap::from_iter([(http::header::ETAG, http::HeaderValue::from_static("abc"))]);
         let frames = || Frames([Frame::data(Bytes::from("12345")), Frame::trailers(trailers())].into());
         let mut request = meter.request(Body::stream(frames()));
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!((meter.received(), meter.complete()), ((5, 0), None));
         request.frame().await.unwrap().unwrap();
         assert_eq!(meter.received(), (5, 7));
-        assert!(meter.complete().is_some_and(|at| at <= clock::now()) && meter.moved() > meter.since);
+        assert!(meter.complete().is_some_and(|at| at <= clock::lately()) && meter.moved() > meter.since);
         let mut response = meter.response(Body::stream(frames()));
         while response.frame().await.is_some() {}
         assert_eq!((meter.received(), meter.take_response_trailers()), ((5, 7), Some(trailers())));

@@ -7,6 +7,7 @@
 
 mod account;
 mod active;
+mod again;
 mod alarm;
 mod date;
 mod exchange;
@@ -25,7 +26,7 @@ mod proxy_status;
 mod sniff;
 #[cfg(test)]
 mod tests;
-mod traced;
+pub(super) mod traced;
 mod watch;
 
 use std::sync::Arc;

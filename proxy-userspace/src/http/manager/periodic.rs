@@ -22,7 +22,7 @@ impl Periodic {
     pub(super) fn new(stream: &Stream) -> Option<Self> {
         let hcm = stream.conn.hcm.clone();
         let every = hcm.model.access_log_flush_interval.filter(|_| !hcm.access_log.is_empty())?;
-        let next = clock::now().checked_add(every)?;
+        let next = clock::lately().checked_add(every)?;
         Some(Self { every, start: stream.start.at, next, entry: stream.entry.clone(), hcm })
     }
 

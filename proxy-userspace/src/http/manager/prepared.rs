@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::HeaderValue;
+use proxy_config::model::access_log::AccessLog;
 use proxy_config::model::http as model;
 use proxy_config::model::http::header::{HeaderEdit, HeaderMutation};
 use proxy_config::model::matcher::StringMatcher;
@@ -36,7 +37,9 @@ pub(crate) struct Prepared {
     /// `/healthcheck/fail`: connections are to go elsewhere.
     failing: Arc<AtomicBool>,
     /// Stands in `x-forwarded-for` for peers on this machine.
-    pub(super) own_address: IpAddr,
+    pub(crate) own_address: IpAddr,
+    /// Some log says what a stream was on the wire.
+    pub(super) logs_wire: bool,
 }
 
 /// This proxy, as it is told to upstreams.
@@ -57,6 +60,9 @@ stats_block! {
     }
 }
 
+/// Parts of the operators that tell of it.
+const WIRE: [&str; 2] = ["WIRE_BYTES", "HEADER_BYTES"];
+
 impl Prepared {
     /// `listener`: the prefix of its stats.
     pub(crate) fn new(model: &model::Hcm, listener: &str, parts: &Parts<'_>) -> Result<Self, BuildError> {
@@ -66,11 +72,16 @@ impl Prepared {
             HeaderValue::from_str(text).map_err(|_| BuildError(format!("{text:?} is no value of a header")))
         };
         let via = &model.identity.via;
+        let named = |log: &AccessLog| WIRE.iter().any(|name| log.format.mentions(name));
+        let logs_wire = model.access_log.iter().any(named);
+        // Its tags may name it too.
+        let tallies = logs_wire || model.tracing.is_some();
         let status = model.proxy_status.as_ref();
         let status = status.map(|status| ProxyStatus::new(status, &model.identity, &node.id));
         Ok(Self {
             http1: [false, true].map(|https| Arc::new(http1(model, https))),
-            http2: [false, true].map(|https| Arc::new(http2(model, https, stats))),
+            http2: [false, true]
+                .map(|https| Arc::new(h2::Settings { tallies, ..http2(model, https, stats) })),
             server_name: text(&model.identity.server_name)?,
             via: if via.is_empty() { None } else { Some(text(via)?) },
             date: Date::default(),
@@ -85,6 +96,7 @@ impl Prepared {
             },
             failing: parts.http.failing.clone(),
             own_address: own_address(),
+            logs_wire,
         })
     }
 

@@ -1,7 +1,7 @@
 //! What may end a stream while it is being served: its client, its limits in time, the end of a drain.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use crate::clock::{self, Instant};
 use crate::drain::Guard;
 use crate::http::hcm::HttpStats;
 use crate::http::{Hcm, LocalReply, Reset};
+use crate::net::turn;
 use crate::telemetry::Flags;
 use crate::telemetry::stats::Held;
 
@@ -189,17 +190,19 @@ impl<'a> Watch<'a> {
         self.phase != Phase::Open || self.soft.is_some()
     }
 
-    /// Has `work` done, unless something ends the stream before. `peer` is watched where `work` does not.
+    /// Has `work` done, which is pinned by who makes it for its size, unless something ends the stream before. `peer` is watched where `work` does not.
     pub(super) async fn over<F: Future, P: Peer>(
         &mut self,
-        work: F,
+        mut work: Pin<&mut F>,
         mut peer: Option<&mut P>,
         standing: &Standing<'_>,
     ) -> Result<F::Output, Broken> {
-        let mut work = pin!(work);
         poll_fn(|cx| {
             if let Poll::Ready(done) = work.as_mut().poll(cx) {
                 return Poll::Ready(Ok(done));
+            }
+            if turn::is_waiting() {
+                return Poll::Pending;
             }
             if let Some(peer) = &mut peer
                 && let Poll::Ready(reset) = peer.poll_gone(cx)

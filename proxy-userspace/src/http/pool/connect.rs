@@ -84,23 +84,26 @@ impl Attempt {
         if life.version != Version::HTTP_2 {
             return Ok(Link::Http1(h1::Client::new(io, pool.settings().h1.clone())));
         }
-        let (of_pool, of_life) = (Arc::downgrade(pool), Arc::downgrade(life));
-        let ended = move |h2::Ended { going_away, broken }| {
-            let Some(life) = of_life.upgrade() else { return };
+        let (of_pool, of_life, id) = (Arc::downgrade(pool), Arc::downgrade(life), life.id);
+        let ended = move |h2::Ended { going_away, remote, broken }| {
             let reason = broken.map(|reset| reset.reason);
             // After a GOAWAY it is Envoy who closes, once no stream is left; a broken protocol it does not go on with.
             let ours = [ResetReason::Local, ResetReason::Protocol];
-            life.ended(!going_away && reason.is_some_and(|reason| !ours.contains(&reason)));
+            // Its last request may have left before it.
+            if let Some(life) = of_life.upgrade() {
+                life.ended(!going_away && reason.map_or(remote, |reason| !ours.contains(&reason)));
+            }
             if let Some(pool) = of_pool.upgrade() {
                 if going_away {
                     pool.stats().upstream_cx_close_notify.inc();
                 } else if reason == Some(ResetReason::Protocol) {
                     pool.stats().upstream_cx_protocol_error.inc();
                 }
-                pool.remove(life.id);
+                pool.remove(id);
             }
         };
-        let client = h2::Client::start(io, &pool.settings().h2, &pool.tasks, ended).await;
+        let settings = h2::Settings { traffic: Some(pool.stats().clone()), ..pool.settings().h2.clone() };
+        let client = h2::Client::start(io, &settings, &pool.tasks, ended).await;
         client.map(Link::Http2).map_err(|reset| {
             let source = std::io::Error::other(reset.details);
             ConnectError::Delayed { source }

@@ -7,7 +7,7 @@ use http::StatusCode;
 use super::life::Life;
 use super::state::{Pool, Taken};
 use crate::cluster::breaker;
-use crate::http::{Body, Observer, RequestHead, Reset, ResetReason, Response, h1, h2};
+use crate::http::{Body, Observer, Progress, RequestHead, Reset, ResetReason, Response, h1, h2};
 use crate::telemetry::Side;
 use crate::telemetry::stats::ClusterStats;
 
@@ -106,8 +106,8 @@ impl Attached {
     }
 
     /// The response is whole, and the request is not.
-    pub fn cut(&mut self) {
-        self.closes = false;
+    pub fn cut(&mut self, progress: &Progress) {
+        self.closes &= progress.has_closed();
         if self.life.version == http::Version::HTTP_2 {
             self.pool.stats().upstream_rq_tx_reset.inc();
         }

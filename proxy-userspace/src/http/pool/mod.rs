@@ -7,19 +7,18 @@
 
 mod connect;
 mod keeper;
+mod kept;
 mod lease;
 mod life;
 mod settings;
-
 mod state;
-#[cfg(test)]
-mod tests;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use foldhash::fast::RandomState;
 use http::Version;
 use proxy_config::model;
 use proxy_config::model::cluster::Discovery;
@@ -80,9 +79,9 @@ type Worker = Mutex<Work>;
 /// What a worker has.
 #[derive(Default)]
 struct Work {
-    pools: HashMap<Key, Arc<Pool>>,
+    pools: HashMap<Key, Arc<Pool>, RandomState>,
     /// Hosts of ORIGINAL_DST by their addresses, while they have a pool.
-    hosts: HashMap<SocketAddr, Arc<Host>>,
+    hosts: HashMap<SocketAddr, Arc<Host>, RandomState>,
 }
 
 /// What connections have to have in common to be each other's substitute.

@@ -1,6 +1,5 @@
-//! A pool: connections that are free, requests that wait for one, and what is being connected for them.
+//! A pool: hands out connections, takes them back, and has those made that are waited for.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::task::{Context, Waker};
@@ -8,6 +7,7 @@ use std::task::{Context, Waker};
 use proxy_config::model::http::Priority;
 use tokio::sync::oneshot;
 
+use super::kept::{Idle, Sharing, State};
 use super::lease::{Lease, Link};
 use super::life::Life;
 use super::settings::{Protocol, Settings};
@@ -15,7 +15,7 @@ use super::{Key, keeper, lock};
 use crate::clock::{self, Instant};
 use crate::cluster::breaker::{self, Breaker, Overflow};
 use crate::cluster::{Cluster, Host, Source};
-use crate::http::{ResetReason, h1, h2};
+use crate::http::{ResetReason, h1};
 use crate::net::Dial;
 use crate::net::facts::Facts;
 use crate::task::{Abort, Tasks, workers};
@@ -57,35 +57,6 @@ pub(super) struct Of<'a> {
     pub(super) worker: workers::Place,
     pub(super) priority: Priority,
     pub(super) settings: Arc<Settings>,
-}
-
-#[derive(Default)]
-struct State {
-    /// Of HTTP/1; that which was used last is the last.
-    idle: Vec<Idle>,
-    /// Of HTTP/2, while they take streams.
-    shared: Vec<Sharing>,
-    waiting: VecDeque<oneshot::Sender<Result<Taken, Refused>>>,
-    /// How many requests those that are being connected are expected to take.
-    expected: usize,
-    /// How many have a connection.
-    active: usize,
-    draining: bool,
-    /// When the keeper will look next.
-    next_look: Option<Instant>,
-}
-
-struct Idle {
-    client: h1::Client,
-    life: Arc<Life>,
-    since: Instant,
-}
-
-struct Sharing {
-    client: h2::Client,
-    life: Arc<Life>,
-    /// Since when no stream was on it, as far as was looked.
-    idle: Option<Instant>,
 }
 
 /// A connection for one request.
@@ -317,7 +288,7 @@ impl Pool {
     /// A connection of HTTP/1 is free: for who waits longest, else for later.
     pub(super) fn give_back(&self, mut client: h1::Client, life: Arc<Life>) {
         if life.is_spent(clock::now) {
-            if life.expires.is_some_and(|at| at <= clock::now()) {
+            if life.expires.is_some_and(|at| at <= clock::lately()) {
                 self.stats.upstream_cx_max_duration_reached.inc();
             }
             return;
@@ -357,7 +328,7 @@ impl Pool {
             life.ended_remotely();
             return;
         }
-        let now = clock::now();
+        let now = clock::lately();
         // Its timer is moved only where that would be too late.
         let idle = self.settings.common.idle_timeout.and_then(|limit| now.checked_add(limit));
         let ends = idle.into_iter().chain(life.expires).min();
@@ -455,7 +426,7 @@ impl Pool {
         Look { next, empty: self.live.load(Ordering::Relaxed) == 0, _gone: gone }
     }
 
-    fn idle_out(&self, since: Instant, life: &Life, now: Instant) -> Result<Option<Instant>, ()> {
+    pub(super) fn idle_out(&self, since: Instant, life: &Life, now: Instant) -> Result<Option<Instant>, ()> {
         let idle = self.settings.common.idle_timeout.and_then(|limit| since.checked_add(limit));
         if idle.is_some_and(|at| at <= now) {
             self.stats.upstream_cx_idle_timeout.inc();
@@ -466,108 +437,6 @@ impl Pool {
             return Err(());
         }
         Ok(idle.into_iter().chain(life.expires).min())
-    }
-}
-
-impl State {
-    /// A stream of a connection of HTTP/2.
-    fn shared(&mut self, gone: &mut Vec<Arc<Life>>) -> Option<Taken> {
-        if self.shared.is_empty() {
-            return None;
-        }
-        self.shared.retain(|sharing| {
-            let closing = sharing.client.is_closing();
-            if closing {
-                gone.push(sharing.life.clone());
-            }
-            !closing
-        });
-        let room = |sharing: &Sharing| {
-            // What was handed out and has not begun yet is not among its streams.
-            let begun = sharing.client.streams();
-            let promised = (sharing.life.active() as usize).saturating_sub(begun);
-            sharing.client.capacity() > promised
-        };
-        let at = self.shared.iter().position(room)?;
-        let sharing = self.shared.get_mut(at)?;
-        sharing.idle = None;
-        let (client, life) = (sharing.client.clone(), sharing.life.clone());
-        self.active += 1;
-        if !life.begin() {
-            self.shared.swap_remove(at);
-        }
-        Some(Taken { link: Link::Http2(client), life })
-    }
-
-    fn next_waiting(&mut self, wanted: &AtomicBool) -> Option<oneshot::Sender<Result<Taken, Refused>>> {
-        let next = self.waiting.pop_front();
-        if self.waiting.is_empty() {
-            wanted.store(false, Ordering::Relaxed);
-        }
-        next
-    }
-
-    /// Envoy's `shouldConnect`.
-    fn wants_more(&self, preconnect: f64) -> bool {
-        let waiting = self.waiting.iter().filter(|waiting| !waiting.is_closed()).count();
-        if waiting == 0 && (preconnect <= 1.0 || self.draining) {
-            return false;
-        }
-        // A peer that allows for any number of streams has no end of room.
-        let sharing = self.shared.iter().map(|sharing| sharing.client.capacity());
-        let ready = sharing.fold(self.idle.len().saturating_add(self.expected), usize::saturating_add);
-        (waiting + self.active) as f64 * preconnect > ready.saturating_add(self.active) as f64
-    }
-
-    fn look_idle(
-        &mut self,
-        cx: &mut Context<'_>,
-        now: Instant,
-        pool: &Pool,
-        gone: &mut Vec<Arc<Life>>,
-    ) -> Option<Instant> {
-        let mut next: Option<Instant> = None;
-        self.idle.retain_mut(|idle| {
-            if idle.client.poll_idle(cx).is_ready() {
-                idle.life.ended_remotely();
-                gone.push(idle.life.clone());
-                return false;
-            }
-            match pool.idle_out(idle.since, &idle.life, now) {
-                Ok(at) => {
-                    next = next.into_iter().chain(at).min();
-                    true
-                }
-                Err(()) => {
-                    gone.push(idle.life.clone());
-                    false
-                }
-            }
-        });
-        next
-    }
-
-    fn look_shared(&mut self, now: Instant, pool: &Pool, gone: &mut Vec<Arc<Life>>) -> Option<Instant> {
-        let mut next: Option<Instant> = None;
-        self.shared.retain_mut(|sharing| {
-            // Streams came and went unseen: they are looked for again after a whole time-out.
-            let since = match sharing.idle {
-                Some(since) if sharing.life.active() == 0 => since,
-                Some(_) | None => now,
-            };
-            sharing.idle = Some(since);
-            match pool.idle_out(since, &sharing.life, now) {
-                Ok(at) => {
-                    next = next.into_iter().chain(at).min();
-                    true
-                }
-                Err(()) => {
-                    gone.push(sharing.life.clone());
-                    false
-                }
-            }
-        });
-        next
     }
 }
 

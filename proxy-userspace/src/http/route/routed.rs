@@ -13,7 +13,10 @@ use super::header_test::{HeaderTest, Name};
 use super::reply::{Direct, Redirection, named_by};
 use super::rewrite::{NewHost, NewPath};
 use crate::http::filters::RouteFilters;
+use crate::http::router::{Tallies, Tally};
 use crate::http::{BuildError, RequestHead};
+use crate::telemetry::HttpEntry;
+use crate::telemetry::stats::Stats;
 use crate::telemetry::trace::OfRoute;
 
 /// The route of a request, with its virtual host and the cluster that was chosen for it. Made once for each choice.
@@ -43,6 +46,8 @@ pub(super) struct Route {
     pub(super) hashing: Option<Hashing>,
     pub(super) answer: Option<Answer>,
     tracing: Option<Arc<OfRoute>>,
+    /// Where it has a `stat_prefix`, and forwards.
+    tally: Option<Arc<Tally>>,
 }
 
 /// A route that does not forward.
@@ -56,10 +61,18 @@ pub(super) struct Host {
     model: Arc<model::RouteConfiguration>,
     index: usize,
     metadata: Option<Arc<Metadata>>,
-    virtual_clusters: Box<[(Arc<str>, Box<[HeaderTest]>)]>,
+    virtual_clusters: Box<[VirtualCluster]>,
     other: Arc<str>,
     edits: Level,
     filters: Arc<RouteFilters>,
+}
+
+/// Requests that are counted by themselves.
+struct VirtualCluster {
+    /// None of what no other one matches, as in Envoy.
+    name: Option<Arc<str>>,
+    tests: Box<[HeaderTest]>,
+    tally: Arc<Tally>,
 }
 
 /// What a level does with headers; nothing where it is empty.
@@ -140,13 +153,33 @@ impl Routed {
         &self.filters
     }
 
-    /// The first that matches, or `other` where the virtual host has some.
-    pub fn virtual_cluster(&self, head: &RequestHead) -> Option<&Arc<str>> {
-        let all = &self.host.virtual_clusters;
-        let matching =
-            |(_, tests): &&(Arc<str>, Box<[HeaderTest]>)| tests.iter().all(|test| test.is_match(head));
-        let found = all.iter().find(matching).map(|(name, _)| name);
-        found.or_else(|| (!all.is_empty()).then_some(&self.host.other))
+    /// Where a request is counted. Of virtual clusters the first that matches, whose name the entry then has.
+    pub(crate) fn tallies(&self, http: &mut HttpEntry) -> Tallies {
+        let head = &http.request;
+        let matching = |one: &&VirtualCluster| one.tests.iter().all(|test| test.is_match(head));
+        let found = self.host.virtual_clusters.iter().find(matching);
+        if let Some(found) = found {
+            http.virtual_cluster.clone_from(&found.name);
+        }
+        Tallies {
+            virtual_cluster: found.map(|found| found.tally.clone()),
+            route: self.route.as_ref().and_then(|route| route.tally.clone()),
+        }
+    }
+}
+
+impl VirtualCluster {
+    fn all(host: &model::VirtualHost, stats: &Stats) -> Result<Box<[Self]>, BuildError> {
+        let tally = |name: &str| stats.block(format!("vhost.{}.vcluster.{name}", host.name));
+        let one = |model: &model::route::VirtualCluster| {
+            let tests = HeaderTest::all(&model.headers)?;
+            Ok(Self { name: Some(model.name.clone()), tests, tally: tally(&model.name) })
+        };
+        let mut all: Vec<Self> = host.virtual_clusters.iter().map(one).collect::<Result<_, BuildError>>()?;
+        if !all.is_empty() {
+            all.push(Self { name: None, tests: Box::default(), tally: tally(OTHER) });
+        }
+        Ok(all.into())
     }
 }
 
@@ -159,14 +192,13 @@ impl Host {
         index: usize,
         host: &model::VirtualHost,
         filters: &Arc<RouteFilters>,
+        stats: &Stats,
     ) -> Result<Arc<Self>, BuildError> {
-        let cluster =
-            |model: &model::route::VirtualCluster| Ok((model.name.clone(), HeaderTest::all(&model.headers)?));
         Ok(Arc::new(Self {
             model: model.clone(),
             index,
             metadata: shared(&host.metadata),
-            virtual_clusters: host.virtual_clusters.iter().map(cluster).collect::<Result<_, BuildError>>()?,
+            virtual_clusters: VirtualCluster::all(host, stats)?,
             other: OTHER.into(),
             edits: Level::new(&host.headers)?,
             filters: more(filters, &host.per_filter)?,
@@ -204,7 +236,12 @@ impl Level {
 }
 
 impl Route {
-    pub(super) fn new(index: usize, model: &model::Route, most: u32) -> Result<Arc<Self>, BuildError> {
+    pub(super) fn new(
+        index: usize,
+        model: &model::Route,
+        most: u32,
+        tally: Option<Arc<Tally>>,
+    ) -> Result<Arc<Self>, BuildError> {
         let mut route = Self {
             index,
             name: model.name.clone(),
@@ -214,6 +251,7 @@ impl Route {
             hashing: None,
             answer: None,
             tracing: model.tracing.as_deref().map(OfRoute::new).transpose()?.map(Arc::new),
+            tally,
         };
         let matched = &model.matcher.path;
         match &model.action {

@@ -12,8 +12,10 @@ use super::hosts::Hosts;
 use super::matcher::Matcher;
 use super::routed::{Host, Level, Maker, Route, Routed};
 use crate::http::filters::RouteFilters;
+use crate::http::router::Tally;
 use crate::http::{BuildError, RequestHead, Scheme, Stream};
 use crate::telemetry::Entry;
+use crate::telemetry::stats::Stats;
 
 /// A compiled `RouteConfiguration`.
 pub struct Routes {
@@ -56,13 +58,13 @@ enum WeightedBy {
 }
 
 impl Routes {
-    pub fn new(model: Arc<model::RouteConfiguration>) -> Result<Arc<Self>, BuildError> {
+    pub fn new(model: Arc<model::RouteConfiguration>, stats: &Stats) -> Result<Arc<Self>, BuildError> {
         let all = Level::new(&model.headers)?;
         let filters = Arc::new(RouteFilters::new(&model.per_filter)?);
         let host = |(index, host): (usize, &model::VirtualHost)| {
             let named = |error: BuildError| BuildError(format!("virtual host {}: {error}", host.name));
-            let shared = Host::new(&model, index, host, &filters).map_err(named)?;
-            Table::new(&model, host, &shared, &all).map_err(named)
+            let shared = Host::new(&model, index, host, &filters, stats).map_err(named)?;
+            Table::new(&model, host, &shared, (&all, stats)).map_err(named)
         };
         Ok(Arc::new(Self {
             hosts: Hosts::new(&model),
@@ -113,14 +115,16 @@ impl Table {
         all: &Arc<model::RouteConfiguration>,
         host: &model::VirtualHost,
         shared: &Arc<Host>,
-        level: &Level,
+        (level, stats): (&Level, &Stats),
     ) -> Result<Self, BuildError> {
         let candidate = |(index, route): (usize, &model::Route)| {
             let named = |error: BuildError| match &*route.name {
                 "" => BuildError(format!("route {index}: {error}")),
                 name => BuildError(format!("route {name}: {error}")),
             };
-            Candidate::new(all, shared, level, (index, route)).map_err(named)
+            let tally = route.stat_prefix.as_ref();
+            let tally = tally.map(|prefix| stats.block(format!("vhost.{}.route.{prefix}", host.name)));
+            Candidate::new(all, shared, level, (index, route, tally)).map_err(named)
         };
         Ok(Self {
             require_tls: host.require_tls,
@@ -153,13 +157,13 @@ impl Candidate {
         all: &Arc<model::RouteConfiguration>,
         host: &Arc<Host>,
         level: &Level,
-        (index, model): (usize, &model::Route),
+        (index, model, tally): (usize, &model::Route, Option<Arc<Tally>>),
     ) -> Result<Self, BuildError> {
         let maker = Maker {
             all: level,
             most_specific_wins: all.most_specific_header_mutations_wins,
             host,
-            route: Route::new(index, model, all.max_direct_response_body_size_bytes)?,
+            route: Route::new(index, model, all.max_direct_response_body_size_bytes, tally)?,
             model,
             edits: Level::new(&model.headers)?,
         };

@@ -27,8 +27,9 @@ use super::finalize::{answer, request};
 use super::*;
 use crate::clock;
 use crate::http::RequestHead;
-use crate::http::testing::{any_route, header_map};
+use crate::http::testing::{any_route, header_map, to};
 use crate::net::facts::Facts;
+use crate::telemetry::stats::Stats;
 use crate::telemetry::{Entry, HttpEntry, LogType, Origin};
 use crate::transport::TlsInfo;
 
@@ -78,33 +79,13 @@ fn path(matched: PathMatch) -> model::Route {
 }
 
 fn forward(change: impl FnOnce(&mut RouteAction)) -> Action {
-    let mut action = RouteAction {
-        cluster: ClusterSpecifier::Cluster("c".into()),
-        cluster_not_found_status: 503,
-        metadata_match: Metadata::default(),
-        path_rewrite: PathRewrite::None,
-        host_rewrite: HostRewrite::None,
-        append_x_forwarded_host: false,
-        timeout: None,
-        idle_timeout: None,
-        flush_timeout: None,
-        retry_policy: None,
-        mirror: Vec::new(),
-        priority: model::action::Priority::Default,
-        hash_policy: Vec::new(),
-        max_grpc_timeout: None,
-        upgrades: Vec::new(),
-        internal_redirect: None,
-        max_stream_duration: None,
-        rate_limits: Vec::new(),
-        include_vh_rate_limits: false,
-    };
+    let mut action = to("c");
     change(&mut action);
     Action::Route(Box::new(action))
 }
 
 fn built(model: RouteConfiguration) -> Arc<Routes> {
-    Routes::new(Arc::new(model)).unwrap()
+    Routes::new(Arc::new(model), &Stats::new()).unwrap()
 }
 
 fn found(routes: &Routes, entry: &Entry) -> Option<String> {
@@ -344,13 +325,15 @@ fn virtual_clusters() {
     model.virtual_hosts[0].virtual_clusters = vec![VirtualCluster { name: "writes".into(), headers }];
     let some = built(model);
     let name = |table: &Routes, method| {
-        let entry = entry(RequestHead::new(method, "h", "/"));
+        let mut entry = entry(RequestHead::new(method, "h", "/"));
         let routed = table.look(&entry, 0).unwrap();
-        routed.virtual_cluster(head(&entry)).cloned()
+        let http = entry.http.as_deref_mut().unwrap();
+        let counted = routed.tallies(http).virtual_cluster.is_some();
+        (http.virtual_cluster.clone(), counted)
     };
-    assert_eq!(name(&none, Method::POST), None);
-    assert_eq!(name(&some, Method::POST).as_deref(), Some("writes"));
-    assert_eq!(name(&some, Method::GET).as_deref(), Some("other"));
+    assert_eq!(name(&none, Method::POST), (None, false));
+    assert_eq!(name(&some, Method::POST), (Some("writes".into()), true));
+    assert_eq!(name(&some, Method::GET), (None, true), "the others have no name");
 }
 
 #[test]

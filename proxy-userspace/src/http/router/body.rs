@@ -11,6 +11,7 @@ use http_body::{Frame, SizeHint};
 use super::charge::Origin;
 use super::reply::{self, Broken};
 use super::retry::grpc_to_http;
+use super::tally::Tallies;
 use super::timeouts::{Alarm, Reached};
 use super::tunnel::Hold;
 use super::upstream_log::Line;
@@ -36,6 +37,7 @@ pub(super) struct Ledger {
     pub(super) origin: Origin,
     /// None: nothing is counted by codes.
     pub(super) dynamic: bool,
+    pub(super) tallies: Tallies,
     /// A gRPC status is still to come, in trailers.
     pub(super) grpc: bool,
     pub(super) hold: Hold,
@@ -84,7 +86,7 @@ impl Ledger {
     pub(super) fn complete(mut self, alarm: &Alarm, trailers: Option<u32>) {
         self.hold.complete();
         if alarm.complete().is_none() {
-            self.hold.cut();
+            self.hold.cut(alarm.progress());
         }
         if self.grpc {
             let code = trailers.map_or(500, grpc_to_http);
@@ -93,8 +95,9 @@ impl Ledger {
         if self.dynamic
             && let Some(complete) = alarm.complete()
         {
-            let took = clock::now().saturating_duration_since(complete);
+            let took = clock::lately().saturating_duration_since(complete);
             self.cluster.pools().codes().time(took, self.origin);
+            self.tallies.time(took);
         }
         self.bytes(alarm.progress());
         self.log(Flags::NONE, alarm.progress());
@@ -121,7 +124,10 @@ impl Ledger {
         self.count_late();
         let stats = &self.cluster.stats;
         match reached {
-            Reached::Global => stats.upstream_rq_timeout.inc(),
+            Reached::Global => {
+                stats.upstream_rq_timeout.inc();
+                self.tallies.each(|stats| stats.upstream_rq_timeout.inc());
+            }
             Reached::PerTry => stats.upstream_rq_per_try_timeout.inc(),
             Reached::PerTryIdle => stats.upstream_rq_per_try_idle_timeout.inc(),
             Reached::Stream => stats.upstream_rq_max_duration_reached.inc(),
@@ -149,8 +155,11 @@ impl Ledger {
     }
 }
 
-/// What went over the connection.
+/// What went over the connection. One of many streams has counted that by itself.
 pub(super) fn bytes(cluster: &Cluster, progress: &Progress) {
+    if progress.wire().is_some() {
+        return;
+    }
     let sum = |counts: [&AtomicU64; 3]| counts.into_iter().map(|count| count.load(Ordering::Relaxed)).sum();
     let sent = [&progress.request_head, &progress.request_body, &progress.request_framing];
     cluster.stats.upstream_cx_tx_bytes_total.add(sum(sent));

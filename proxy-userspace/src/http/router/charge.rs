@@ -72,10 +72,10 @@ impl CodeStats {
 
     pub(super) fn time(&self, took: Duration, origin: Origin) {
         let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        self.all.time.record(millis);
-        self.origin(origin).time.record(millis);
+        self.all.record(millis);
+        self.origin(origin).record(millis);
         if origin.canary {
-            self.named(&self.canary, "canary").time.record(millis);
+            self.named(&self.canary, "canary").record(millis);
         }
     }
 
@@ -93,6 +93,10 @@ impl CodeStats {
 }
 
 impl Codes {
+    pub(super) fn record(&self, millis: u64) {
+        self.time.record(millis);
+    }
+
     pub(super) fn charge(&self, code: u16) {
         self.completed.inc();
         let (class, rest) = ((code / 100).wrapping_sub(1) as usize, (code % 100) as usize);

@@ -5,22 +5,24 @@ mod verdict;
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderName, HeaderValue, StatusCode};
 use proxy_config::model::http::RouteAction;
 use proxy_config::model::http::filters::Router;
 
+use super::Made;
 use super::body::{self, Ledger, Watched};
 use super::charge::{self, Origin};
 use super::mirror;
-use super::redirect::Followed;
 use super::replay::{Payload, Replay};
 use super::reply::{self, Broken};
 use super::retry::{Retry, grpc_status};
+use super::tally::Tallies;
 use super::timeouts::{Alarm, Reached, Timeouts};
 use super::tunnel::{self, Hold};
 use super::upstream_log::Line;
@@ -31,7 +33,8 @@ use crate::http::filter::Stop;
 use crate::http::message::number;
 use crate::http::pool::{Caller, Demand, Failed, Life, Refused};
 use crate::http::{
-    Body, Hcm, LocalReply, Observer, Progress, Reset, ResetReason, Response, Routed, Stream, route,
+    Body, Hcm, LocalReply, Observer, Progress, RequestHead, Reset, ResetReason, Response, ResponseHead,
+    Routed, Stream, route,
 };
 use crate::telemetry::Side;
 use crate::transport::Names;
@@ -46,6 +49,7 @@ pub(super) struct Forward<'a> {
     router: Option<&'a Router>,
     routed: &'a Arc<Routed>,
     action: &'a RouteAction,
+    tallies: Tallies,
     cluster: &'a Arc<Cluster>,
     retry: Option<Box<Retry>>,
     alarm: Alarm,
@@ -78,31 +82,30 @@ impl<'a> Forward<'a> {
         stream: &'a mut Stream,
         hcm: &'a Arc<Hcm>,
         router: Option<&'a Router>,
-        routed: &'a Arc<Routed>,
-        action: &'a RouteAction,
+        (routed, action, tallies): (&'a Arc<Routed>, &'a RouteAction, Tallies),
         cluster: &'a Arc<Cluster>,
     ) -> Self {
         Self {
             alarm: Alarm::new(Timeouts::default(), None),
-            started: clock::now(),
+            started: clock::lately(),
             hash: None,
             names: None,
             retry: None,
             attempts: 0,
             timed_out: false,
-            begun: clock::now(),
+            begun: clock::lately(),
             tried: Vec::new(),
             stream,
             hcm,
             router,
             routed,
             action,
+            tallies,
             cluster,
         }
     }
 
-    /// Says whether the request goes another way now: its route is to be looked at anew.
-    pub(super) async fn run(mut self, followed: &mut Followed) -> Result<bool, Stop> {
+    pub(super) async fn run(&mut self) -> Result<Made, Stop> {
         let upstream = &mut self.stream.entry.upstream;
         upstream.cluster = Some(self.cluster.model.name.clone());
         // Envoy counts the first from the start.
@@ -122,13 +125,13 @@ impl<'a> Forward<'a> {
                 Ok((response, hold)) if self.judge(&response, &host, &source) => {
                     self.retried(response, hold);
                 }
-                Ok((response, hold)) if self.follows(&response, &source, followed) => {
+                Ok((response, hold)) if self.follows(&response, &source) => {
                     self.redirected(response, hold);
-                    return Ok(true);
+                    return Ok(Made::Redirect);
                 }
                 Ok((response, hold)) => {
                     self.respond(response, hold, host);
-                    return Ok(false);
+                    return Ok(Made::Response);
                 }
                 Err(End::Client(reset)) => return Err(reset.into()),
                 Err(End::Late(reached)) => self.late(reached, &host, &source)?,
@@ -153,9 +156,10 @@ impl<'a> Forward<'a> {
         let mut timeouts = Timeouts::of(action, policy, head, router);
         timeouts.stream = stream_limit;
         timeouts.tell(action, head, router, Duration::ZERO);
-        self.retry = Retry::of(policy, &mut head.headers, action.priority);
+        self.retry = Retry::of(policy, &mut head.headers, action.priority, &self.tallies);
         let complete = self.stream.request_body.is_end().then_some(self.started);
-        self.alarm = Alarm::new(timeouts, complete);
+        let timer = self.stream.timer.take();
+        self.alarm.set(timeouts, complete, timer);
         if host.is_some_and(|host| host.include_request_attempt_count) {
             self.stream.request_mut().headers.insert(ATTEMPTS, HeaderValue::from_static("1"));
         }
@@ -197,9 +201,9 @@ impl<'a> Forward<'a> {
         }
         let Some(span) = &self.stream.span else { return };
         let asked = self.router.is_some_and(|router| router.start_child_span);
-        let child = span.child(&self.stream.entry, &self.cluster.model, self.attempts, asked);
+        let child = span.child(&self.stream.entry, &self.cluster.model, self.attempts, asked).map(Box::new);
         let span = self.stream.span.take();
-        if let Some(telling) = child.as_ref().or(span.as_ref()) {
+        if let Some(telling) = child.as_deref().or(span.as_deref()) {
             telling.inject(self.stream.request_mut());
         }
         (self.stream.span, self.stream.upstream_span) = (span, child);
@@ -207,14 +211,17 @@ impl<'a> Forward<'a> {
 
     /// Sends it, until there is the head of a response.
     async fn attempt(&mut self, host: &Arc<Host>, body: Body) -> Result<(Response, Hold), End> {
-        let Self { stream, alarm, cluster, action, names, .. } = self;
+        let Self { stream, alarm, cluster, action, names, tallies, hcm, .. } = self;
         let stream: &mut Stream = stream;
+        let filters = cluster.filters().unwrap_or(&hcm.upstream_filters);
+        let body = filters.request(stream, body);
         if let Some(config) = tunnel::config(action, stream.request()) {
             let progress = alarm.progress().clone();
             let open = tunnel::open(stream, (cluster, host), names, config, body, progress);
-            return match guarded(alarm, Box::pin(open)).await {
+            return match guarded(alarm, Box::pin(open).as_mut()).await {
                 Ok(Ok(response)) => {
                     alarm.connected();
+                    tallies.each(|stats| stats.upstream_rq_total.inc());
                     Ok((response, Hold::Own))
                 }
                 Ok(Err(error)) => {
@@ -235,7 +242,7 @@ impl<'a> Forward<'a> {
             source: source.unwrap_or_default(),
             more,
         };
-        let acquired = guarded(alarm, cluster.pools().acquire(demand)).await;
+        let acquired = guarded(alarm, pin!(cluster.pools().acquire(demand))).await;
         let lease = match acquired {
             Ok(Ok(lease)) => lease,
             Ok(Err(Refused::Overflow(overflow @ Overflow::Pending))) => {
@@ -247,14 +254,16 @@ impl<'a> Forward<'a> {
             Err(reached) => return Err(End::Late(reached)),
         };
         alarm.connected();
+        tallies.each(|stats| stats.upstream_rq_total.inc());
         tell_connection(stream, lease.life());
         let observer = Observer {
             progress: alarm.progress().clone(),
             interim: stream.interim.take(),
             tunnel: stream.request().is_upgrade(),
         };
-        match guarded(alarm, lease.send(stream.request(), body, observer)).await {
-            Ok(Ok((response, attached))) => Ok((response, Hold::Pooled(attached))),
+        let sent = guarded(alarm, pin!(lease.send(stream.request(), body, observer))).await;
+        match sent {
+            Ok(Ok((response, attached))) => Ok((filters.response(stream, response), Hold::Pooled(attached))),
             Ok(Err(Failed { reset, .. })) if reset.side == Side::Downstream => Err(End::Client(reset)),
             Ok(Err(Failed { reset, .. })) => {
                 body::bytes(cluster, alarm.progress());
@@ -271,11 +280,11 @@ impl<'a> Forward<'a> {
     /// Before an attempt.
     fn begin(&mut self, host: &Arc<Host>) {
         self.attempts += 1;
-        self.begun = clock::now();
+        self.begun = clock::lately();
         let again = self.attempts > 1;
         let timed_out = std::mem::take(&mut self.timed_out);
         let told = again && self.routed.host().is_some_and(|host| host.include_is_timeout_retry_header);
-        let progress = Arc::<Progress>::default();
+        let progress = if again { Arc::<Progress>::default() } else { self.alarm.progress().clone() };
         self.alarm.begin(progress.clone());
         let counted = again && self.routed.host().is_some_and(|host| host.include_request_attempt_count);
         let http = self.stream.http_mut();
@@ -288,7 +297,7 @@ impl<'a> Forward<'a> {
             http.request.headers.insert(IS_TIMEOUT_RETRY, value);
         }
         if again {
-            let elapsed = clock::now() - self.started;
+            let elapsed = clock::lately() - self.started;
             self.alarm.timeouts.tell(self.action, &mut http.request, self.router, elapsed);
         }
         if route::is_auto(self.action) && !host.hostname.is_empty() {
@@ -301,7 +310,8 @@ impl<'a> Forward<'a> {
         upstream.hostname = Some(host.hostname.clone()).filter(|name| !name.is_empty());
         upstream.attempts = self.attempts;
         upstream.host_metadata = Some(host.metadata()).filter(|metadata| !metadata.is_empty());
-        if let Some(retry) = &self.retry {
+        if let Some(retry) = &mut self.retry {
+            retry.attempted(host);
             upstream.attempted.extend(host.socket_address());
             if !retry.policy.host_predicates.is_empty() {
                 self.tried.extend(host.socket_address());
@@ -326,6 +336,7 @@ impl<'a> Forward<'a> {
         } else {
             codes.charge(code, origin);
         }
+        self.tallies.charge(code);
     }
 
     /// Whether responses are counted by their codes.
@@ -341,13 +352,20 @@ impl<'a> Forward<'a> {
     }
 
     /// The response goes to the client.
-    fn respond(mut self, response: Response, hold: Hold, host: Arc<Host>) {
+    fn respond(&mut self, response: Response, hold: Hold, host: Arc<Host>) {
         let Response { mut head, mut body } = response;
         self.stream.upload = body.take_upload();
+        let refused = is_refused(self.stream.request(), &head);
+        if refused {
+            // As Envoy: of who does not become a WebSocket the head is all that is of interest.
+            (self.stream.upload, body) = (None, Body::empty());
+            head.headers.remove(TRANSFER_ENCODING);
+            head.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
         if !self.suppresses()
             && let Some(complete) = self.alarm.complete()
         {
-            let took = clock::now().saturating_duration_since(complete).as_millis();
+            let took = clock::lately().saturating_duration_since(complete).as_millis();
             head.headers.insert(SERVICE_TIME, number(u64::try_from(took).unwrap_or(u64::MAX)));
         }
         let origin = charge::origin(&self.stream.request().headers, Some(&head.headers), Some(&host));
@@ -361,6 +379,7 @@ impl<'a> Forward<'a> {
             stats: Some(self.hcm.stats.clone()),
             origin,
             dynamic: self.is_dynamic(),
+            tallies: self.tallies.clone(),
             grpc,
             hold,
             line: Line::of(self.stream, self.begun, Some(&head)),
@@ -371,21 +390,30 @@ impl<'a> Forward<'a> {
         if counted && let Some(head) = self.stream.response_mut() {
             head.headers.insert(ATTEMPTS, HeaderValue::from(self.attempts));
         }
-        self.stream.details("via_upstream");
+        self.stream.details(if refused { "websocket_handshake_unsuccessful" } else { "via_upstream" });
         self.alarm.headed();
         let whole = body.is_end() || self.alarm.progress().last_received().is_some();
         self.stream.response_body = if whole {
             ledger.complete(&self.alarm, None);
+            self.stream.timer = self.alarm.take_timer();
             body
         } else {
-            Watched::over(body, self.alarm, ledger)
+            let alarm = std::mem::replace(&mut self.alarm, Alarm::new(Timeouts::default(), None));
+            Watched::over(body, alarm, ledger)
         };
     }
 }
 
-/// Until it is done, or a limit is reached.
-pub(super) async fn guarded<T>(alarm: &mut Alarm, future: impl Future<Output = T>) -> Result<T, Reached> {
-    let mut future = pin!(future);
+fn is_refused(request: &RequestHead, head: &ResponseHead) -> bool {
+    let websocket = request.upgrade.as_deref().is_some_and(|to| to.eq_ignore_ascii_case("websocket"));
+    websocket && head.status != StatusCode::SWITCHING_PROTOCOLS
+}
+
+/// Until it is done, or a limit is reached. It is pinned by who makes it: it is large.
+pub(super) async fn guarded<F: Future>(
+    alarm: &mut Alarm,
+    mut future: Pin<&mut F>,
+) -> Result<F::Output, Reached> {
     poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(done) => Poll::Ready(Ok(done)),
         Poll::Pending => alarm.poll(cx).map(Err),

@@ -1,19 +1,26 @@
 //! Copies of requests for other clusters, whose responses nobody waits for: `request_mirror_policies`.
 
+use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, Version};
 use proxy_config::model::FractionalPercent;
 use proxy_config::model::http::action::{ClusterName, MirrorPolicy};
 use proxy_config::model::http::header::HeaderMutation;
 
-use super::call::call;
+use super::call::{self, Outcome};
+use crate::clock;
 use crate::cluster::Cluster;
+use crate::http::message::joined;
 use crate::http::pool::Caller;
 use crate::http::route::{Addition, Whose, add_headers};
 use crate::http::{Body, Request, RequestHead, Routed, Stream};
-use crate::telemetry::Entry;
+use crate::telemetry::trace::Span;
+use crate::telemetry::{Entry, HttpEntry};
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// The policies of the most specific level that has some.
 pub(super) fn policies<'a>(routed: &'a Routed, cluster: &'a Cluster) -> &'a [MirrorPolicy] {
@@ -33,17 +40,76 @@ pub(super) fn send(
 ) {
     for policy in policies.iter().filter(|policy| wants(policy.runtime_fraction, stream.random)) {
         let Some(cluster) = target(stream, policy) else { continue };
-        let head = copy(&stream.entry, policy);
+        let mut head = copy(&stream.entry, policy);
+        forwarded_by(&mut head, stream.conn.hcm.prepared.own_address);
+        let traced = Traced::new(stream, policy, &cluster, &mut head);
         let (caller, request) = (Caller::of(&stream.conn), Request { head, body: body() });
         let tasks = &stream.conn.shared().tasks;
-        tasks.spawn_on(caller.worker, "request mirror", drained(cluster, caller, request, timeout));
+        tasks.spawn_on(caller.worker, "request mirror", drained(cluster, caller, request, timeout, traced));
     }
 }
 
-async fn drained(cluster: Arc<Cluster>, caller: Caller, request: Request, timeout: Option<Duration>) {
-    match call(&cluster, &caller, request, timeout).await {
+async fn drained(
+    cluster: Arc<Cluster>,
+    caller: Caller,
+    request: Request,
+    timeout: Option<Duration>,
+    traced: Option<Box<Traced>>,
+) {
+    let mut outcome = Outcome::default();
+    match call::told(&cluster, &caller, request, timeout, &mut outcome).await {
         Ok(mut response) => while let Some(Ok(_)) = response.body.frame().await {},
         Err(reset) => log::debug!("{}: a mirrored request: {reset}", cluster.model.name),
+    }
+    if let Some(traced) = traced {
+        traced.finish(&outcome);
+    }
+}
+
+/// A copy's span, and what it says of the copy.
+struct Traced {
+    span: Span,
+    entry: Entry,
+}
+
+impl Traced {
+    /// None: the request has no span either. The copy says whose it is.
+    fn new(
+        stream: &Stream,
+        policy: &MirrorPolicy,
+        cluster: &Cluster,
+        head: &mut RequestHead,
+    ) -> Option<Box<Self>> {
+        let span = stream.span.as_ref()?.mirrored(policy.trace_sampled);
+        span.inject(head);
+        let of_stream = &stream.entry;
+        let mut entry = Entry::new(of_stream.origin.clone(), of_stream.facts.clone(), of_stream.log_type);
+        entry.upstream.cluster = Some(cluster.model.name.clone());
+        entry.upstream.cluster_model = Some(cluster.model.clone());
+        let mut http = HttpEntry::new(head.clone(), clock::now());
+        // As Envoy says of all requests of its own.
+        http.upstream_protocol = Some(Version::HTTP_11);
+        entry.http = Some(Box::new(http));
+        Some(Box::new(Self { span, entry }))
+    }
+
+    fn finish(self, outcome: &Outcome) {
+        let Self { span, mut entry } = self;
+        entry.upstream.host = outcome.host;
+        entry.outcome.flags = outcome.flags;
+        span.finish_mirrored(&entry, outcome.status);
+    }
+}
+
+/// As Envoy, whose copies are requests of its own: behind whomever the request came by.
+fn forwarded_by(head: &mut RequestHead, own: IpAddr) {
+    let mut all = joined(&head.headers, FORWARDED_FOR.as_str()).map(Cow::into_owned).unwrap_or_default();
+    if !all.is_empty() {
+        all.push(b',');
+    }
+    all.extend_from_slice(own.to_string().as_bytes());
+    if let Ok(all) = HeaderValue::from_bytes(&all) {
+        head.headers.insert(FORWARDED_FOR, all);
     }
 }
 

@@ -14,6 +14,7 @@ mod replay;
 mod reply;
 mod retry;
 mod strict;
+mod tally;
 #[cfg(test)]
 pub(crate) mod tests;
 mod timeouts;
@@ -27,23 +28,27 @@ use proxy_config::model::http::filters::Router;
 use proxy_config::model::http::{self as model, FilterKind};
 
 use self::forward::Forward;
-use self::redirect::Followed;
 use super::filter::Stop;
 use super::{Hcm, Stream, route};
 
 pub use self::body::STREAM_DURATION;
 pub use self::call::{announce, call, expect_within};
 pub use self::charge::CodeStats;
+pub(crate) use self::redirect::Followed;
+pub(crate) use self::tally::{Tallies, Tally};
+pub use self::timeouts::Timer;
 
-/// Makes the response: its head in the stream's entry, its body in [`Stream::response_body`].
-pub async fn run(stream: &mut Stream) -> Result<(), Stop> {
-    let mut followed = Followed::default();
-    while once(stream, &mut followed).await? {}
-    Ok(())
+/// What the router has made of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// Its head is in the stream's entry, its body in [`Stream::response_body`].
+    Response,
+    /// Another request, which goes the way of the first from its beginning: see [`redirect`].
+    Redirect,
 }
 
-/// By the route of now. Says whether that has led to another one.
-async fn once(stream: &mut Stream, followed: &mut Followed) -> Result<bool, Stop> {
+/// By the route of now.
+pub async fn run(stream: &mut Stream) -> Result<Made, Stop> {
     let hcm = stream.conn.hcm.clone();
     hcm.stats.rq_total.inc();
     let Some(routed) = stream.route() else {
@@ -61,6 +66,7 @@ async fn once(stream: &mut Stream, followed: &mut Followed) -> Result<bool, Stop
         hcm.stats.no_cluster.inc();
         return Err(reply::no_cluster(None).into());
     };
+    let tallies = routed.tallies(stream.http_mut());
     let cluster = routed.cluster(stream.request()).and_then(|name| stream.conn.cluster(&name));
     let Some(cluster) = cluster else {
         hcm.stats.no_cluster.inc();
@@ -71,7 +77,7 @@ async fn once(stream: &mut Stream, followed: &mut Followed) -> Result<bool, Stop
     {
         return Err(reply.into());
     }
-    Forward::new(stream, &hcm, router, &routed, action, &cluster).run(followed).await
+    Forward::new(stream, &hcm, router, (&routed, action, tallies), &cluster).run().await
 }
 
 /// None: all defaults.

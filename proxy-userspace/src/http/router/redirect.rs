@@ -1,7 +1,6 @@
-//! Redirects of upstreams that the router follows by itself: `internal_redirect_policy`.
+//! Redirects of upstreams that are followed instead of told: `internal_redirect_policy`.
 //!
-//! The request goes to the new route as it has become; the filters before the router are not asked again, which in
-//! Envoy they are.
+//! The request becomes what the response wants it to be, and begins anew: see `manager::again`.
 
 use std::sync::Arc;
 
@@ -13,8 +12,8 @@ use crate::http::{Body, RequestHead, ResponseHead, Scheme, Stream};
 use crate::telemetry::stats::Counter;
 
 /// What one request has been through.
-#[derive(Default)]
-pub(super) struct Followed {
+#[derive(Clone, Default)]
+pub(crate) struct Followed {
     count: u32,
     /// From which route to which.
     routes: Vec<(Arc<str>, Arc<str>)>,
@@ -23,48 +22,48 @@ pub(super) struct Followed {
 /// What counts a redirect that was not followed.
 pub(super) type Why = fn(&HttpStats) -> &Counter;
 
-impl Followed {
-    /// Makes the request what the response wants it to be. An error: it stays, and the response goes to the client.
-    pub(super) fn follow(
-        &mut self,
-        stream: &mut Stream,
-        policy: &InternalRedirect,
-        response: &ResponseHead,
-    ) -> Result<(), Option<Why>> {
-        let Some(location) = response.headers.get(header::LOCATION) else { return Err(None) };
-        let location = location.to_str().unwrap_or_default();
-        let Some(target) = Target::parse(location) else {
-            // Of a scheme that is none of HTTP's, or of none.
-            let why: Why = if location.contains("://") && !location.starts_with("http") {
-                |stats| &stats.passthrough_internal_redirect_unsafe_scheme
-            } else {
-                |stats| &stats.passthrough_internal_redirect_bad_location
-            };
-            return Err(Some(why));
+/// Makes the request what the response wants it to be. An error: it stays, and the response goes to the client.
+pub(super) fn follow(
+    stream: &mut Stream,
+    policy: &InternalRedirect,
+    response: &ResponseHead,
+) -> Result<(), Option<Why>> {
+    let Some(location) = response.headers.get(header::LOCATION) else { return Err(None) };
+    let location = location.to_str().unwrap_or_default();
+    let Some(target) = Target::parse(location) else {
+        // Of a scheme that is none of HTTP's, or of none.
+        let why: Why = if location.contains("://") && !location.starts_with("http") {
+            |stats| &stats.passthrough_internal_redirect_unsafe_scheme
+        } else {
+            |stats| &stats.passthrough_internal_redirect_bad_location
         };
-        let secure = stream.entry.facts.tls.is_some();
-        if !policy.allow_cross_scheme && secure != (target.scheme == Scheme::Https) {
-            return Err(Some(|stats| &stats.passthrough_internal_redirect_unsafe_scheme));
-        }
-        if self.count >= policy.max_internal_redirects {
-            return Err(Some(|stats| &stats.passthrough_internal_redirect_too_many_redirects));
-        }
-        let from = stream.known_route().map(|route| route.name().clone()).unwrap_or_default();
-        let before = stream.request().clone();
-        let original =
-            format!("{}://{}{}", if secure { "https" } else { "http" }, before.authority, before.path);
-        target.put(stream.request_mut());
-        stream.clear_route();
-        if let Err(why) = self.accept(stream, policy, &from, secure, target.scheme) {
-            // What it would have led to stays the stream's route for logs, as in Envoy.
-            *stream.request_mut() = before;
-            return Err(Some(why));
-        }
-        self.count += 1;
-        finish(stream, policy, response, &original);
-        Ok(())
+        return Err(Some(why));
+    };
+    let secure = stream.entry.facts.tls.is_some();
+    if !policy.allow_cross_scheme && secure != (target.scheme == Scheme::Https) {
+        return Err(Some(|stats| &stats.passthrough_internal_redirect_unsafe_scheme));
     }
+    let mut followed = stream.extensions.get::<Followed>().cloned().unwrap_or_default();
+    if followed.count >= policy.max_internal_redirects {
+        return Err(Some(|stats| &stats.passthrough_internal_redirect_too_many_redirects));
+    }
+    let from = stream.known_route().map(|route| route.name().clone()).unwrap_or_default();
+    let before = stream.request().clone();
+    let original = format!("{}://{}{}", if secure { "https" } else { "http" }, before.authority, before.path);
+    target.put(stream.request_mut());
+    stream.clear_route();
+    if let Err(why) = followed.accept(stream, policy, &from, secure, target.scheme) {
+        // What it would have led to stays the stream's route for logs, as in Envoy.
+        *stream.request_mut() = before;
+        return Err(Some(why));
+    }
+    followed.count += 1;
+    stream.extensions.insert(followed);
+    finish(stream, policy, response, &original);
+    Ok(())
+}
 
+impl Followed {
     fn accept(
         &mut self,
         stream: &mut Stream,

@@ -1,15 +1,16 @@
 //! Whether, and when, a request is sent again: Envoy's `RetryStateImpl`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderName, StatusCode};
-use proxy_config::model::http::retry::{ResetFormat, RetryOn};
+use proxy_config::model::http::retry::{ResetFormat, RetryOn, RetryPriority};
 use proxy_config::model::http::{Priority, RetryPolicy};
 use rand::RngExt as _;
 
+use super::tally::Tallies;
 use crate::clock;
-use crate::cluster::{Cluster, breaker};
+use crate::cluster::{Cluster, Host, PreviousPriorities, breaker};
 use crate::http::message::joined;
 use crate::http::{Reset, ResetReason, ResponseHead};
 use crate::telemetry::stats::ClusterStats;
@@ -26,6 +27,9 @@ pub(super) struct Retry {
     /// The longest that the next one waits.
     backoff: Duration,
     rate_limited: Option<Duration>,
+    /// The priorities that it has not tried.
+    pub(super) untried: Option<Mutex<PreviousPriorities>>,
+    tallies: Tallies,
     /// The retry that goes on.
     place: Option<breaker::Retry>,
 }
@@ -56,6 +60,7 @@ impl Retry {
         policy: Option<&Arc<RetryPolicy>>,
         headers: &mut HeaderMap,
         priority: Priority,
+        tallies: &Tallies,
     ) -> Option<Box<Self>> {
         let asked = headers.keys().any(|name| [ON, GRPC_ON, MAX, CODES, NAMES].contains(&name.as_str()));
         if !asked && policy.is_none_or(|policy| policy.retry_on.is_empty()) {
@@ -89,6 +94,9 @@ impl Retry {
             return None;
         }
         let (left, backoff) = (most.unwrap_or(policy.num_retries), policy.backoff.base);
+        let untried = policy.priority.map(|RetryPriority::Previous { update_frequency }| {
+            Mutex::new(PreviousPriorities::new(update_frequency))
+        });
         Some(Box::new(Self {
             policy,
             on,
@@ -98,8 +106,17 @@ impl Retry {
             header_names,
             backoff,
             rate_limited: None,
+            untried,
+            tallies: tallies.clone(),
             place: None,
         }))
+    }
+
+    /// A host was chosen.
+    pub(super) fn attempted(&mut self, host: &Host) {
+        if let Some(untried) = &mut self.untried {
+            untried.get_mut().unwrap_or_else(PoisonError::into_inner).attempted(host);
+        }
     }
 
     pub(super) fn after_response(&mut self, head: &ResponseHead, cluster: &Cluster) -> Verdict {
@@ -122,17 +139,21 @@ impl Retry {
         if !wanted {
             if retried {
                 stats.upstream_rq_retry_success.inc();
+                self.tallies.each(|stats| stats.upstream_rq_retry_success.inc());
             }
             return Verdict::No;
         }
         if self.left == 0 {
             stats.upstream_rq_retry_limit_exceeded.inc();
+            self.tallies.each(|stats| stats.upstream_rq_retry_limit_exceeded.inc());
             return Verdict::Exhausted;
         }
         self.left -= 1;
-        let Ok(place) = cluster.breaker().retry(self.priority) else { return Verdict::Overflow };
+        let Ok(place) = cluster.breaker().retry(self.priority) else {
+            self.tallies.each(|stats| stats.upstream_rq_retry_overflow.inc());
+            return Verdict::Overflow;
+        };
         self.place = Some(place);
-        stats.upstream_rq_retry.inc();
         Verdict::Again
     }
 
@@ -198,17 +219,25 @@ impl Retry {
     }
 
     /// How long the next attempt waits.
-    pub(super) fn pause(&mut self, stats: &ClusterStats) -> Duration {
+    pub(super) fn pause(&mut self) -> Duration {
         let mut random = rand::rng();
-        if let Some(least) = self.rate_limited.take() {
-            stats.upstream_rq_retry_backoff_ratelimited.inc();
+        if let Some(least) = self.rate_limited {
             return least + least.mul_f64(random.random_range(0.0..0.5));
         }
-        stats.upstream_rq_retry_backoff_exponential.inc();
         let most = self.backoff;
         self.backoff = most.saturating_mul(2).min(self.policy.backoff.max);
         let millis = u64::try_from(most.as_millis()).unwrap_or(u64::MAX);
         Duration::from_millis(if millis == 0 { 0 } else { random.random_range(0..millis) })
+    }
+
+    /// It has waited: only now Envoy counts it.
+    pub(super) fn waited(&mut self, stats: &ClusterStats) {
+        match self.rate_limited.take() {
+            Some(_) => stats.upstream_rq_retry_backoff_ratelimited.inc(),
+            None => stats.upstream_rq_retry_backoff_exponential.inc(),
+        }
+        stats.upstream_rq_retry.inc();
+        self.tallies.each(|stats| stats.upstream_rq_retry.inc());
     }
 }
 

@@ -8,17 +8,15 @@ use http::Method;
 use proxy_config::model as base;
 use proxy_config::model::cluster::Discovery;
 use proxy_config::model::endpoint::{LoadAssignment, LocalityEndpoints};
-use proxy_config::model::http::action::{ClusterSpecifier, HostRewrite, PathRewrite};
 use proxy_config::model::http::retry::RetryOn;
-use proxy_config::model::http::{
-    Action, HttpOptions, Priority, RetryPolicy, RouteAction, RouteConfiguration,
-};
+use proxy_config::model::http::{HttpOptions, RetryPolicy, RouteAction, RouteConfiguration};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::Made;
 use crate::cluster::testing::endpoint;
 use crate::http::filter::Stop;
-use crate::http::testing::{Rig, any_route, frames, manager, read, request};
+use crate::http::testing::{Rig, frames, manager, read, request, routed, to};
 use crate::http::{Body, Stream};
 
 /// Answers each request of each connection by what `answer` makes of its number; empty: closes.
@@ -83,43 +81,18 @@ fn cluster(addresses: &[&str]) -> base::Cluster {
 }
 
 pub(crate) fn action() -> RouteAction {
-    RouteAction {
-        cluster: ClusterSpecifier::Cluster("c".into()),
-        cluster_not_found_status: 503,
-        metadata_match: base::Metadata::default(),
-        path_rewrite: PathRewrite::None,
-        host_rewrite: HostRewrite::None,
-        append_x_forwarded_host: false,
-        timeout: Some(Duration::from_secs(15)),
-        idle_timeout: None,
-        flush_timeout: None,
-        retry_policy: None,
-        mirror: Vec::new(),
-        priority: Priority::Default,
-        hash_policy: Vec::new(),
-        max_grpc_timeout: None,
-        upgrades: Vec::new(),
-        internal_redirect: None,
-        max_stream_duration: None,
-        rate_limits: Vec::new(),
-        include_vh_rate_limits: false,
-    }
-}
-
-fn routes(action: RouteAction) -> RouteConfiguration {
-    let mut routes = any_route();
-    routes.virtual_hosts[0].routes[0].action = Action::Route(Box::new(action));
-    routes
+    RouteAction { timeout: Some(Duration::from_secs(15)), ..to("c") }
 }
 
 fn rig(action: RouteAction, cluster: base::Cluster) -> Rig {
-    Rig::of(&manager(Vec::new(), routes(action)), [cluster])
+    Rig::of(&manager(Vec::new(), routed(action)), [cluster])
 }
 
 /// Status and body; flags and details are in the stream.
 async fn run(stream: &mut Stream) -> Result<(u16, String), Stop> {
     match super::run(stream).await {
-        Ok(()) => {
+        Ok(Made::Redirect) => panic!("no route follows redirects"),
+        Ok(Made::Response) => {
             let body = read(stream.response_body.take()).await?.0;
             Ok((stream.response().unwrap().status.as_u16(), String::from_utf8_lossy(&body).into_owned()))
         }
@@ -169,7 +142,7 @@ async fn nobody_to_ask() {
     let mut stream = rig.get("/");
     assert_eq!(run(&mut stream).await.unwrap(), (503, "no healthy upstream".to_owned()));
     assert_eq!(told(&stream), ("UH".to_owned(), "no_healthy_upstream".to_owned()));
-    let rig = Rig::of(&manager(Vec::new(), routes(action())), []);
+    let rig = Rig::of(&manager(Vec::new(), routed(action())), []);
     let mut stream = rig.get("/");
     assert_eq!(run(&mut stream).await.unwrap().0, 503);
     assert_eq!(told(&stream), ("NC".to_owned(), "cluster_not_found".to_owned()));

@@ -15,6 +15,7 @@ use crate::clock::{self, Instant};
 use crate::http::manager::limits::longest;
 use crate::http::message::number;
 use crate::http::{Progress, RequestHead};
+use crate::net::turn;
 
 pub(super) const EXPECTED: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 const TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
@@ -61,7 +62,8 @@ impl Timeouts {
         if let Some(grpc) = grpc(action, head) {
             timeouts.global = grpc;
         }
-        if !head.headers.is_empty() {
+        // One look at all is cheaper than one for each.
+        if head.headers.keys().any(|name| name.as_str().starts_with("x-envoy-")) {
             timeouts.of_headers(&mut head.headers, router);
         }
         // Which is no limit of its own.
@@ -173,6 +175,9 @@ fn millis(headers: &HeaderMap, name: &HeaderName) -> Option<Option<Duration>> {
     Some((millis > 0).then(|| Duration::from_millis(millis)))
 }
 
+/// A connection keeps it from one request to the next: to set one anew costs more than to look at one that fires early.
+pub type Timer = Option<Pin<Box<Sleep>>>;
+
 /// One attempt's limits, and one timer for all of them. It is set when something is waited for, and moved only when it
 /// fires too early.
 pub(super) struct Alarm {
@@ -182,7 +187,7 @@ pub(super) struct Alarm {
     /// This attempt's begin, once it has a connection.
     begun: Option<Instant>,
     progress: Arc<Progress>,
-    sleep: Option<Pin<Box<Sleep>>>,
+    sleep: Timer,
     /// The response's head is there.
     headed: bool,
     /// When something moved in the response last.
@@ -191,15 +196,25 @@ pub(super) struct Alarm {
 
 impl Alarm {
     pub(super) fn new(timeouts: Timeouts, complete: Option<Instant>) -> Self {
-        Self {
-            timeouts,
-            complete,
-            begun: None,
-            progress: Arc::default(),
-            sleep: None,
-            headed: false,
-            moved: None,
+        let (progress, sleep) = (Arc::default(), None);
+        Self { timeouts, complete, begun: None, progress, sleep, headed: false, moved: None }
+    }
+
+    /// Before it is first polled. `timer`: one that may have been set for a request before this one.
+    pub(super) fn set(&mut self, timeouts: Timeouts, complete: Option<Instant>, timer: Timer) {
+        (self.timeouts, self.complete, self.sleep) = (timeouts, complete, timer);
+        if timeouts.per_try.is_some() || timeouts.per_try_idle.is_some() || timeouts.stream.is_some() {
+            self.sleep = None;
+        } else if let (Some(sleep), Some(global)) = (&self.sleep, timeouts.global)
+            && complete.is_none_or(|complete| sleep.deadline() > complete + global)
+        {
+            self.sleep = None;
         }
+    }
+
+    /// For another request.
+    pub(super) fn take_timer(&mut self) -> Timer {
+        self.sleep.take()
     }
 
     /// For the next attempt.
@@ -247,7 +262,7 @@ impl Alarm {
 
     /// Ready once a limit is reached.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reached> {
-        if self.timeouts == Timeouts::default() {
+        if self.timeouts == Timeouts::default() || turn::is_waiting() {
             return Poll::Pending;
         }
         loop {

@@ -45,9 +45,9 @@ impl Hold {
     }
 
     /// The response is whole, and the request is not.
-    pub(super) fn cut(&mut self) {
+    pub(super) fn cut(&mut self, progress: &Progress) {
         match self {
-            Self::Pooled(attached) => attached.cut(),
+            Self::Pooled(attached) => attached.cut(progress),
             Self::Own => {}
         }
     }

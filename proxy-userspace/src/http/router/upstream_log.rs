@@ -36,7 +36,7 @@ impl Line {
 
     pub(super) fn write(mut self, flags: Flags, progress: Option<&Arc<Progress>>) {
         self.entry.outcome.flags = flags;
-        self.entry.duration = clock::now().saturating_duration_since(self.begun).max(Duration::ZERO);
+        self.entry.duration = clock::lately().saturating_duration_since(self.begun).max(Duration::ZERO);
         if let (Some(http), Some(progress)) = (self.entry.http.as_deref_mut(), progress) {
             http.progress = Some(progress.clone());
         }

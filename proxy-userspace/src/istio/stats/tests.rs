@@ -94,7 +94,22 @@ fn shown(stats: &Stats, recorder: &Recorder, entry: &Entry, shape: Shape, protoc
     first.labels().map(|(name, value)| format!("{name}={value}")).collect()
 }
 
-/// What Istio's own tests expect of a client's sidecar (`client_request_total`).
+/// What Istio's own tests expect of a request from productpage to ratings.
+fn expected(reporter: &str, security: &str) -> String {
+    format!(
+        "reporter={reporter} source_workload=productpage-v1 source_canonical_service=productpage \
+         source_canonical_revision=version-1 source_workload_namespace=default source_principal=unknown \
+         source_app=productpage source_version=v1 source_cluster=productpage-cluster \
+         destination_workload=ratings-v1 destination_workload_namespace=default destination_principal=unknown \
+         destination_app=ratings destination_version=v1 destination_service=server.default.svc.cluster.local \
+         destination_canonical_service=ratings destination_canonical_revision=version-1 \
+         destination_service_name=server destination_service_namespace=default \
+         destination_cluster=ratings-cluster request_protocol=http response_code=200 grpc_response_status= \
+         response_flags=- connection_security_policy={security}"
+    )
+}
+
+/// `client_request_total`
 #[test]
 fn a_request_as_the_clients_sidecar_tells_it() {
     let stats = Arc::new(Stats::new());
@@ -102,16 +117,7 @@ fn a_request_as_the_clients_sidecar_tells_it() {
     let mut entry = entry(Direction::Outbound);
     entry.peers.upstream = Some(peer("ratings"));
     let labels = shown(&stats, &recorder, &entry, Shape::Http, Protocol::Http);
-    let expected = "reporter=source source_workload=productpage-v1 source_canonical_service=productpage \
-        source_canonical_revision=version-1 source_workload_namespace=default source_principal=unknown \
-        source_app=productpage source_version=v1 source_cluster=productpage-cluster \
-        destination_workload=ratings-v1 destination_workload_namespace=default destination_principal=unknown \
-        destination_app=ratings destination_version=v1 destination_service=server.default.svc.cluster.local \
-        destination_canonical_service=ratings destination_canonical_revision=version-1 \
-        destination_service_name=server destination_service_namespace=default \
-        destination_cluster=ratings-cluster request_protocol=http response_code=200 grpc_response_status= \
-        response_flags=- connection_security_policy=unknown";
-    assert_eq!(labels.join(" "), expected);
+    assert_eq!(labels.join(" "), expected("source", "unknown"));
     assert!(stats.render_text().contains("istiocustom.istio_build.component.proxy.tag.1.99: 1\n"));
 }
 
@@ -123,16 +129,7 @@ fn a_request_as_the_servers_sidecar_tells_it() {
     let mut entry = entry(Direction::Inbound);
     entry.peers.downstream = Some(peer("productpage"));
     let labels = shown(&stats, &recorder, &entry, Shape::Http, Protocol::Http);
-    let expected = "reporter=destination source_workload=productpage-v1 source_canonical_service=productpage \
-        source_canonical_revision=version-1 source_workload_namespace=default source_principal=unknown \
-        source_app=productpage source_version=v1 source_cluster=productpage-cluster \
-        destination_workload=ratings-v1 destination_workload_namespace=default destination_principal=unknown \
-        destination_app=ratings destination_version=v1 destination_service=server.default.svc.cluster.local \
-        destination_canonical_service=ratings destination_canonical_revision=version-1 \
-        destination_service_name=server destination_service_namespace=default \
-        destination_cluster=ratings-cluster request_protocol=http response_code=200 grpc_response_status= \
-        response_flags=- connection_security_policy=none";
-    assert_eq!(labels.join(" "), expected);
+    assert_eq!(labels.join(" "), expected("destination", "none"));
     let certificate = |name: &str| {
         let uri_sans = vec![format!("spiffe://cluster.local/ns/other/sa/{name}")];
         Some(Arc::new(Certificate { uri_sans, ..Certificate::default() }))

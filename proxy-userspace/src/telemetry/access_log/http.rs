@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, Version};
 
 use super::value::Value;
 use crate::clock::Instant;
+use crate::http::Progress;
 use crate::http::message::joined;
 use crate::telemetry::{Entry, HttpEntry};
 
@@ -271,24 +272,44 @@ const COUNTS: &[(&str, fn(&Entry, &HttpEntry) -> u64)] = &[
         http.response.as_ref().map_or(0, |response| ":status200".len() as u64 + size(&response.headers))
     }),
     ("RESPONSE_TRAILERS_BYTES", |_, http| http.response_trailers.as_ref().map_or(0, size)),
-    ("DOWNSTREAM_HEADER_BYTES_RECEIVED", |_, http| http.request.header_bytes as u64),
-    ("DOWNSTREAM_HEADER_BYTES_SENT", |_, http| http.sent.header_bytes + http.sent.trailer_bytes),
-    ("DOWNSTREAM_WIRE_BYTES_RECEIVED", |entry, http| {
-        http.request.size as u64 + entry.bytes.downstream_rx.max(http.sent.request_wire)
+    ("DOWNSTREAM_HEADER_BYTES_RECEIVED", |_, http| match http.sent.wire {
+        Some(wire) => wire.received_headers,
+        None => http.request.header_bytes as u64,
+    }),
+    ("DOWNSTREAM_HEADER_BYTES_SENT", |_, http| match http.sent.wire {
+        Some(wire) => wire.sent_headers,
+        None => http.sent.header_bytes + http.sent.trailer_bytes,
+    }),
+    ("DOWNSTREAM_WIRE_BYTES_RECEIVED", |entry, http| match http.sent.wire {
+        Some(wire) => wire.received,
+        None => http.request.size as u64 + entry.bytes.downstream_rx.max(http.sent.request_wire),
     }),
     ("DOWNSTREAM_WIRE_BYTES_SENT", |_, http| {
         let sent = &http.sent;
-        sent.head_bytes + sent.body_bytes + sent.framing_bytes + sent.trailer_bytes
+        let counted = || sent.head_bytes + sent.body_bytes + sent.framing_bytes + sent.trailer_bytes;
+        sent.wire.map_or_else(counted, |wire| wire.sent)
     }),
-    ("UPSTREAM_HEADER_BYTES_SENT", |_, http| counted(http, |p| &p.request_header)),
-    ("UPSTREAM_HEADER_BYTES_RECEIVED", |_, http| counted(http, |p| &p.response_header)),
-    ("UPSTREAM_WIRE_BYTES_SENT", |_, http| {
-        let of_body = counted(http, |p| &p.request_body) + counted(http, |p| &p.request_framing);
-        counted(http, |p| &p.request_head) + of_body
+    ("UPSTREAM_HEADER_BYTES_SENT", |_, http| match progress(http, Progress::wire) {
+        Some(wire) => wire.sent_headers,
+        None => counted(http, |p| &p.request_header),
     }),
-    ("UPSTREAM_WIRE_BYTES_RECEIVED", |_, http| {
-        let of_body = counted(http, |p| &p.response_body) + counted(http, |p| &p.response_framing);
-        counted(http, |p| &p.response_head) + of_body
+    ("UPSTREAM_HEADER_BYTES_RECEIVED", |_, http| match progress(http, Progress::wire) {
+        Some(wire) => wire.received_headers,
+        None => counted(http, |p| &p.response_header),
+    }),
+    ("UPSTREAM_WIRE_BYTES_SENT", |_, http| match progress(http, Progress::wire) {
+        Some(wire) => wire.sent,
+        None => {
+            let of_body = counted(http, |p| &p.request_body) + counted(http, |p| &p.request_framing);
+            counted(http, |p| &p.request_head) + of_body
+        }
+    }),
+    ("UPSTREAM_WIRE_BYTES_RECEIVED", |_, http| match progress(http, Progress::wire) {
+        Some(wire) => wire.received,
+        None => {
+            let of_body = counted(http, |p| &p.response_body) + counted(http, |p| &p.response_framing);
+            counted(http, |p| &p.response_head) + of_body
+        }
     }),
 ];
 
@@ -313,11 +334,11 @@ fn size(headers: &HeaderMap) -> u64 {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>() as u64
 }
 
-fn progress<T>(http: &HttpEntry, read: impl Fn(&crate::http::Progress) -> Option<T>) -> Option<T> {
+fn progress<T>(http: &HttpEntry, read: impl Fn(&Progress) -> Option<T>) -> Option<T> {
     http.progress.as_deref().and_then(read)
 }
 
-fn counted(http: &HttpEntry, of: impl Fn(&crate::http::Progress) -> &std::sync::atomic::AtomicU64) -> u64 {
+fn counted(http: &HttpEntry, of: impl Fn(&Progress) -> &std::sync::atomic::AtomicU64) -> u64 {
     http.progress.as_deref().map_or(0, |progress| of(progress).load(std::sync::atomic::Ordering::Relaxed))
 }
 
@@ -343,10 +364,9 @@ pub(crate) fn grpc_or_http(http: &HttpEntry) -> Option<u32> {
         .or_else(|| http.response.as_ref().map(|response| of_http_status(response.status.as_u16())))
 }
 
-/// As gRPC maps the status of a response that is not its own.
+/// As gRPC maps the status of a response that is not its own: a success is UNKNOWN, too.
 pub(crate) fn of_http_status(status: u16) -> u32 {
     match status {
-        200 => 0,
         400 => 13,
         401 => 16,
         403 => 7,
@@ -357,7 +377,8 @@ pub(crate) fn of_http_status(status: u16) -> u32 {
 }
 
 fn grpc_status(http: &HttpEntry, format: GrpcFormat) -> Value<'static> {
-    let Some(code) = grpc_code(http) else { return Value::Missing };
+    let code = if http.request.is_grpc() { grpc_or_http(http) } else { None };
+    let Some(code) = code else { return Value::Missing };
     let named = GRPC.get(code as usize);
     match (format, named) {
         (GrpcFormat::Number, _) => Value::Number(u64::from(code)),
@@ -404,6 +425,7 @@ mod tests {
     fn stream() -> Entry {
         let mut request = RequestHead::new(Method::GET, "shop.example:80", "/list?page=2&q=a");
         request.headers.insert("user-agent", HeaderValue::from_static("curl"));
+        request.headers.insert("content-type", HeaderValue::from_static("application/grpc"));
         request.headers.append("x-two", HeaderValue::from_static("1"));
         request.headers.append("x-two", HeaderValue::from_static("2"));
         let mut response = ResponseHead::new(StatusCode::NOT_FOUND);

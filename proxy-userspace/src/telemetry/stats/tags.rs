@@ -126,6 +126,7 @@ const BUILT_IN: &[(&str, Find)] = &[
     ("envoy.worker_id", worker),
     ("envoy.listener_address", listener_address),
     ("envoy.virtual_host", |n| token(n, "vhost.")),
+    ("envoy.route", |n| behind(n, "vhost.", ".route.")),
     ("envoy.mongo_prefix", |n| token(n, "mongo.")),
     ("envoy.rds_route_config", |n| behind(n, "http.", ".rds.")),
 ];

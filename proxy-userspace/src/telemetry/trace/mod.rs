@@ -5,6 +5,7 @@
 //! the [`reporter`], which sends many at a time.
 
 pub mod context;
+mod notes;
 mod otlp;
 pub mod reason;
 mod reporter;
@@ -22,6 +23,7 @@ use proxy_config::model::http::tracing::{Sampler, Tracing, TracingProvider};
 
 pub use self::context::Context;
 use self::context::Extracted;
+use self::notes::Note;
 pub use self::reason::{Reason, Sampling};
 use self::reporter::Reporter;
 pub use self::reporter::{Collectors, Node};
@@ -65,6 +67,7 @@ pub struct Span {
     start: SystemTime,
     begun: clock::Instant,
     tags: Vec<(Cow<'static, str>, String)>,
+    notes: Vec<Note>,
     local: Option<SocketAddr>,
     route: Option<Arc<OfRoute>>,
 }
@@ -95,6 +98,7 @@ pub(super) struct Done {
     start: SystemTime,
     took: std::time::Duration,
     tags: Vec<(Cow<'static, str>, String)>,
+    notes: Vec<Note>,
     local: Option<SocketAddr>,
 }
 
@@ -102,7 +106,7 @@ impl Done {
     /// What it holds of memory, about.
     fn weight(&self) -> usize {
         let tags = self.tags.iter().map(|(name, value)| name.len() + value.len() + 48);
-        tags.sum::<usize>() + self.name.len() + 256
+        tags.sum::<usize>() + self.name.len() + self.notes.len() * size_of::<Note>() + 256
     }
 }
 
@@ -170,6 +174,7 @@ impl Tracer {
             start: stream.start.wall,
             begun: stream.start.at,
             tags: reporter.local_tags(),
+            notes: Vec::new(),
             local: Some(stream.entry.facts.local),
             route,
         })
@@ -229,6 +234,7 @@ impl Tracer {
         let sampled = match self.has_sampler() {
             // It is asked of those that are traced by their id, whatever their context says.
             true => Some(sampled),
+            false if self.wants_both() => Some(sampled && parent.sampled != Some(false)),
             false => Some(parent.sampled.unwrap_or(sampled)),
         };
         if self.shares(kind) {
@@ -244,6 +250,11 @@ impl Tracer {
             Some(TracingProvider::Zipkin(zipkin)) => zipkin.shared_span_context && kind == Kind::Server,
             Some(TracingProvider::OpenTelemetry(_)) | None => false,
         }
+    }
+
+    /// Whether a request is sampled only where its id says so, too, and not by its context alone.
+    fn wants_both(&self) -> bool {
+        matches!(self.model.provider, Some(TracingProvider::OpenTelemetry(_)))
     }
 
     /// Of the one that there is: it wants all that it is asked of.
@@ -309,6 +320,15 @@ impl Span {
         }
     }
 
+    /// Its request has another route.
+    pub fn follow(&mut self, route: Option<Arc<OfRoute>>, entry: &Entry) {
+        let of_route = route.as_ref().and_then(|route| route.operation.as_ref());
+        if let Some(operation) = of_route.or(self.tracer.operation.as_ref()) {
+            self.name = operation.text(entry);
+        }
+        self.route = route;
+    }
+
     /// The span of one attempt upstream, of which there were some before; none where attempts have none of their own.
     /// `asked`: the router's own wish.
     pub fn child(&self, entry: &Entry, cluster: &Cluster, attempt: u32, asked: bool) -> Option<Self> {
@@ -322,7 +342,25 @@ impl Span {
         };
         let kind = self.tracer.kind_of_attempt(self.kind);
         let context = self.tracer.child_of(&self.context, self.context.sampled == Some(true), kind);
-        let mut span = Self {
+        let mut span = self.below(name, kind, context);
+        if attempt > 1 {
+            span.tag("retry.count", (attempt - 1).to_string());
+        }
+        Some(span)
+    }
+
+    /// The span of a copy of the request; `sampled`: whatever that of the request is.
+    pub fn mirrored(&self, sampled: Option<bool>) -> Self {
+        let parent = self.context.sampled == Some(true);
+        let mut context = self.tracer.child_of(&self.context, parent, Kind::Client);
+        if sampled.is_some() {
+            context.sampled = sampled;
+        }
+        self.below("mirror".to_owned(), Kind::Client, context)
+    }
+
+    fn below(&self, name: String, kind: Kind, context: Context) -> Self {
+        Self {
             tracer: self.tracer.clone(),
             context,
             name,
@@ -332,13 +370,10 @@ impl Span {
             start: clock::wall(),
             begun: clock::now(),
             tags: Vec::new(),
+            notes: Vec::new(),
             local: self.local,
             route: self.route.clone(),
-        };
-        if attempt > 1 {
-            span.tag("retry.count", (attempt - 1).to_string());
         }
-        Some(span)
     }
 
     pub fn tag(&mut self, name: impl Into<Cow<'static, str>>, value: impl Into<String>) {
@@ -350,13 +385,26 @@ impl Span {
         if self.context.sampled == Some(true) {
             let tracer = self.tracer.clone();
             tags::of_request(&mut self, entry, &tracer.model);
+            if tracer.model.verbose {
+                self.notes = notes::of_request(entry);
+            }
             self.end(entry, &Came::of(entry));
         }
     }
 
     /// An attempt has ended.
     pub fn finish_child(self, entry: &Entry) {
-        self.finish_attempt(entry, &Came::of(entry));
+        // That there are no more of them is not its own.
+        let came = Came::of(entry);
+        self.finish_attempt(entry, &Came { flags: came.flags.without(Flags::RETRIED), ..came });
+    }
+
+    /// Another attempt, or a redirect, is in the place of what this one has brought.
+    pub fn drop_child(mut self, entry: &Entry, status: u16, complete: bool) {
+        if !complete {
+            self.tag("canceled", "true");
+        }
+        self.finish_attempt(entry, &Came { status, flags: Flags::NONE, why: "" });
     }
 
     /// An attempt has ended without a response.
@@ -364,9 +412,21 @@ impl Span {
         self.finish_attempt(entry, &Came { status: 0, flags, why });
     }
 
+    /// A copy of the request has its response, or none: the tags of the configuration are not for it, as in Envoy.
+    pub fn finish_mirrored(mut self, entry: &Entry, status: u16) {
+        if self.context.sampled == Some(true) {
+            tags::of_attempt(&mut self, entry);
+            tags::common(&mut self, entry, &Came { status, flags: entry.outcome.flags, why: "" });
+            self.report();
+        }
+    }
+
     fn finish_attempt(mut self, entry: &Entry, came: &Came) {
         if self.context.sampled == Some(true) {
             tags::of_attempt(&mut self, entry);
+            if self.tracer.model.verbose {
+                self.notes = notes::of_attempt(entry);
+            }
             self.end(entry, came);
         }
     }
@@ -383,10 +443,10 @@ impl Span {
     }
 
     fn report(self) {
-        let Self { tracer, context, name, kind, origin, start, begun, tags, local, .. } = self;
+        let Self { tracer, context, name, kind, origin, start, begun, tags, notes, local, .. } = self;
         let took = clock::now().saturating_duration_since(begun);
         if let Some(reporter) = &tracer.reporter {
-            reporter.push(Done { context, name, kind, origin, start, took, tags, local });
+            reporter.push(Done { context, name, kind, origin, start, took, tags, notes, local });
         }
     }
 }

@@ -91,11 +91,16 @@ fn one(done: &Done) -> Span {
         start_time_unix_nano: nanos(done.start),
         end_time_unix_nano: nanos(done.start)
             .saturating_add(u64::try_from(done.took.as_nanos()).unwrap_or(0)),
+        events: done.notes.iter().map(|(at, name)| event(*at, name)).collect(),
         attributes: done.tags.iter().map(|(name, value)| attribute(name, value)).collect(),
         status,
         flags: sampled | KNOWN | remote,
         ..Span::default()
     }
+}
+
+fn event(at: SystemTime, name: &str) -> span::Event {
+    span::Event { time_unix_nano: nanos(at), name: name.to_owned(), ..span::Event::default() }
 }
 
 fn attribute(key: &str, value: &str) -> KeyValue {

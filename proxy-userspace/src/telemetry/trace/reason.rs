@@ -138,6 +138,7 @@ mod tests {
             operation: None,
             upstream_operation: None,
             no_context_propagation: false,
+            verbose: false,
         }
     }
 

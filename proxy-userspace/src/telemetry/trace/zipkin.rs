@@ -23,6 +23,9 @@ fn one(span: &Done, service: &str, shared: bool) -> Value {
         Kind::Server => ("SERVER", "ss"),
         Kind::Client => ("CLIENT", "cr"),
     };
+    let notes = span.notes.iter().map(|(at, name)| json!({ "timestamp": micros(*at), "value": name }));
+    let end = json!({ "timestamp": micros(span.start).saturating_add(took), "value": end });
+    let annotations: Vec<Value> = notes.chain([end]).collect();
     let mut out = json!({
         "traceId": span.context.trace_id(),
         "id": span.context.span_id(),
@@ -30,7 +33,7 @@ fn one(span: &Done, service: &str, shared: bool) -> Value {
         "kind": kind,
         "timestamp": micros(span.start),
         "duration": took.max(1),
-        "annotations": [{ "timestamp": micros(span.start).saturating_add(took), "value": end }],
+        "annotations": annotations,
         "localEndpoint": endpoint(service, span.local),
         "tags": tags,
     });

@@ -30,6 +30,7 @@ use super::subscription::Subscribed;
 use super::{BuildError, Env, Listener, Live, routes};
 use crate::admin::view::{DynamicView, ErrorView, ListenerView, ResourceView, Unready, UnreadyView};
 use crate::http;
+use crate::task::Tasks;
 use crate::telemetry::stats::ListenerManagerStats;
 use crate::xds::{Consumer, Names, Subscription};
 
@@ -101,12 +102,16 @@ struct Draining {
 
 impl Stage {
     fn is_warm(&self) -> bool {
-        self.wants.is_settled() && self.listener.waits_for().is_empty()
+        self.wants.is_settled()
+            && self.listener.waits_for().is_empty()
+            && !self.listener.documents().any(|document| document.is_awaited())
     }
 
     fn waits_for(&self) -> Vec<String> {
         let secrets = self.listener.waits_for().into_iter().map(|slot| slot.to_string());
-        secrets.chain(self.wants.waits_for()).collect()
+        let documents = self.listener.documents().filter(|document| document.is_awaited());
+        let documents = documents.map(|document| document.uri().to_owned());
+        secrets.chain(self.wants.waits_for()).chain(documents).collect()
     }
 }
 
@@ -210,7 +215,7 @@ impl Listeners {
             }
             let all = async {
                 for (listener, wants) in missing {
-                    settled(&listener, &wants).await;
+                    settled(&listener, &wants, &self.live, &self.env.cluster.tasks).await;
                 }
             };
             tokio::select! {
@@ -244,7 +249,9 @@ impl Listeners {
         let unready = |(listener, wants): &(Arc<Listener>, Wants)| {
             let secrets = listener.waits_for().into_iter();
             let secrets = secrets.map(|slot| format!("shared target SdsApi {}", slot.name));
-            let targets = wants.targets().chain(secrets).collect();
+            let documents = listener.documents().filter(|document| document.is_awaited());
+            let documents = documents.map(|document| format!("Jwks async fetching url={}", document.uri()));
+            let targets = wants.targets().chain(secrets).chain(documents).collect();
             UnreadyView { whose: Unready::Listener(listener.name.clone()), targets }
         };
         self.missing().iter().map(unready).collect()
@@ -328,10 +335,14 @@ impl Stage {
     }
 }
 
-async fn settled(listener: &Listener, wants: &Wants) {
+async fn settled(listener: &Listener, wants: &Wants, live: &Arc<Live>, tasks: &Tasks) {
+    listener.documents().for_each(|document| document.follow(live, tasks));
     wants.settled().await;
     for slot in listener.waits_for() {
         slot.settled().await;
+    }
+    for document in listener.documents() {
+        document.settled().await;
     }
 }
 

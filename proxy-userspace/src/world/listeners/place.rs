@@ -31,9 +31,10 @@ impl Listeners {
         }
         let generation = state.next();
         let (me, listener, wants) = (self.me.clone(), stage.listener.clone(), stage.wants.clone());
+        let (live, tasks) = (self.live.clone(), self.env.cluster.tasks.clone());
         let name_of = name.clone();
         let task = async move {
-            settled(&listener, &wants).await;
+            settled(&listener, &wants, &live, &tasks).await;
             loop {
                 let Some(this) = me.upgrade() else { return };
                 if this.warm(&name_of, generation) {

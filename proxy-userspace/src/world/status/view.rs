@@ -97,7 +97,10 @@ impl View for Status {
     }
 
     fn history(&self) -> Option<History> {
-        self.world.as_ref().filter(|_| self.is_dynamic()).map(|world| world.history().clone())
+        let world = self.world.as_ref()?;
+        // Routes and filters are followed by listeners of the bootstrap, too.
+        let follows = || xds::Kind::ALL.into_iter().any(|kind| !world.dynamic(kind).is_empty());
+        (self.is_dynamic() || follows()).then(|| world.history().clone())
     }
 
     fn dynamic(&self, kind: xds::Kind) -> Vec<DynamicView> {

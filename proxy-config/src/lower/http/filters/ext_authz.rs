@@ -7,14 +7,17 @@ use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3 as pb;
 use envoy_types::pb::envoy::r#type::matcher::v3::ListStringMatcher;
 
+use super::jwt::retries;
 use crate::lower::Cx;
 use crate::lower::http::header::{format, header_name, plain};
 use crate::lower::registry::registry;
 use crate::lower::value::flag;
 use crate::model::grpc::{GrpcService, GrpcTarget};
 use crate::model::http::ext_authz::{
-    AuthzGrpcService, AuthzHttpService, AuthzService, BodyToAuthz, CheckSettings, ExtAuthz, ExtAuthzPerRoute,
+    AuthzGrpcService, AuthzHttpService, AuthzRetry, AuthzService, BodyToAuthz, CheckSettings, ExtAuthz,
+    ExtAuthzPerRoute,
 };
+use crate::model::http::retry::RetryOn;
 use crate::model::matcher::StringMatcher;
 
 registry! {
@@ -32,10 +35,7 @@ lower! { "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz" pb::ExtAuthz => E
         route_metadata_context_namespaces, filter_enabled, filter_enabled_metadata, deny_at_disable,
         include_peer_certificate, stat_prefix, bootstrap_metadata_labels_key, allowed_headers, disallowed_headers,
         include_tls_session, charge_cluster_response_stats, encode_raw_headers, decoder_header_mutation_rules,
-        enable_dynamic_metadata_ingestion, max_denied_response_body_bytes, services
-    }
-    reject {
-        shadow_mode: "asking without heeding the answer is not implemented",
+        enable_dynamic_metadata_ingestion, max_denied_response_body_bytes, shadow_mode, services
     }
     warn {
         typed_metadata_context_namespaces: NO_TYPED,
@@ -99,6 +99,7 @@ lower! { "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz" pb::ExtAuthz => E
                 .and_then(|rules| cx.lower("decoder_header_mutation_rules", rules)),
             enable_dynamic_metadata_ingestion: flag(enable_dynamic_metadata_ingestion, true),
             max_denied_response_body_bytes,
+            shadow_mode,
             service: service?,
         })
     }
@@ -139,8 +140,7 @@ lower! { "envoy.extensions.filters.http.ext_authz.v3.BufferSettings" pb::BufferS
 }
 
 lower! { "envoy.extensions.filters.http.ext_authz.v3.HttpService" pb::HttpService => AuthzHttpService, cx;
-    read { server_uri, path_prefix, path_override, authorization_request, authorization_response }
-    warn { retry_policy: "a service is asked once" }
+    read { server_uri, path_prefix, path_override, authorization_request, authorization_response, retry_policy }
     {
         let uri = cx.required("server_uri", server_uri);
         if !path_prefix.is_empty() && !path_prefix.starts_with('/') {
@@ -159,8 +159,10 @@ lower! { "envoy.extensions.filters.http.ext_authz.v3.HttpService" pb::HttpServic
         let response = authorization_response
             .and_then(|response| cx.lower("authorization_response", response))
             .unwrap_or_default();
+        let retry = retry_policy.and_then(|policy| cx.field("retry_policy", |cx| retry(cx, policy)));
         let uri = uri?;
         Some(AuthzHttpService {
+            retry,
             uri: uri.uri,
             cluster: uri.cluster,
             timeout: uri.timeout,
@@ -175,6 +177,16 @@ lower! { "envoy.extensions.filters.http.ext_authz.v3.HttpService" pb::HttpServic
             dynamic_metadata_from_headers: response.dynamic_metadata,
         })
     }
+}
+
+/// As in Envoy: nothing is tried again but by `retry_on`.
+fn retry(cx: &mut Cx, mut policy: core::RetryPolicy) -> Option<AuthzRetry> {
+    let conditions = std::mem::take(&mut policy.retry_on);
+    let (on, unknown) = RetryOn::parse(&conditions);
+    if !unknown.is_empty() {
+        cx.warn("retry_on", format!("unknown: {}", unknown.join(", ")));
+    }
+    retries(cx, policy).map(|(times, backoff)| AuthzRetry { on, times, backoff })
 }
 
 type AddedHeaders = Vec<(Arc<str>, crate::model::http::Format)>;

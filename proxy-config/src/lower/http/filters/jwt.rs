@@ -186,7 +186,7 @@ lower! { "envoy.extensions.filters.http.jwt_authn.v3.RemoteJwks" pb::RemoteJwks 
 }
 
 /// Of a fetch, unlike that of a stream: `num_retries` counts.
-fn retries(cx: &mut Cx, policy: core::RetryPolicy) -> Option<(u32, (Duration, Duration))> {
+pub(super) fn retries(cx: &mut Cx, policy: core::RetryPolicy) -> Option<(u32, (Duration, Duration))> {
     let core::RetryPolicy {
         retry_back_off,
         num_retries,
@@ -216,12 +216,11 @@ fn retries(cx: &mut Cx, policy: core::RetryPolicy) -> Option<(u32, (Duration, Du
 }
 
 lower! { "envoy.extensions.filters.http.jwt_authn.v3.JwksAsyncFetch" pb::JwksAsyncFetch => JwksAsyncFetch, cx;
-    read { failed_refetch_duration }
-    warn { fast_listener: "no listener waits for keys: they are fetched when the first token asks for them" }
+    read { fast_listener, failed_refetch_duration }
     {
         let failed_refetch_duration =
             cx.timeout("failed_refetch_duration", failed_refetch_duration, Some(REFETCH)).unwrap_or(REFETCH);
-        Some(JwksAsyncFetch { failed_refetch_duration })
+        Some(JwksAsyncFetch { fast_listener, failed_refetch_duration })
     }
 }
 

@@ -9,5 +9,5 @@ pub(super) mod jwt;
 pub(super) mod local_ratelimit;
 pub(super) mod lua;
 pub(super) mod rbac;
-pub(super) mod router;
+pub(in crate::lower) mod router;
 pub(super) mod simple;

@@ -11,7 +11,7 @@ use crate::lower::Cx;
 use crate::lower::http::filter::chain;
 use crate::lower::registry::registry;
 use crate::lower::value::flag;
-use crate::model::http::filter::FilterKind;
+use crate::model::http::filter::{FilterKind, HttpFilter};
 use crate::model::http::filters::Router;
 
 registry! { pb::Router, pb::router::UpstreamAccessLogOptions, UpstreamCodec }
@@ -40,8 +40,9 @@ lower! { "envoy.extensions.filters.http.router.v3.Router" pb::Router => Router, 
         if flag(reject_connect_request_early_data, false) {
             cx.reject("reject_connect_request_early_data", "what comes before the answer to CONNECT is kept for it");
         }
-        only_codec(cx, upstream_http_filters);
+        let upstream_http_filters = upstream_chain(cx, "upstream_http_filters", upstream_http_filters);
         Some(Router {
+            upstream_http_filters,
             dynamic_stats: flag(dynamic_stats, true),
             start_child_span,
             upstream_log: cx.list("upstream_log", upstream_log).into_iter().flatten().collect(),
@@ -53,14 +54,40 @@ lower! { "envoy.extensions.filters.http.router.v3.Router" pb::Router => Router, 
     }
 }
 
-/// The codec alone is what requests go through anyway.
-fn only_codec(cx: &mut Cx, filters: Vec<HttpFilterPb>) {
-    for filter in chain(cx, "upstream_http_filters", filters) {
-        if filter.kind != FilterKind::UpstreamCodec {
-            let why = format!("{}: filters of upstream requests are not implemented", filter.name);
-            cx.reject("upstream_http_filters", why);
-        }
+/// What requests upstream go through. The codec ends it.
+pub(in crate::lower) fn upstream_chain(
+    cx: &mut Cx,
+    field: &'static str,
+    filters: Vec<HttpFilterPb>,
+) -> Vec<HttpFilter> {
+    let filters = chain(cx, field, filters);
+    for (index, HttpFilter { name, kind, .. }) in filters.iter().enumerate() {
+        let why = match kind {
+            FilterKind::HeaderMutation(_) | FilterKind::UpstreamCodec => continue,
+            FilterKind::Buffer(_)
+            | FilterKind::Compressor(_)
+            | FilterKind::Lua(_)
+            | FilterKind::Rbac(_)
+            | FilterKind::Discovered(_)
+            | FilterKind::Unserved(_) => "is not implemented for requests upstream",
+            FilterKind::Router(_)
+            | FilterKind::Cors
+            | FilterKind::Fault(_)
+            | FilterKind::GrpcStats(_)
+            | FilterKind::GrpcWeb
+            | FilterKind::ExtAuthz(_)
+            | FilterKind::JwtAuthn(_)
+            | FilterKind::LocalRateLimit(_)
+            | FilterKind::HealthCheck(_)
+            | FilterKind::SetFilterState(_)
+            | FilterKind::Csrf(_)
+            | FilterKind::IstioAlpn(_)
+            | FilterKind::MetadataExchange(_)
+            | FilterKind::IstioStats(_) => "is no filter of requests upstream",
+        };
+        cx.field(field, |cx| cx.index(index, |cx| cx.reject_here(format!("{name}: {why}"))));
     }
+    filters
 }
 
 fn strict(cx: &mut Cx, names: Vec<String>) -> Vec<Arc<str>> {

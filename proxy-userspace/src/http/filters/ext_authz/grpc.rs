@@ -83,7 +83,7 @@ pub(super) fn call(
 }
 
 pub(super) async fn answer(call: Call) -> Result<Answer, Failure> {
-    let response = call.send().await?;
+    let response = call.send().await.map_err(|_| Failure)?;
     let (status, headers) = (response.head.status, response.head.headers);
     let whole = Whole::read(response.body, LONGEST).await.map_err(|_| Failure)?;
     let told = whole.trailers.as_ref().unwrap_or(&headers).get("grpc-status");

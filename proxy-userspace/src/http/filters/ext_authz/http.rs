@@ -1,22 +1,28 @@
 //! A service that is asked by plain HTTP.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::http::header::{CONTENT_LENGTH, HOST, LOCATION, TRANSFER_ENCODING, WWW_AUTHENTICATE};
-use ::http::{HeaderName, HeaderValue};
+use ::http::{HeaderName, HeaderValue, StatusCode};
 use bytes::Bytes;
 use proxy_config::authz::{Allowed, Answer, Header, Refused, Verdict};
-use proxy_config::model::http::ext_authz::AuthzHttpService as Model;
+use proxy_config::model::http::ext_authz::{AuthzHttpService as Model, AuthzRetry};
 use proxy_config::model::http::header::AppendAction;
+use proxy_config::model::http::retry::RetryOn;
 use proxy_config::model::matcher::StringMatcher;
 use proxy_config::model::metadata::{Struct, Value};
+use rand::RngExt as _;
 
 use super::{Call, Failure, Question, Shared, check};
+use crate::clock;
 use crate::http::filters::edits::Text;
 use crate::http::filters::whole::Whole;
 use crate::http::message::joined;
 use crate::http::pool::Caller;
-use crate::http::{Body, BuildError, Request, RequestHead, ResponseHead, Scheme, Stream, router};
+use crate::http::{
+    Body, BuildError, Request, RequestHead, ResetReason, Response, ResponseHead, Scheme, Stream, router,
+};
 
 /// No answer is longer.
 const LONGEST: usize = 1024 * 1024;
@@ -54,12 +60,18 @@ pub(super) fn call(
     let head = head(service, shared, question, &body, stream);
     let request = Request { head, body: Body::full(body) };
     let caller = Caller::of(&stream.conn);
-    Ok(Call { cluster, caller, request, timeout: Some(model.timeout) })
+    Ok(Call { cluster, caller, request, timeout: Some(patience(model)) })
 }
 
-pub(super) async fn answer(service: &Service, call: Call) -> Result<Answer, Failure> {
+/// How long an attempt may take.
+fn patience(model: &Model) -> Duration {
+    model.retry.map_or(model.timeout, |retry| model.timeout.min(retry.backoff.1))
+}
+
+/// `question`: what it was asked with.
+pub(super) async fn answer(service: &Service, call: Call, question: &Question) -> Result<Answer, Failure> {
     let model = &service.model;
-    let response = call.send().await?;
+    let response = send(model, call, question).await?;
     let head = response.head;
     let whole = Whole::read(response.body, LONGEST).await.map_err(|_| Failure)?;
     if head.status.is_server_error() || whole.over {
@@ -75,6 +87,44 @@ pub(super) async fn answer(service: &Service, call: Call) -> Result<Answer, Fail
         }),
     };
     Ok(Answer { verdict, metadata, invalid_action: false })
+}
+
+/// Again, where a policy says so. The time-out is for all attempts.
+async fn send(model: &Model, mut call: Call, question: &Question) -> Result<Response, Failure> {
+    let Some(AuthzRetry { on, times, backoff: (mut pause, longest) }) = model.retry else {
+        return call.send().await.map_err(|_| Failure);
+    };
+    let until = clock::now() + model.timeout;
+    for _ in 0..times {
+        let body = question.body.as_ref().map(|told| told.data.clone()).unwrap_or_default();
+        let again = call.again(body);
+        let result = call.send().await;
+        let wanted = match &result {
+            Ok(response) => wants_status(on, response.head.status),
+            Err(reset) => wants_reset(on, reset.reason),
+        };
+        let waits = pause.mul_f64(rand::rng().random_range(0.0..1.0));
+        let left = until.saturating_duration_since(clock::now() + waits);
+        if !wanted || left.is_zero() {
+            return result.map_err(|_| Failure);
+        }
+        tokio::time::sleep(waits).await;
+        pause = pause.saturating_mul(2).min(longest);
+        call = Call { timeout: Some(left.min(longest)), ..again };
+    }
+    call.send().await.map_err(|_| Failure)
+}
+
+fn wants_status(on: RetryOn, status: StatusCode) -> bool {
+    on.has(RetryOn::SERVER_ERROR) && status.is_server_error()
+        || on.has(RetryOn::GATEWAY_ERROR) && matches!(status.as_u16(), 502..=504)
+        || on.has(RetryOn::RETRIABLE_4XX) && status == StatusCode::CONFLICT
+}
+
+fn wants_reset(on: RetryOn, reason: ResetReason) -> bool {
+    on.has(RetryOn::RESET.with(RetryOn::SERVER_ERROR).with(RetryOn::GATEWAY_ERROR))
+        || on.has(RetryOn::CONNECT_FAILURE) && reason == ResetReason::ConnectionFailure
+        || on.has(RetryOn::REFUSED_STREAM) && reason == ResetReason::RemoteRefused
 }
 
 fn head(
@@ -113,7 +163,7 @@ fn head(
         }
     }
     head.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
-    router::announce(&mut head, None, Some(model.timeout));
+    router::announce(&mut head, None, Some(patience(model)));
     head
 }
 

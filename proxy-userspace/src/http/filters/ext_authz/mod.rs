@@ -7,6 +7,7 @@ mod apply;
 mod check;
 mod grpc;
 mod http;
+mod shadow;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -31,7 +32,7 @@ use crate::cluster::{Cluster, stat_prefix};
 use crate::http::filter::{Filter, LocalReply, Step, Stop, StreamFilter};
 use crate::http::manager::own_address;
 use crate::http::pool::Caller;
-use crate::http::{BuildError, Request, Response, Routed, Stream, router};
+use crate::http::{Body, BuildError, Request, Reset, Response, Routed, Stream, router};
 use crate::network::rbac::value_at;
 use crate::telemetry::Flags;
 use crate::telemetry::stats::{Counter, Stats, stats_block};
@@ -53,6 +54,8 @@ stats_block! {
         counter invalid;
         counter ok;
         counter request_header_limits_reached;
+        counter shadow_denied;
+        counter shadow_error;
     }
 }
 
@@ -69,6 +72,8 @@ struct Shared {
     own: IpAddr,
     /// For the stats of the clusters that requests go to.
     all: Arc<Stats>,
+    /// The name of filter state by which decisions go that nobody heeds.
+    shadow: Arc<str>,
 }
 
 /// Whom to ask, ready for use.
@@ -144,6 +149,7 @@ impl ExtAuthz {
             service: Service::new(&model.service)?,
             labels: labels.map(texts).unwrap_or_default(),
             own: own_address(),
+            shadow: format!("{}.shadow", cx.name).into(),
             model: model.clone(),
             all,
         })))
@@ -207,7 +213,7 @@ impl One {
         let asked = clock::now();
         let answer = match service {
             Service::Http(service) => match http::call(service, &shared, &question, stream) {
-                Ok(call) => http::answer(service, call).await,
+                Ok(call) => http::answer(service, call, &question).await,
                 Err(failure) => Err(failure),
             },
             Service::Grpc(service) => match grpc::call(service, &shared, &question, stream) {
@@ -217,7 +223,15 @@ impl One {
         };
         // What the request goes to, before the answer changes it.
         let target = route.cluster(stream.request()).and_then(|name| stream.conn.cluster(&name));
-        self.response = shared.heed(answer, asked, target.as_ref(), stream)?;
+        let shadow = shared.model.shadow_mode.then(|| shadow::decision(&shared, &answer, asked));
+        let heeded = shared.heed(answer, asked, target.as_ref(), stream);
+        self.response = match shadow {
+            None => heeded?,
+            Some(decision) => {
+                stream.http_mut().filter_state.insert(shared.shadow.clone(), decision.into());
+                heeded.unwrap_or_default()
+            }
+        };
         Ok(())
     }
 }
@@ -322,7 +336,7 @@ impl Shared {
             Verdict::Error(refused) => {
                 count("error");
                 self.stats.error.inc();
-                if self.model.failure_mode_allow {
+                if self.model.failure_mode_allow && !self.model.shadow_mode {
                     count("failure_mode_allowed");
                     self.stats.failure_mode_allowed.inc();
                     if self.model.failure_mode_allow_header_add {
@@ -395,8 +409,15 @@ struct Call {
 }
 
 impl Call {
-    async fn send(self) -> Result<Response, Failure> {
-        router::call(&self.cluster, &self.caller, self.request, self.timeout).await.map_err(|_| Failure)
+    /// The same once more.
+    fn again(&self, body: Bytes) -> Self {
+        let Self { cluster, caller, request, timeout } = self;
+        let request = Request { head: request.head.clone(), body: Body::full(body) };
+        Self { cluster: cluster.clone(), caller: caller.clone(), request, timeout: *timeout }
+    }
+
+    async fn send(self) -> Result<Response, Reset> {
+        router::call(&self.cluster, &self.caller, self.request, self.timeout).await
     }
 }
 

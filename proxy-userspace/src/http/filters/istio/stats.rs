@@ -1,7 +1,7 @@
 //! `istio.stats`: each request is counted when it is over; messages of gRPC also while it goes on.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +23,8 @@ struct One {
     recorder: Arc<Recorder>,
     grpc: bool,
     told: Arc<Told>,
+    /// Where messages are told of while the stream goes on.
+    ongoing: Option<Arc<Ongoing>>,
 }
 
 /// How many messages were reported: of the request, of the response.
@@ -42,25 +44,36 @@ impl IstioStats {
 impl Filter for IstioStats {
     fn begin(&self, stream: &Stream) -> Option<Box<dyn StreamFilter>> {
         let grpc = stream.request().is_grpc();
-        Some(Box::new(One { recorder: self.0.clone(), grpc, told: Arc::default() }))
+        Some(Box::new(One { recorder: self.0.clone(), grpc, told: Arc::default(), ongoing: None }))
     }
 }
 
 impl StreamFilter for One {
-    fn response<'a>(&'a mut self, stream: &'a mut Stream) -> Step<'a> {
-        let Some(every) = self.recorder.every.filter(|_| self.grpc && !stream.response_body.is_end()) else {
-            return Step::Next;
-        };
+    fn request<'a>(&'a mut self, stream: &'a mut Stream) -> Step<'a> {
+        let Some(every) = self.recorder.every.filter(|_| self.grpc) else { return Step::Next };
         if let Some(messages) = stream.extensions.get::<Messages>().cloned() {
-            let ongoing = Ongoing {
+            let ongoing = Arc::new(Ongoing {
                 recorder: self.recorder.clone(),
-                entry: stream.entry.clone(),
+                entry: OnceLock::new(),
                 messages,
                 told: self.told.clone(),
                 every,
-                next: clock::now() + every,
-            };
-            stream.response_body = watched(stream.response_body.take(), ongoing);
+                next: Mutex::new(clock::now() + every),
+            });
+            if !stream.request_body.is_end() {
+                stream.request_body = watched(stream.request_body.take(), Passing(ongoing.clone()));
+            }
+            self.ongoing = Some(ongoing);
+        }
+        Step::Next
+    }
+
+    fn response<'a>(&'a mut self, stream: &'a mut Stream) -> Step<'a> {
+        let ongoing = self.ongoing.as_ref().filter(|_| !stream.response_body.is_end());
+        if let Some(ongoing) = ongoing {
+            // Other attempts had none that anybody saw.
+            ongoing.entry.get_or_init(|| stream.entry.clone());
+            stream.response_body = watched(stream.response_body.take(), Passing(ongoing.clone()));
         }
         Step::Next
     }
@@ -97,22 +110,29 @@ impl Told {
     }
 }
 
-/// A stream that goes on, as it was when its response began.
+/// A stream that goes on.
 struct Ongoing {
     recorder: Arc<Recorder>,
-    entry: Box<Entry>,
+    /// As it was when its response began: before, nobody knows whom its messages are for.
+    entry: OnceLock<Box<Entry>>,
     messages: Messages,
     told: Arc<Told>,
     every: Duration,
-    next: Instant,
+    next: Mutex<Instant>,
 }
 
-impl Watcher for Ongoing {
+/// Messages of either direction pass.
+struct Passing(Arc<Ongoing>);
+
+impl Watcher for Passing {
     fn data(&mut self, _: &Bytes) {
+        let Ongoing { recorder, entry, messages, told, every, next } = &*self.0;
+        let Some(entry) = entry.get() else { return };
         let now = clock::now();
-        if now >= self.next && self.recorder.knows_peer(&self.entry) {
-            self.next = now + self.every;
-            self.told.tell(&self.recorder, &self.entry, &self.messages);
+        let mut next = next.lock().unwrap_or_else(PoisonError::into_inner);
+        if now >= *next && recorder.knows_peer(entry) {
+            *next = now + *every;
+            told.tell(recorder, entry, messages);
         }
     }
 }

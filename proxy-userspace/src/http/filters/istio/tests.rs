@@ -1,7 +1,9 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use proxy_config::model::cluster::{Cluster, Discovery};
-use proxy_config::model::http::istio::{IstioAlpn, PeerDiscovery, PeerMetadata, PeerPropagation};
+use proxy_config::model::http::filters::{GrpcMethods, GrpcStats};
+use proxy_config::model::http::istio::{IstioAlpn, IstioStats, PeerDiscovery, PeerMetadata, PeerPropagation};
 use proxy_config::model::http::options::UpstreamProtocol;
 use proxy_config::model::http::{
     Action, FilterKind, Http2Options, HttpFilter, HttpOptions, RouteConfiguration,
@@ -10,7 +12,7 @@ use proxy_config::model::metadata::{Metadata, Struct, Value};
 use proxy_config::model::packed::Packed;
 
 use crate::http::router::tests::action;
-use crate::http::testing::{Rig, any_route, manager, respond};
+use crate::http::testing::{Rig, any_route, frames, manager, request, respond};
 use crate::http::{Stream, UpstreamAlpn};
 use crate::istio::Peer;
 
@@ -90,6 +92,60 @@ async fn an_upstream_is_told_and_what_it_tells_goes_no_further() {
     assert_eq!([ID, METADATA].map(|name| sent.header(name)), [None, None]);
     assert_eq!(workload(stream.entry.peers.by_key("upstream_peer")), Some("w"));
     assert_eq!(stream.entry.peers.by_key("downstream_peer"), None);
+}
+
+/// A stream of which only its client says anything.
+#[tokio::test]
+async fn messages_of_a_client_are_counted_while_it_goes_on() {
+    const MESSAGE: &[u8] = &[0, 0, 0, 0, 1, 7];
+    let every = Duration::from_millis(1);
+    let peers =
+        PeerMetadata { upstream_discovery: vec![PeerDiscovery::IstioHeaders], ..PeerMetadata::default() };
+    let messages = GrpcStats {
+        emit_filter_state: true,
+        enable_upstream_stats: false,
+        replace_dots_in_grpc_service_name: false,
+        methods: GrpcMethods::Listed(Vec::new()),
+    };
+    let metrics = IstioStats {
+        disable_host_header_fallback: false,
+        tcp_reporting_duration: Some(every),
+        metrics: Vec::new(),
+        definitions: Vec::new(),
+        server_gateway: false,
+        rotation: None,
+    };
+    let filters = vec![
+        ("peers", FilterKind::MetadataExchange(Box::new(peers))),
+        ("messages", FilterKind::GrpcStats(messages)),
+        ("metrics", FilterKind::IstioStats(Box::new(metrics))),
+    ];
+    let rig = Rig::new(filters, any_route());
+    let grpc = [("content-type", "application/grpc")];
+    let body = || frames(&[MESSAGE, MESSAGE, MESSAGE], None);
+    let mut stream = rig.stream(request(http::Method::POST, "/a.S/Put", &grpc), body());
+    let mut chain = rig.begin(&stream);
+    for filter in &mut chain {
+        filter.request(&mut stream).done().await.unwrap();
+    }
+    let counted = || {
+        let text = rig.stats.render_text();
+        let line = text.lines().find(|line| line.contains("istio_request_messages_total"));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).unwrap_or_default()
+    };
+    tokio::time::sleep(2 * every).await;
+    stream.request_body.frame().await.unwrap().unwrap();
+    assert_eq!(counted(), 0, "nobody knows the upstream");
+    respond(&mut stream, 200, &[grpc[0], (ID, "server"), (METADATA, GOOD)], "");
+    stream.response_body = frames(&[MESSAGE], None);
+    for filter in chain.iter_mut().rev() {
+        filter.response(&mut stream).done().await.unwrap();
+    }
+    stream.request_body.frame().await.unwrap().unwrap();
+    assert_eq!(counted(), 2);
+    while stream.request_body.frame().await.is_some() {}
+    chain.iter_mut().for_each(|filter| filter.end(&mut stream));
+    assert_eq!(counted(), 3);
 }
 
 fn to_it() -> RouteConfiguration {

@@ -18,6 +18,7 @@ use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, WWW_AUTHENTICATE};
 use http::{HeaderValue, Method, StatusCode};
 use proxy_config::model::http::jwt::{JwtAuthn as Model, JwtPerRoute, JwtRequirement};
 
+pub use self::keys::Remote;
 use self::provider::Provider;
 use self::status::Status;
 use super::{FilterCx, RouteConfig};
@@ -88,6 +89,10 @@ impl JwtAuthn {
 impl Filter for JwtAuthn {
     fn begin(&self, _: &Stream) -> Option<Box<dyn StreamFilter>> {
         Some(Box::new(One(self.0.clone())))
+    }
+
+    fn documents(&self) -> Vec<Arc<Remote>> {
+        self.0.providers.values().filter_map(Provider::remote).cloned().collect()
     }
 }
 

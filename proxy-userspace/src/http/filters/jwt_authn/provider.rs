@@ -9,7 +9,7 @@ use proxy_config::model::http::jwt::JwtProvider as Model;
 use super::JwtStats;
 use super::effects;
 use super::find::{self, Found};
-use super::keys::Source;
+use super::keys::{Remote, Source};
 use super::status::Status;
 use super::token::Token;
 use crate::clock;
@@ -27,6 +27,10 @@ impl Provider {
     pub(super) fn new(model: &Model, stats: Arc<JwtStats>) -> Result<Self, String> {
         let keys = Source::new(&model.keys, stats.clone())?;
         Ok(Self { model: model.clone(), keys, known: Mutex::default(), stats })
+    }
+
+    pub(super) fn remote(&self) -> Option<&Arc<Remote>> {
+        self.keys.remote()
     }
 
     /// All of a request's tokens for it have to be good.

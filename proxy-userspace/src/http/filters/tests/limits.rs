@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use http::Method;
-use proxy_config::model::http::Action;
-use proxy_config::model::http::action::{
-    ClusterSpecifier, HostRewrite, PathRewrite, Priority, RateLimit, RateLimitAction, RouteAction,
-};
+use proxy_config::model::http::action::{RateLimit, RateLimitAction};
 use proxy_config::model::http::filters::{
     GrpcMethods, GrpcStats, HttpLocalRateLimit, LocalDescriptor, VhRateLimits,
 };
@@ -14,7 +11,7 @@ use proxy_config::model::listener_filter::TokenBucket;
 
 use super::*;
 use crate::http::Stream;
-use crate::http::testing::{frames, header_map, manager, request};
+use crate::http::testing::{frames, header_map, manager, request, routed, to};
 use crate::net::Options;
 use crate::telemetry::Flags;
 use crate::world::builtin;
@@ -140,37 +137,11 @@ async fn descriptors() {
     assert_eq!(statuses, [200, 200, 429, 200, 429, 200, 200, 200, 200]);
 }
 
-pub(super) fn to_cluster(name: &str) -> RouteConfiguration {
-    let mut routes = any_route();
-    routes.virtual_hosts[0].routes[0].action = Action::Route(Box::new(RouteAction {
-        cluster: ClusterSpecifier::Cluster(name.into()),
-        cluster_not_found_status: 503,
-        metadata_match: Default::default(),
-        path_rewrite: PathRewrite::None,
-        host_rewrite: HostRewrite::None,
-        append_x_forwarded_host: false,
-        timeout: None,
-        idle_timeout: None,
-        flush_timeout: None,
-        retry_policy: None,
-        mirror: Vec::new(),
-        priority: Priority::Default,
-        hash_policy: Vec::new(),
-        max_grpc_timeout: None,
-        upgrades: Vec::new(),
-        internal_redirect: None,
-        max_stream_duration: None,
-        rate_limits: Vec::new(),
-        include_vh_rate_limits: false,
-    }));
-    routes
-}
-
 pub(super) fn clustered(kind: FilterKind, cluster: &str) -> Rig {
     let filter = proxy_config::model::http::HttpFilter { name: "f".into(), disabled: false, kind };
     let model =
         builtin::cluster(cluster, proxy_config::model::cluster::Discovery::Static, None, &Options::default());
-    Rig::of(&manager(vec![filter], to_cluster(cluster)), [model])
+    Rig::of(&manager(vec![filter], routed(to(cluster))), [model])
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! The heads of frames in a stream of bytes, wherever it is cut.
 
 /// RFC 9113, 4.1, and for a padded frame the byte that says by how much.
-const HEAD: usize = 9;
+pub(crate) const HEAD: usize = 9;
 const PREFACE: usize = 24;
 
 const ACK: u8 = 1;

@@ -28,12 +28,12 @@ pub(super) fn detect(
 ) -> Result<Detection, StatusCode> {
     let client = &model.client;
     let peer = facts.remote;
-    join(headers, X_FORWARDED_FOR);
+    let there = join(headers, X_FORWARDED_FOR);
     if client.use_remote_address {
-        let trusted = !headers.contains_key(X_FORWARDED_FOR);
+        let trusted = !there;
         let said = match client.xff_num_trusted_hops.checked_sub(1) {
-            Some(skip) => forwarded(headers, skip).remote,
-            None => None,
+            Some(skip) if there => forwarded(headers, skip).remote,
+            Some(_) | None => None,
         };
         if !client.skip_xff_append {
             append_peer(headers, peer.ip(), client, own);
@@ -41,7 +41,8 @@ pub(super) fn detect(
         return Ok(Detection { remote: Some(said.unwrap_or(peer)), trusted });
     }
     if client.detection.is_empty() {
-        return Ok(forwarded(headers, client.xff_num_trusted_hops));
+        let none = Detection::default();
+        return Ok(if there { forwarded(headers, client.xff_num_trusted_hops) } else { none });
     }
     for detection in &client.detection {
         let (found, skip_append) = extension(headers, peer.ip(), detection)?;
@@ -127,15 +128,18 @@ fn append_peer(headers: &mut HeaderMap, peer: IpAddr, client: &ClientAddress, ow
     append(headers, X_FORWARDED_FOR, &value(address), ",");
 }
 
-/// Several values become one, as Envoy's codecs have it.
-pub(super) fn join(headers: &mut HeaderMap, name: HeaderName) {
-    if headers.get_all(&name).iter().nth(1).is_none() {
-        return;
+/// Several values become one, as Envoy's codecs have it. Whether there is any.
+pub(super) fn join(headers: &mut HeaderMap, name: HeaderName) -> bool {
+    let mut values = headers.get_all(&name).iter();
+    let first = values.next();
+    if first.is_none() || values.next().is_none() {
+        return first.is_some();
     }
     let joined = crate::http::message::joined(headers, name.as_str());
     if let Some(Ok(joined)) = joined.map(|joined| HeaderValue::from_bytes(&joined)) {
         headers.insert(name, joined);
     }
+    true
 }
 
 pub(super) fn value(address: IpAddr) -> HeaderValue {

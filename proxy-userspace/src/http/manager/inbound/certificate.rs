@@ -11,14 +11,16 @@ use crate::transport::{Certificate, TlsInfo};
 const NAME: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 pub(super) fn tell(headers: &mut HeaderMap, tls: Option<&TlsInfo>, settings: ClientCert) {
-    join(headers, NAME);
+    let there = join(headers, NAME);
     if settings.forward == ForwardClientCert::AlwaysForwardOnly {
         return;
     }
     let shown = tls.and_then(|tls| Some((tls, tls.peer.as_deref()?)));
     let (tls, peer) = match (settings.forward, shown) {
         (ForwardClientCert::Sanitize, _) | (_, None) => {
-            headers.remove(NAME);
+            if there {
+                headers.remove(NAME);
+            }
             return;
         }
         (ForwardClientCert::ForwardOnly | ForwardClientCert::AlwaysForwardOnly, Some(_)) => return,

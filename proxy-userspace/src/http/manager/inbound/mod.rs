@@ -75,6 +75,17 @@ pub(super) fn prepare(stream: &mut Stream) -> Result<(), Stop> {
     Ok(())
 }
 
+/// Of a request that has become another one by a redirect.
+pub(super) fn prepare_again(stream: &mut Stream) -> Result<(), Stop> {
+    let hcm = stream.conn.hcm.clone();
+    check(stream, &hcm)?;
+    normalize_path(stream, &hcm)?;
+    let port = stream.conn.connection.facts.local.port();
+    host::normalize(stream.request_mut(), hcm.model.host, port);
+    stream.route();
+    Ok(())
+}
+
 /// The request goes on as if it had not asked.
 fn ignore_upgrade(head: &mut RequestHead, ignored: &[StringMatcher]) {
     if head.version == Version::HTTP_11

@@ -40,17 +40,16 @@ fn put(headers: &mut HeaderMap, id: &str) {
 /// A UUID of version 4.
 pub(crate) fn fresh() -> HeaderValue {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut bits: u128 = rand::random();
-    bits = bits & !(0xf << 76) | 0x4 << 76;
-    bits = bits & !(0b11 << 62) | 0b10 << 62;
+    let mut bytes: [u8; 16] = rand::random();
+    bytes[6] = bytes[6] & 0xf | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
     let mut text = [b'-'; 36];
-    let mut shift = 128;
-    for (at, place) in text.iter_mut().enumerate() {
-        if !matches!(at, 8 | 13 | 18 | 23) {
-            shift -= 4;
-            let digit = usize::try_from(bits >> shift & 15).unwrap_or_default();
-            *place = DIGITS.get(digit).copied().unwrap_or(b'0');
-        }
+    let mut at = 0;
+    for (place, byte) in bytes.into_iter().enumerate() {
+        at += usize::from(matches!(place, 4 | 6 | 8 | 10));
+        text[at] = DIGITS[usize::from(byte >> 4)];
+        text[at + 1] = DIGITS[usize::from(byte & 15)];
+        at += 2;
     }
     HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }

@@ -196,7 +196,7 @@ fn direct_responses() {
             r.action = Action::DirectResponse(Box::new(DirectResponse { status, body, body_format: None }));
         })]);
         model.max_direct_response_body_size_bytes = most;
-        Routes::new(Arc::new(model)).map(|table| {
+        Routes::new(Arc::new(model), &Stats::new()).map(|table| {
             let mut entry = get("/x", &[]);
             let routed = table.look(&entry, 0).unwrap();
             let reply = answer(&mut entry, &routed, true).unwrap();

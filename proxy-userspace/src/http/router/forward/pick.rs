@@ -49,6 +49,11 @@ impl Forward<'_> {
             hash: self.hash,
             metadata_match: self.routed.metadata_match(),
             original_dst: told.or(known),
+            untried: self
+                .retry
+                .as_ref()
+                .filter(|_| self.attempts > 0)
+                .and_then(|retry| retry.untried.as_ref()),
             ..Want::default()
         })?;
         if !matches!(self.cluster.model.discovery, Discovery::OriginalDst(_)) {

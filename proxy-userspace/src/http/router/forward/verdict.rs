@@ -1,16 +1,15 @@
 //! What an attempt's end comes to: another attempt, another route, or an answer.
 
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use http::{StatusCode, Version};
+use http::StatusCode;
 
 use super::{Forward, guarded};
-use crate::clock;
 use crate::cluster::{Event, Host};
 use crate::http::filter::Stop;
 use crate::http::router::body;
-use crate::http::router::redirect::Followed;
+use crate::http::router::redirect;
 use crate::http::router::replay::Payload;
 use crate::http::router::reply::{self, Broken};
 use crate::http::router::retry::{Verdict, grpc_status, grpc_to_http};
@@ -18,7 +17,7 @@ use crate::http::router::timeouts::Reached;
 use crate::http::router::tunnel::{self, Hold};
 use crate::http::router::upstream_log::Line;
 use crate::http::{Body, Reset, ResetReason, Response};
-use crate::telemetry::{Flags, Side, Upstream};
+use crate::telemetry::{Flags, Side};
 
 impl Forward<'_> {
     /// Whether a response's request is sent again instead.
@@ -62,14 +61,25 @@ impl Forward<'_> {
         if self.alarm.progress().last_received().is_some() || response.body.is_end() {
             hold.complete();
         }
+        self.set_aside(&response);
         drop(response);
+    }
+
+    /// It goes to nobody, which the span of its attempt says where there was more of it.
+    fn set_aside(&mut self, response: &Response) {
+        if let Some(span) = self.stream.upstream_span.take() {
+            span.drop_child(&self.stream.entry, response.head.status.as_u16(), response.body.is_end());
+        }
     }
 
     /// A limit was reached. Only that of one try leaves room for another.
     pub(super) fn late(&mut self, reached: Reached, host: &Arc<Host>, source: &Payload) -> Result<(), Stop> {
         let stats = &self.cluster.stats;
         match reached {
-            Reached::Global => stats.upstream_rq_timeout.inc(),
+            Reached::Global => {
+                stats.upstream_rq_timeout.inc();
+                self.tallies.each(|stats| stats.upstream_rq_timeout.inc());
+            }
             Reached::PerTry => stats.upstream_rq_per_try_timeout.inc(),
             Reached::PerTryIdle => stats.upstream_rq_per_try_idle_timeout.inc(),
             Reached::Stream => stats.upstream_rq_max_duration_reached.inc(),
@@ -162,25 +172,23 @@ impl Forward<'_> {
         self.refuse(reply)
     }
 
+    /// Until the next attempt. Where the time is over before, nothing upstream was waited for, and nothing is counted of
+    /// the cluster.
     pub(super) async fn pause(&mut self) -> Result<(), Stop> {
         let Some(retry) = &mut self.retry else { return Ok(()) };
-        let pause = retry.pause(&self.cluster.stats);
-        if pause.is_zero() {
-            return Ok(());
-        }
-        self.alarm.rest();
-        match guarded(&mut self.alarm, tokio::time::sleep(pause)).await {
-            Ok(()) => Ok(()),
-            Err(reached) => {
-                self.cluster.stats.upstream_rq_timeout.inc();
-                self.charge(504, None);
-                Err(self.refuse(reply::timeout(Flags::UT, body::details(reached))))
+        let pause = retry.pause();
+        if !pause.is_zero() {
+            self.alarm.rest();
+            if let Err(reached) = guarded(&mut self.alarm, pin!(tokio::time::sleep(pause))).await {
+                return Err(self.refuse(reply::timeout(Flags::UT, body::details(reached))));
             }
         }
+        retry.waited(&self.cluster.stats);
+        Ok(())
     }
 
     /// Whether the router goes after the response's location, instead of the client.
-    pub(super) fn follows(&mut self, response: &Response, source: &Payload, followed: &mut Followed) -> bool {
+    pub(super) fn follows(&mut self, response: &Response, source: &Payload) -> bool {
         let Some(policy) = &self.action.internal_redirect else { return false };
         if !policy.response_codes.contains(&response.head.status.as_u16()) {
             return false;
@@ -193,7 +201,7 @@ impl Forward<'_> {
             return false;
         };
         self.stream.request_body = body;
-        match followed.follow(self.stream, policy, &response.head) {
+        match redirect::follow(self.stream, policy, &response.head) {
             Ok(()) => {
                 stats.upstream_internal_redirect_succeeded_total.inc();
                 true
@@ -212,31 +220,17 @@ impl Forward<'_> {
         }
     }
 
-    /// A response that was followed has a line in the log.
+    /// A response that was followed: the stream's first pass ends with it.
     pub(super) fn redirected(&mut self, response: Response, mut hold: Hold) {
         body::bytes(self.cluster, self.alarm.progress());
         if self.alarm.progress().last_received().is_some() || response.body.is_end() {
             hold.complete();
         }
-        let mut entry = self.stream.entry.clone();
-        // As Envoy, whose stream is by its new route already, and begins anew.
+        self.set_aside(&response);
+        // As Envoy, whose stream is by its new route already.
         let led = self.stream.known_route().and_then(|route| route.cluster(self.stream.request()));
         let led = led.and_then(|name| self.stream.conn.cluster(&name));
-        entry.upstream.cluster = led.map(|cluster| cluster.model.name.clone());
-        let stats = &self.hcm.stats;
-        stats.downstream_rq_total.inc();
-        match self.stream.request().version {
-            Version::HTTP_2 => stats.downstream_rq_http2_total.inc(),
-            _ => stats.downstream_rq_http1_total.inc(),
-        }
-        entry.bytes.downstream_rx = self.alarm.progress().request_body.load(Ordering::Relaxed);
-        entry.duration = clock::now() - self.started;
-        entry.outcome.response_code_details = Some("internal_redirect".into());
-        if let Some(http) = entry.http.as_deref_mut() {
-            http.response = Some(response.head);
-        }
-        self.hcm.access_log.iter().for_each(|logger| logger.log(&entry));
-        self.stream.entry.upstream = Upstream::default();
-        self.stream.http_mut().upstream_protocol = None;
+        self.stream.entry.upstream.cluster = led.map(|cluster| cluster.model.name.clone());
+        self.stream.http_mut().response = Some(response.head);
     }
 }

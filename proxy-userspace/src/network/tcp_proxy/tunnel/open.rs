@@ -188,6 +188,9 @@ async fn within<T>(
 
 /// What went over the connection for a tunnel that was none.
 fn count(cluster: &Cluster, progress: &Progress) {
+    if progress.wire().is_some() {
+        return;
+    }
     let sum = |a: &std::sync::atomic::AtomicU64, b: &std::sync::atomic::AtomicU64| {
         a.load(Ordering::Relaxed) + b.load(Ordering::Relaxed)
     };

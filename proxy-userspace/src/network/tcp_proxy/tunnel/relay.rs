@@ -207,8 +207,10 @@ impl Relay<'_> {
         };
         self.tcp.downstream_cx_rx_bytes_total.add(passed.read - before.read);
         self.tcp.downstream_cx_tx_bytes_total.add(passed.written - before.written);
-        self.cluster.upstream_cx_tx_bytes_total.add(sent - sent_before);
-        self.cluster.upstream_cx_rx_bytes_total.add(received - received_before);
+        if progress.wire().is_none() {
+            self.cluster.upstream_cx_tx_bytes_total.add(sent - sent_before);
+            self.cluster.upstream_cx_rx_bytes_total.add(received - received_before);
+        }
         Moved { downstream: passed != before, upstream: (sent, received) != (sent_before, received_before) }
     }
 }
