@@ -105,22 +105,24 @@ impl Ask {
             Body::Chunked(_) => text += "transfer-encoding: chunked\r\n",
         }
         text += "\r\n";
-        stream.write_all(text.as_bytes())?;
+        // With the head: who answers at once would have the body already or not, by chance.
         match &self.body {
-            Body::None => Ok(()),
-            Body::Sized(length) => stream.write_all(&vec![b'b'; *length]),
+            Body::None => {}
+            Body::Sized(length) => text += &"b".repeat(*length),
             Body::Chunked(sizes) => {
                 for size in sizes {
-                    stream.write_all(format!("{size:x}\r\n{}\r\n", "b".repeat(*size)).as_bytes())?;
+                    text += &format!("{size:x}\r\n{}\r\n", "b".repeat(*size));
                 }
-                stream.write_all(b"0\r\n\r\n")
+                text += "0\r\n\r\n";
             }
-            Body::Stalls(first, length, pause) => {
-                stream.write_all(&vec![b'b'; *first])?;
-                std::thread::sleep(*pause);
-                stream.write_all(&vec![b'b'; length - first])
-            }
+            Body::Stalls(first, ..) => text += &"b".repeat(*first),
         }
+        stream.write_all(text.as_bytes())?;
+        if let Body::Stalls(first, length, pause) = &self.body {
+            std::thread::sleep(*pause);
+            stream.write_all(&vec![b'b'; length - first])?;
+        }
+        Ok(())
     }
 }
 
