@@ -31,6 +31,7 @@ use state::Shared;
 pub use state::StreamInfo;
 pub(crate) use wire::Raw;
 
+use crate::ports::free;
 use crate::tls_server::TlsOptions;
 use crate::wait::{eventually, until};
 
@@ -45,13 +46,13 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// On a free port of 127.0.0.1.
+    /// On a free port of 127.0.0.1, which nobody is given while it is stopped.
     pub fn start() -> Result<Self> {
-        Self::start_at(Place::Address(([127, 0, 0, 1], 0).into()), None)
+        Self::start_at(Place::Address(free()?), None)
     }
 
     pub fn start_tls(tls: &TlsOptions) -> Result<Self> {
-        Self::start_at(Place::Address(([127, 0, 0, 1], 0).into()), Some(tls.clone()))
+        Self::start_at(Place::Address(free()?), Some(tls.clone()))
     }
 
     /// On a socket of the file system.

@@ -1,4 +1,6 @@
 //! HTTP: requests a second and CPU a request through one connection manager, beside Envoy; h2load in front, nginx behind.
+//!
+//! A relay that knows bytes alone is the floor: what two connections cost in the kernel no proxy is below.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -12,15 +14,18 @@ use clap::Args;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use shunt_tests::bootstrap::{DIR, chain, extension};
+use shunt_tests::bootstrap::{DIR, chain, extension, tcp_proxy};
 use shunt_tests::{Bootstrap, Kind, Lab, Proxy, lab};
 
 use crate::figures::{Figures, Metric, metric};
 use crate::machine::Machine;
 use crate::proxy::{ENVOY, cpu_of};
 
-const MODES: &[&str] = &["envoy", "shunt"];
+/// What is measured: the second is shunt's own `tcp_proxy`, between the same client and the same upstream.
+const MODES: &[&str] = &["envoy", "relay", "shunt"];
+const RELAY: usize = 1;
 const LISTENER: &str = "http";
+const RELAYS: [&str; 2] = ["relay-h1", "relay-h2"];
 /// Of an HTTP/2 connection.
 const STREAMS: &str = "4";
 /// The proxy's; what is around it has the others.
@@ -75,10 +80,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 fn measure(lab: &Lab, options: &Options) -> Result<()> {
     let nginx = Nginx::start(lab.dir())?;
-    let config = bootstrap(nginx.address);
+    let config = bootstrap(nginx.http1);
+    let configs =
+        [(Kind::Envoy, &config), (Kind::Shunt, &relays([nginx.http1, nginx.http2])), (Kind::Shunt, &config)];
     let mut proxies = Vec::new();
-    for kind in Kind::BOTH {
-        let mut proxy = Proxy::start_with(lab, kind, &config, &["--concurrency", "1"])?;
+    for (kind, config) in configs {
+        let mut proxy = Proxy::start_with(lab, kind, config, &["--concurrency", "1"])?;
         pin(proxy.process().pid(), &[PROXY_CPU])?;
         proxies.push(proxy);
     }
@@ -88,7 +95,8 @@ fn measure(lab: &Lab, options: &Options) -> Result<()> {
         for (at, load) in LOADS.iter().enumerate() {
             for which in (0..MODES.len()).map(|i| (i + n) % MODES.len()) {
                 let proxy = &mut proxies[which];
-                let (pid, to) = (u32::try_from(proxy.process().pid())?, proxy.at(LISTENER)?);
+                let listener = if which == RELAY { RELAYS[usize::from(!load.http1)] } else { LISTENER };
+                let (pid, to) = (u32::try_from(proxy.process().pid())?, proxy.at(listener)?);
                 let figure = requests((pid, to), load, lab.dir(), options.duration_s)?;
                 if n > 0 {
                     for (i, value) in figure.into_iter().enumerate() {
@@ -125,6 +133,16 @@ fn bootstrap(nginx: SocketAddr) -> String {
         .listener(LISTENER, &format!("filter_chains: [ {} ]", chain("", &[manager])))
         .static_cluster("nginx", &[nginx], "")
         .yaml()
+}
+
+/// What the client says goes to who speaks it.
+fn relays(upstreams: [SocketAddr; 2]) -> String {
+    let all = RELAYS.iter().zip(upstreams).fold(Bootstrap::new(), |all, (name, upstream)| {
+        let proxy = tcp_proxy(name, &format!("cluster: {name}"));
+        let listener = format!("filter_chains: [ {} ]", chain("", &[proxy]));
+        all.listener(name, &listener).static_cluster(name, &[upstream], "")
+    });
+    all.yaml()
 }
 
 /// Requests a second, CPU microseconds of the proxy for each, and the 99th percentile of their times in microseconds.
@@ -184,19 +202,24 @@ fn pin(pid: i32, cpus: &[usize]) -> Result<()> {
 /// Answers with a short text, by as many requests on a connection as there are.
 struct Nginx {
     child: Child,
-    address: SocketAddr,
+    http1: SocketAddr,
+    http2: SocketAddr,
 }
 
 impl Nginx {
     fn start(dir: &Path) -> Result<Self> {
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        // Both at once: they are two.
+        let free = [(); 2].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
+        let [http1, http2] = free.map(|socket| socket?.local_addr());
+        let (http1, http2) = (http1?, http2?);
         let text = format!(
             "daemon off;\nmaster_process off;\npid {dir}/nginx.pid;\nerror_log stderr;\n\
              events {{ worker_connections 4096; }}\n\
              http {{ access_log off; keepalive_requests 1000000000; client_body_temp_path {dir}/body;\n\
                proxy_temp_path {dir}/proxy; fastcgi_temp_path {dir}/fastcgi; uwsgi_temp_path {dir}/uwsgi;\n\
                scgi_temp_path {dir}/scgi;\n\
-               server {{ listen {address} backlog=4096; location / {{ return 200 \"hello\\n\"; }} }} }}\n",
+               server {{ listen {http1} backlog=4096; listen {http2} http2 backlog=4096;\n\
+               location / {{ return 200 \"hello\\n\"; }} }} }}\n",
             dir = dir.display()
         );
         let file = dir.join("nginx-bench.conf");
@@ -204,9 +227,9 @@ impl Nginx {
         let mut command = Command::new("taskset");
         command.args(["-c", &others(), "nginx", "-c"]).arg(&file).arg("-p").arg(dir);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().context("nginx")?;
-        let nginx = Self { child, address };
+        let nginx = Self { child, http1, http2 };
         let start = Instant::now();
-        while TcpStream::connect(address).is_err() {
+        while TcpStream::connect(http2).is_err() {
             ensure!(start.elapsed() < Duration::from_secs(5), "nginx does not listen");
             thread::sleep(Duration::from_millis(10));
         }
