@@ -1,7 +1,7 @@
 //! Ports at which nobody listens, and ports for servers that take none from the kernel.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, bail};
@@ -35,9 +35,24 @@ pub fn free() -> Result<SocketAddr> {
     for _ in 0..room {
         let n = first.wrapping_add(TRIED.fetch_add(1, Ordering::Relaxed)) % room;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, u16::try_from(LOWEST + n)?));
-        if TcpListener::bind(address).is_ok() {
+        if !is_taken(address.port())? {
             return Ok(address);
         }
     }
     bail!("no port is free from {LOWEST} on")
+}
+
+/// Somebody listens there, or is connected from there. It is not tried by a socket of our own: a process that another
+/// test begins in this moment would keep that for a while.
+fn is_taken(port: u16) -> Result<bool> {
+    let local = format!(":{port:04X}");
+    for table in ["tcp", "tcp6"] {
+        // Without IPv6 there is no table of it.
+        let text = fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap_or_default();
+        let mut locals = text.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1));
+        if locals.any(|address| address.ends_with(&local)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

@@ -328,10 +328,17 @@ fn what_is_tapped_and_what_is_counted() -> Result<()> {
             table.case(format_args!("tapped: {name}"), || {
                 for proxy in pair.both() {
                     let prefix = format!("down_{name}_");
-                    let entries = fs::read_dir(proxy.dir())?.flatten();
-                    let found =
-                        entries.filter(|e| e.file_name().to_string_lossy().starts_with(&prefix)).count();
-                    ensure!((found > 0) == *is_tapped, "{} traces of {}", found, proxy.kind.name());
+                    let traces = || -> Result<usize> {
+                        let entries = fs::read_dir(proxy.dir())?.flatten();
+                        Ok(entries.filter(|e| e.file_name().to_string_lossy().starts_with(&prefix)).count())
+                    };
+                    if *is_tapped {
+                        // It is counted before its file is there.
+                        let what = format!("a trace of {}", proxy.kind.name());
+                        until(&what, Duration::from_secs(5), || Ok((traces()? > 0).then_some(())))?;
+                    } else {
+                        ensure!(traces()? == 0, "{} has written a trace", proxy.kind.name());
+                    }
                 }
                 Ok(())
             });

@@ -31,8 +31,10 @@ impl Http2 {
     }
 
     pub fn send(&self, ask: &Ask) -> Result<Value> {
-        let exchange = async { timeout(LONG, exchange(self.requests.clone(), ask)).await };
-        self.runtime.block_on(exchange).with_context(|| format!("{ask:?}"))?
+        let (requests, own) = (self.requests.clone(), ask.clone());
+        // On the connection's own thread: a request's body leaves with its head.
+        let exchange = self.runtime.spawn(async move { timeout(LONG, exchange(requests, &own)).await });
+        self.runtime.block_on(exchange)?.with_context(|| format!("{ask:?}"))?
     }
 }
 

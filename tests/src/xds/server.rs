@@ -2,11 +2,12 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
@@ -26,6 +27,9 @@ use tonic::{Request, Response, Status, Streaming};
 use super::state::Shared;
 use super::wire::Raw;
 use crate::tls_server::TlsOptions;
+
+/// How long its port may be somebody's after it was its own.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where it listens.
 #[derive(Clone, Debug)]
@@ -86,12 +90,20 @@ impl Drop for Server {
     }
 }
 
-/// The same port again, right after a server that had it.
+/// The same port again, right after a server that had it. A process that another test begins in this moment has its
+/// socket, too, until it becomes the program that it is to be.
 async fn bind(address: SocketAddr) -> Result<TcpListener> {
-    let socket = tokio::net::TcpSocket::new_v4()?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(address).with_context(|| format!("cannot bind {address}"))?;
-    Ok(socket.listen(128)?)
+    let start = Instant::now();
+    loop {
+        let socket = tokio::net::TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
+        match socket.bind(address).and_then(|()| socket.listen(128)) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && start.elapsed() < PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            result => return result.with_context(|| format!("cannot bind {address}")),
+        }
+    }
 }
 
 async fn connection<S>(socket: S, tls: Option<TlsAcceptor>, shared: Arc<Shared>)
