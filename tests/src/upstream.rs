@@ -126,23 +126,24 @@ impl Drop for Upstream {
 }
 
 fn accept(listener: &TcpListener, shared: &Arc<Shared>, name: &str, does: &Does) {
-    for stream in listener.incoming() {
+    loop {
+        let accepted = listener.accept();
         if shared.stop.load(Ordering::SeqCst) {
             return;
         }
-        let Ok(stream) = stream else { continue };
+        let Ok((stream, peer)) = accepted else { continue };
         shared.accepted.fetch_add(1, Ordering::Relaxed);
         let (shared, name, does) = (Arc::clone(shared), name.to_owned(), does.clone());
         std::thread::spawn(move || {
             // A broken connection shows in the client's result.
-            let _ = serve(stream, &shared, &name, &does);
+            let _ = serve((stream, peer), &shared, &name, &does);
         });
     }
 }
 
-fn serve(stream: TcpStream, shared: &Shared, name: &str, does: &Does) -> Result<()> {
-    stream.set_nodelay(true)?;
-    let peer = stream.peer_addr()?;
+fn serve((stream, peer): (TcpStream, SocketAddr), shared: &Shared, name: &str, does: &Does) -> Result<()> {
+    // Of one that was reset before this thread had its turn there is an end to be told, too.
+    let _ = stream.set_nodelay(true);
     let (mut bytes, mut head) = (0, Vec::new());
     let end = {
         let mut note = |part: &[u8]| {

@@ -11,7 +11,7 @@ use shunt_tests::pki::{Identity, Validity};
 use shunt_tests::tls_context::{file, tls_chain};
 use shunt_tests::{
     Bootstrap, Cases, Client, End, Kind, Leaf, Pair, Place, Proxy, TlsClient, TlsContext, TlsOptions,
-    TlsServer, Upstream, lab,
+    TlsServer, Upstream, lab, until,
 };
 
 use crate::tls_common::{CLIENT, Mesh, SERVER, secure, secure_with};
@@ -37,7 +37,7 @@ impl Refusal<'_> {
         let all = format!("{prefix}.*");
         pair.same_stats(cases, format_args!("tls, refused: {}", self.id), &[&all], |proxy| {
             let stat = format!("{prefix}.{}", self.stat);
-            let (reached, counted) = (Reached::now(backend), proxy.stat(&stat)?);
+            let (reached, counted) = (Reached::now(backend)?, proxy.stat(&stat)?);
             attempt(proxy)?;
             proxy.expect_stat(&stat, counted + 1)?;
             proxy.expect_stat(&format!("listener.{}.downstream_cx_active", self.listener), 0)?;
@@ -53,8 +53,12 @@ struct Reached {
 }
 
 impl Reached {
-    fn now(backend: &Upstream) -> Self {
-        Self { accepted: backend.accepted(), ended: backend.mark() }
+    /// Those of attempts before have ended.
+    fn now(backend: &Upstream) -> Result<Self> {
+        until("an end of all connections", Duration::from_secs(5), || {
+            let now = Self { accepted: backend.accepted(), ended: backend.mark() };
+            Ok((now.accepted == now.ended).then_some(now))
+        })
     }
 
     /// No byte has come since. Envoy connects before the handshake is done; shunt does not.
@@ -429,7 +433,7 @@ fn a_handshake_that_never_ends_is_cut_off() -> Result<()> {
             let stat = "listener.timed.downstream_cx_transport_socket_connect_timeout";
             let names = [stat, "listener.timed.ssl.*"];
             pair.same_stats(&mut cases, format_args!("tls, too late: {id}"), &names, |proxy| {
-                let (reached, before) = (Reached::now(&backend), proxy.stat(stat)?);
+                let (reached, before) = (Reached::now(&backend)?, proxy.stat(stat)?);
                 let (end, took) = ends(proxy, "timed", bytes)?;
                 ensure!(end != End::Open && took < Duration::from_secs(4), "{end} after {took:?}");
                 if *id != "a hello without an end" {
@@ -445,7 +449,7 @@ fn a_handshake_that_never_ends_is_cut_off() -> Result<()> {
             "tls, too late: after the hello",
             &[stat, "listener.timed.ssl.*"],
             |proxy| {
-                let (reached, before) = (Reached::now(&backend), proxy.stat(stat)?);
+                let (reached, before) = (Reached::now(&backend)?, proxy.stat(stat)?);
                 let mut stream = TlsClient::new().ready()?.begin(proxy.at("timed")?)?;
                 stream.greet()?;
                 proxy.expect_stat(stat, before + 1)?;
@@ -456,7 +460,7 @@ fn a_handshake_that_never_ends_is_cut_off() -> Result<()> {
         for (id, bytes) in &parts {
             let names = ["listener.inspected.downstream_pre_cx_timeout", "listener.inspected.ssl.*"];
             pair.same_stats(&mut cases, format_args!("tls, inspected too late: {id}"), &names, |proxy| {
-                let reached = Reached::now(&backend);
+                let reached = Reached::now(&backend)?;
                 let (end, took) = ends(proxy, "inspected", bytes)?;
                 ensure!(end != End::Open && took < Duration::from_secs(4), "{end} after {took:?}");
                 reached.nothing_since(&backend, proxy)
@@ -489,7 +493,7 @@ fn malformed_handshakes_are_refused() -> Result<()> {
         let pair = Pair::start(lab, &config.yaml())?;
         let mut cases = Cases::new();
         for proxy in pair.both() {
-            let reached = Reached::now(&backend);
+            let reached = Reached::now(&backend)?;
             let port = proxy.at("tls")?.port().to_string();
             let out = lab.program("python", &Place::default())?.args([SCRIPT, &port]).run()?;
             let lines = out.stdout.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;

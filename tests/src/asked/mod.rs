@@ -78,18 +78,17 @@ impl Ask {
 
     /// On a connection of its own. What differs from one run to the next is not shown.
     pub fn send(&self, to: SocketAddr) -> Result<Value> {
+        self.begin(to)?.answer()
+    }
+
+    /// The request is on its way.
+    pub fn begin(&self, to: SocketAddr) -> Result<Begun<'_>> {
         let stream = TcpStream::connect(to)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(self.leaves.unwrap_or(LONG)))?;
         // Who answers early may close before all of it is read.
         drop(self.write(&stream));
-        if self.leaves.is_some() {
-            let mut all = Vec::new();
-            drop((&stream).read_to_end(&mut all));
-            stream.shutdown(Shutdown::Both)?;
-            return Ok(json!("left"));
-        }
-        Answer::read(&mut BufReader::new(stream), self.method == "HEAD").with_context(|| format!("{self:?}"))
+        Ok(Begun { ask: self, stream })
     }
 
     fn write(&self, mut stream: &TcpStream) -> std::io::Result<()> {
@@ -123,6 +122,25 @@ impl Ask {
             stream.write_all(&vec![b'b'; length - first])?;
         }
         Ok(())
+    }
+}
+
+/// A request whose answer is still to be read.
+pub struct Begun<'a> {
+    ask: &'a Ask,
+    stream: TcpStream,
+}
+
+impl Begun<'_> {
+    pub fn answer(self) -> Result<Value> {
+        let Self { ask, stream } = self;
+        if ask.leaves.is_some() {
+            let mut all = Vec::new();
+            drop((&stream).read_to_end(&mut all));
+            stream.shutdown(Shutdown::Both)?;
+            return Ok(json!("left"));
+        }
+        Answer::read(&mut BufReader::new(stream), ask.method == "HEAD").with_context(|| format!("{ask:?}"))
     }
 }
 

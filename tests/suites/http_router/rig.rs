@@ -285,12 +285,13 @@ impl Run<'_> {
 
     /// So many at a time, each begun a little later than the one before.
     pub(super) fn together(&self, asks: &[Ask]) -> Result<Value> {
-        let at = self.at;
+        let asks: Vec<Ask> =
+            asks.iter().map(|ask| ask.clone().header("x-id", &self.next().to_string())).collect();
         std::thread::scope(|scope| {
             let mut running = Vec::new();
-            for ask in asks {
-                let ask = ask.clone().header("x-id", &self.next().to_string());
-                running.push(scope.spawn(move || ask.send(at)));
+            for ask in &asks {
+                let begun = ask.begin(self.at)?;
+                running.push(scope.spawn(move || begun.answer()));
                 std::thread::sleep(Duration::from_millis(40));
             }
             let joined = running.into_iter().map(|one| one.join().unwrap_or_else(|_| Ok(json!("panicked"))));
