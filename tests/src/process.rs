@@ -211,7 +211,9 @@ impl Process {
     /// Writes a line to a program spawned [`Spawn::with_stdin`].
     pub fn send(&mut self, line: &str) -> Result<()> {
         let stdin = self.stdin.as_mut().context("the program was spawned without stdin")?;
-        writeln!(stdin, "{line}").with_context(|| format!("{} does not read", self.name))
+        // At once: half a line may be all that it wants.
+        let line = format!("{line}\n");
+        stdin.write_all(line.as_bytes()).with_context(|| format!("{} does not read", self.name))
     }
 
     /// Writes a line and waits for the next line of JSON.
