@@ -202,8 +202,9 @@ fn a_server_that_is_reloaded() -> Result<()> {
                    server {{ listen {one}; }} server {{ listen {two} http2; }} }}\n"
             ),
         )?;
-        let mut nginx =
-            lab.program("nginx", &Place::default())?.arg("-c").arg(&file).arg("-p").arg(&dir).spawn()?;
+        let program = lab.program("nginx", &Place::default())?.arg("-c").arg(&file).arg("-p").arg(&dir);
+        // Its workers end when it is asked to end, and outlive it when it is killed.
+        let mut nginx = program.gentle().spawn()?;
         eventually("nginx", Duration::from_secs(10), || {
             ensure!(nginx.exited()?.is_none(), "nginx has ended: {}", nginx.stderr());
             Ok(std::net::TcpStream::connect(two)?)
