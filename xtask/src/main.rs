@@ -75,7 +75,7 @@ enum Task {
     },
     /// Run a benchmark in release mode (as root)
     Bench {
-        /// Which one: intercept, config, match, tls or xds
+        /// Which one: intercept, config, match, tls, http or xds
         name: String,
         /// Passed on to the benchmark
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
