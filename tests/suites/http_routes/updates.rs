@@ -42,6 +42,16 @@ fn asked(stream: &mut TcpStream, path: &str) -> Result<String> {
     Ok(format!("{} {}", head.split(' ').nth(1).unwrap_or_default(), String::from_utf8_lossy(&body)))
 }
 
+/// A bootstrap whose listener `l` takes its routes from this directory.
+fn following(dir: &Path) -> String {
+    let file = dir.join("rds.yaml");
+    let rds = format!(
+        "rds: {{ route_config_name: r, config_source: {{ path_config_source: {{ path: {file:?} }} }} }}"
+    );
+    let top = "node: { id: here, cluster: there }";
+    Bootstrap::new().top(top).listener("l", &manager("h", &rds)).yaml()
+}
+
 #[test]
 fn routes_of_a_file_change_under_a_connection_that_stays() -> Result<()> {
     lab(|lab| {
@@ -50,12 +60,7 @@ fn routes_of_a_file_change_under_a_connection_that_stays() -> Result<()> {
             let dir = lab.dir().join(format!("routes-{}", kind.name()));
             fs::create_dir(&dir)?;
             put(&dir, &routes("1", &[named("one", "prefix: /")]))?;
-            let file = dir.join("rds.yaml");
-            let rds = format!(
-                "rds: {{ route_config_name: r, config_source: {{ path_config_source: {{ path: {file:?} }} }} }}"
-            );
-            let top = "node: { id: here, cluster: there }";
-            let config = Bootstrap::new().top(top).listener("l", &manager("h", &rds)).yaml();
+            let config = following(&dir);
             let proxy = Proxy::start(lab, kind, &config)?;
             let mut stream = TcpStream::connect(proxy.listening("l")?)?;
             stream.set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -84,12 +89,7 @@ fn an_update_of_routes_is_told() -> Result<()> {
         let dir = lab.dir().join("routes");
         fs::create_dir(&dir)?;
         put(&dir, &routes("1", &[named("one", "prefix: /")]))?;
-        let file = dir.join("rds.yaml");
-        let rds = format!(
-            "rds: {{ route_config_name: r, config_source: {{ path_config_source: {{ path: {file:?} }} }} }}"
-        );
-        let top = "node: { id: here, cluster: there }";
-        let config = Bootstrap::new().top(top).listener("l", &manager("h", &rds)).yaml();
+        let config = following(&dir);
         let proxy = Proxy::start(lab, Kind::Shunt, &config)?;
         proxy.listening("l")?;
         let admin = proxy.admin().address().context("no admin address")?.to_string();
