@@ -75,17 +75,28 @@ impl Figures {
     }
 
     pub(crate) fn table(&self) -> Table {
+        let all: Vec<usize> = (0..self.modes.len()).collect();
+        self.table_of(&all)
+    }
+
+    /// Of these modes, and of their ratios to the one that all are divided by.
+    pub(crate) fn table_of(&self, modes: &[usize]) -> Table {
         let mut table = Table::new();
         table.load_preset(comfy_table::presets::ASCII_MARKDOWN);
-        let (base, rest) = (self.modes[self.base].0, self.compared());
-        let names = self.modes.iter().map(|(name, _)| (*name).to_owned());
-        let ratios = rest.clone().map(|(name, _)| format!("{name} / {base}"));
+        let modes: Vec<_> = modes.iter().map(|i| (*i != self.base, &self.modes[*i])).collect();
+        let shown = || modes.iter().map(|(_, mode)| mode);
+        // The last first: it is the one that matters.
+        let compared = || modes.iter().rev().filter(|(compared, _)| *compared).map(|(_, mode)| mode);
+        let base = &self.modes[self.base];
+        let names = shown().map(|(name, _)| (*name).to_owned());
+        let ratios = compared().map(|(name, _)| format!("{name} / {}", base.0));
         table.set_header(std::iter::once("metric".to_owned()).chain(names).chain(ratios));
-        let measured = |i: usize| self.modes.iter().any(|(_, all)| !all[i].0.is_empty());
-        for (i, metric) in self.metrics.iter().enumerate().filter(|(i, _)| measured(*i)) {
-            let cells = self.modes.iter().map(|(_, all)| all[i].cell(metric.scale, metric.digits));
-            let base = &self.modes[self.base].1[i];
-            let ratios = rest.clone().map(|(_, all)| all[i].ratio(base).cell(1.0, 2));
+        for (i, metric) in self.metrics.iter().enumerate() {
+            if shown().all(|(_, all)| all[i].0.is_empty()) {
+                continue;
+            }
+            let cells = shown().map(|(_, all)| all[i].cell(metric.scale, metric.digits));
+            let ratios = compared().map(|(_, all)| all[i].ratio(&base.1[i]).cell(1.0, 2));
             table.add_row(std::iter::once(metric.name.to_owned()).chain(cells).chain(ratios));
         }
         table
@@ -103,11 +114,6 @@ impl Figures {
             out.insert((*mode).to_owned(), row.into());
         }
         out.into()
-    }
-
-    /// The modes that are compared with the base, the last first: it is the one that matters.
-    fn compared(&self) -> impl Iterator<Item = &(&'static str, Vec<Series>)> + Clone {
-        self.modes.iter().enumerate().rev().filter(|(i, _)| *i != self.base).map(|(_, mode)| mode)
     }
 }
 

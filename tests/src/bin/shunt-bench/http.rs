@@ -1,13 +1,15 @@
 //! HTTP: requests a second and CPU a request through one connection manager, beside Envoy; h2load in front, nginx behind.
 //!
-//! A relay that knows bytes alone is the floor: what two connections cost in the kernel no proxy is below.
+//! A relay that knows bytes alone is the floor: what two connections cost in the kernel no proxy is below. HAProxy and
+//! nginx say how near to it others come.
+
+mod servers;
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
@@ -17,13 +19,16 @@ use serde_json::{Value, json};
 use shunt_tests::bootstrap::{DIR, chain, extension, tcp_proxy};
 use shunt_tests::{Bootstrap, Kind, Lab, Proxy, lab};
 
+use self::servers::Server;
+
 use crate::figures::{Figures, Metric, metric};
 use crate::machine::Machine;
 use crate::proxy::{ENVOY, cpu_of};
 
-/// What is measured: the second is shunt's own `tcp_proxy`, between the same client and the same upstream.
-const MODES: &[&str] = &["envoy", "relay", "shunt"];
-const RELAY: usize = 1;
+/// What is measured. `relay` is shunt's own `tcp_proxy`, between the same client and the same upstream.
+const MODES: &[&str] = &["envoy", "relay", "shunt", "nginx", "haproxy"];
+/// Those of each table that is printed.
+const TABLES: [&[usize]; 2] = [&[0, 1, 2], &[2, 3, 4]];
 const LISTENER: &str = "http";
 const RELAYS: [&str; 2] = ["relay-h1", "relay-h2"];
 /// Of an HTTP/2 connection.
@@ -79,25 +84,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 fn measure(lab: &Lab, options: &Options) -> Result<()> {
-    let nginx = Nginx::start(lab.dir())?;
-    let config = bootstrap(nginx.http1);
-    let configs =
-        [(Kind::Envoy, &config), (Kind::Shunt, &relays([nginx.http1, nginx.http2])), (Kind::Shunt, &config)];
-    let mut proxies = Vec::new();
-    for (kind, config) in configs {
-        let mut proxy = Proxy::start_with(lab, kind, config, &["--concurrency", "1"])?;
-        pin(proxy.process().pid(), &[PROXY_CPU])?;
-        proxies.push(proxy);
-    }
+    let nginx = servers::backend(lab)?;
+    pin(nginx.process.pid(), &others())?;
     let mut figures = Figures::new(METRICS, MODES, ENVOY);
     for n in 0..=options.repetitions {
         eprintln!("repetition {n} of {} (0 does not count)", options.repetitions);
+        // Each has processes of its own: where their memory lies makes a tenth of what they take.
+        let mut proxies = start(lab, &nginx)?;
         for (at, load) in LOADS.iter().enumerate() {
             for which in (0..MODES.len()).map(|i| (i + n) % MODES.len()) {
-                let proxy = &mut proxies[which];
-                let listener = if which == RELAY { RELAYS[usize::from(!load.http1)] } else { LISTENER };
-                let (pid, to) = (u32::try_from(proxy.process().pid())?, proxy.at(listener)?);
-                let figure = requests((pid, to), load, lab.dir(), options.duration_s)?;
+                let (pid, to) = (proxies[which].pid(), proxies[which].at(load)?);
+                let figure = requests((u32::try_from(pid)?, to), load, lab.dir(), options.duration_s)?;
                 if n > 0 {
                     for (i, value) in figure.into_iter().enumerate() {
                         figures.push(which, 3 * at + i, value);
@@ -107,6 +104,48 @@ fn measure(lab: &Lab, options: &Options) -> Result<()> {
         }
     }
     report(options, &figures)
+}
+
+/// One of [`MODES`].
+enum Running {
+    Proxy(Proxy),
+    Relay(Proxy),
+    Peer(Server),
+}
+
+/// In the order of [`MODES`], each on the proxy's CPU.
+fn start(lab: &Lab, nginx: &Server) -> Result<Vec<Running>> {
+    let config = bootstrap(nginx.http1);
+    let ours = |kind, config: &str| Proxy::start_with(lab, kind, config, &["--concurrency", "1"]);
+    let mut all = vec![
+        Running::Proxy(ours(Kind::Envoy, &config)?),
+        Running::Relay(ours(Kind::Shunt, &relays([nginx.http1, nginx.http2]))?),
+        Running::Proxy(ours(Kind::Shunt, &config)?),
+        Running::Peer(servers::nginx_proxy(lab, nginx.http1)?),
+        Running::Peer(servers::haproxy(lab, nginx.http1)?),
+    ];
+    for running in &mut all {
+        pin(running.pid(), &[PROXY_CPU])?;
+    }
+    Ok(all)
+}
+
+impl Running {
+    fn pid(&mut self) -> i32 {
+        match self {
+            Self::Proxy(proxy) | Self::Relay(proxy) => proxy.process().pid(),
+            Self::Peer(server) => server.process.pid(),
+        }
+    }
+
+    fn at(&self, load: &Load) -> Result<SocketAddr> {
+        match self {
+            Self::Proxy(proxy) => proxy.at(LISTENER),
+            Self::Relay(proxy) => proxy.at(RELAYS[usize::from(!load.http1)]),
+            Self::Peer(server) if load.http1 => Ok(server.http1),
+            Self::Peer(server) => Ok(server.http2),
+        }
+    }
 }
 
 /// As a sidecar has it: access log, request ids, timeouts, stats.
@@ -152,7 +191,8 @@ fn requests((pid, to): (u32, SocketAddr), load: &Load, dir: &Path, seconds: u32)
     // It appends.
     let _ = fs::remove_file(&log);
     let mut command = Command::new("taskset");
-    command.args(["-c", &others(), "h2load", "-t", "1", "-c", &load.connections.to_string()]);
+    let cpus: Vec<String> = others().iter().map(ToString::to_string).collect();
+    command.args(["-c", &cpus.join(","), "h2load", "-t", "1", "-c", &load.connections.to_string()]);
     command.args(if load.http1 { &["--h1"][..] } else { &["-m", STREAMS][..] });
     command.args(["-D", &seconds.to_string(), "--log-file"]).arg(&log).arg(format!("http://{to}/api/list"));
     let before = cpu_of(pid)?;
@@ -176,14 +216,10 @@ fn requests((pid, to): (u32, SocketAddr), load: &Load, dir: &Path, seconds: u32)
     Ok([count / f64::from(seconds), cpu * 1e6 / count, p99])
 }
 
-/// The CPUs beside the proxy's, as `taskset` takes them.
-fn others() -> String {
+/// The CPUs beside the proxy's, where there are any.
+fn others() -> Vec<usize> {
     let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    (0..cpus)
-        .filter(|cpu| *cpu != PROXY_CPU || cpus == 1)
-        .map(|cpu| cpu.to_string())
-        .collect::<Vec<_>>()
-        .join(",")
+    (0..cpus).filter(|cpu| *cpu != PROXY_CPU || cpus == 1).collect()
 }
 
 /// All threads of a process.
@@ -199,60 +235,17 @@ fn pin(pid: i32, cpus: &[usize]) -> Result<()> {
     Ok(())
 }
 
-/// Answers with a short text, by as many requests on a connection as there are.
-struct Nginx {
-    child: Child,
-    http1: SocketAddr,
-    http2: SocketAddr,
-}
-
-impl Nginx {
-    fn start(dir: &Path) -> Result<Self> {
-        // Both at once: they are two.
-        let free = [(); 2].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
-        let [http1, http2] = free.map(|socket| socket?.local_addr());
-        let (http1, http2) = (http1?, http2?);
-        let text = format!(
-            "daemon off;\nmaster_process off;\npid {dir}/nginx.pid;\nerror_log stderr;\n\
-             events {{ worker_connections 4096; }}\n\
-             http {{ access_log off; keepalive_requests 1000000000; client_body_temp_path {dir}/body;\n\
-               proxy_temp_path {dir}/proxy; fastcgi_temp_path {dir}/fastcgi; uwsgi_temp_path {dir}/uwsgi;\n\
-               scgi_temp_path {dir}/scgi;\n\
-               server {{ listen {http1} backlog=4096; listen {http2} http2 backlog=4096;\n\
-               location / {{ return 200 \"hello\\n\"; }} }} }}\n",
-            dir = dir.display()
-        );
-        let file = dir.join("nginx-bench.conf");
-        fs::write(&file, text)?;
-        let mut command = Command::new("taskset");
-        command.args(["-c", &others(), "nginx", "-c"]).arg(&file).arg("-p").arg(dir);
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().context("nginx")?;
-        let nginx = Self { child, http1, http2 };
-        let start = Instant::now();
-        while TcpStream::connect(http2).is_err() {
-            ensure!(start.elapsed() < Duration::from_secs(5), "nginx does not listen");
-            thread::sleep(Duration::from_millis(10));
-        }
-        Ok(nginx)
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 fn report(options: &Options, figures: &Figures) -> Result<()> {
     let machine = Machine::read();
     let Options { repetitions, duration_s, json } = options;
     println!("{}", machine.line());
     println!(
         "{repetitions} repetitions of {duration_s} s, one worker each on a CPU of its own, proxies interleaved; \
-         median (min-max)\n\n{}",
-        figures.table()
+         median (min-max)",
     );
+    for modes in TABLES {
+        println!("\n{}", figures.table_of(modes));
+    }
     let Some(path) = json else { return Ok(()) };
     let all: Value = json!({
         "machine": machine.json(),
