@@ -17,7 +17,6 @@ use tokio::task::{AbortHandle, JoinHandle};
 pub use self::workers::Workers;
 use self::workers::{Crew, Place, Seat};
 use crate::clock;
-use crate::net::turn;
 use crate::telemetry::stats::{Counter, Stats};
 
 /// Spawns onto the current runtime, or onto a worker's.
@@ -158,7 +157,7 @@ impl<F: Future<Output = ()>> Future for Named<F> {
         // Moved there and back: no counter of references is touched.
         let before = WHOSE.replace(this.whose.take());
         // Not polled again after a panic, so no broken invariant is observed.
-        let polled = catch_unwind(AssertUnwindSafe(|| clock::polling(|| turn::polling(|| future.poll(cx)))));
+        let polled = catch_unwind(AssertUnwindSafe(|| clock::polling(|| future.poll(cx))));
         *this.whose = WHOSE.replace(before);
         match polled {
             Ok(poll) => poll,

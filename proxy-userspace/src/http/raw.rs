@@ -12,6 +12,7 @@ use http_body::Frame;
 
 use super::h1::conn::Conn;
 use super::{Body, Io, Reset, ResetReason};
+use crate::net::turn::Later;
 use crate::telemetry::Side;
 
 /// The largest read.
@@ -104,7 +105,7 @@ impl Raw {
             if state.told {
                 return Poll::Ready(Ok(()));
             }
-            if let Err(error) = ready!(state.poll_send(cx)) {
+            if let Err(error) = ready!(state.poll_send(cx, || self.0.clone())) {
                 let reset = state.lost(&error);
                 state.broken = Some(reset.clone());
                 return Poll::Ready(Err(reset));
@@ -174,8 +175,17 @@ impl Raw {
 }
 
 impl State {
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.last { self.conn.poll_shutdown(cx) } else { self.conn.poll_send(cx) }
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        own: impl FnOnce() -> Arc<dyn Later>,
+    ) -> Poll<io::Result<()>> {
+        match (self.last, &self.broken) {
+            (true, _) => self.conn.poll_shutdown(cx),
+            // It may be reset behind it.
+            (false, Some(_)) => self.conn.poll_send_now(cx),
+            (false, None) => self.conn.poll_send(cx, own),
+        }
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Reset>>> {
@@ -208,6 +218,12 @@ impl State {
             Side::Upstream | Side::Internal => "",
         };
         Reset::new(self.side, ResetReason::ConnectionTermination, details)
+    }
+}
+
+impl Later for Mutex<State> {
+    fn write(&self) {
+        self.lock().unwrap_or_else(PoisonError::into_inner).conn.write_in_turn();
     }
 }
 

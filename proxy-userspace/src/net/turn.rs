@@ -3,16 +3,66 @@
 //! A write to an idle peer on another CPU wakes it, which costs the writer more than all else that a write does, most of
 //! all on a virtual machine. Where what is short goes out only after all tasks that were ready have run, the first wakes
 //! the peer, and the others find it awake. Nobody waits where nobody else is ready.
+//!
+//! A connection that others can write for is put into its worker's queue ([`later`]), and its task goes on as if it had
+//! written; [`run`] empties the queue. Any other has its task polled again ([`Turn`]).
 
-use std::cell::Cell;
-use std::task::{Context, Poll};
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
 /// More than this is worth a wake-up of its own.
 pub const SHORT: usize = 4 * 1024;
 
+/// Has something to write.
+pub trait Later: Send + Sync {
+    /// It is its turn. What comes of it is told to its own task.
+    fn write(&self);
+}
+
+#[derive(Default)]
+struct Queue {
+    /// None: nobody empties it.
+    runner: Option<Waker>,
+    waiting: Vec<Arc<dyn Later>>,
+}
+
 thread_local! {
-    /// Of the task that is polled: it waits for its turn. None: no task of ours is.
-    static WAITS: Cell<Option<bool>> = const { Cell::new(None) };
+    static QUEUE: RefCell<Queue> = RefCell::default();
+}
+
+/// Whether it will be told when it is its turn. False on a thread that has no queue.
+pub fn later(who: impl FnOnce() -> Arc<dyn Later>) -> bool {
+    QUEUE.with_borrow_mut(|queue| {
+        let Some(runner) = &queue.runner else { return false };
+        if queue.waiting.is_empty() {
+            // Behind the tasks that are ready now.
+            runner.wake_by_ref();
+        }
+        queue.waiting.push(who());
+        true
+    })
+}
+
+/// Has those write who wait on this thread. For as long as it is polled.
+pub(crate) async fn run() {
+    let all = poll_fn(|cx| {
+        let mut waiting = QUEUE.with_borrow_mut(|queue| {
+            queue.runner.get_or_insert_with(|| cx.waker().clone()).clone_from(cx.waker());
+            std::mem::take(&mut queue.waiting)
+        });
+        waiting.drain(..).for_each(|who| who.write());
+        QUEUE.with_borrow_mut(|queue| {
+            // Its memory is used again, unless somebody has come meanwhile.
+            if queue.waiting.is_empty() {
+                queue.waiting = waiting;
+            }
+        });
+        Poll::<()>::Pending
+    });
+    // However many they are, each has its turn.
+    tokio::task::unconstrained(all).await;
 }
 
 /// Whether a connection's write has let the others go first.
@@ -29,7 +79,6 @@ impl Turn {
             return Poll::Ready(());
         }
         self.waited = true;
-        WAITS.with(|waits| waits.set(waits.get().map(|_| true)));
         cx.waker().wake_by_ref();
         Poll::Pending
     }
@@ -40,38 +89,53 @@ impl Turn {
     }
 }
 
-/// This task is polled again in a moment: it need not see to it that anything else wakes it.
-pub fn is_waiting() -> bool {
-    WAITS.get() == Some(true)
-}
-
-/// Polls a task.
-pub(crate) fn polling<R>(poll: impl FnOnce() -> R) -> R {
-    let before = WAITS.replace(Some(false));
-    let result = poll();
-    WAITS.set(before);
-    result
-}
-
 #[cfg(test)]
 mod tests {
-    use std::task::Waker;
+    use std::sync::Mutex;
 
     use super::*;
+
+    struct Writer(u8, Arc<Mutex<Vec<u8>>>);
+
+    impl Later for Writer {
+        fn write(&self) {
+            self.1.lock().unwrap().push(self.0);
+            if self.0 == 0 {
+                // One that has more to say.
+                assert!(later(|| Arc::new(Self(9, self.1.clone()))));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_write_after_the_tasks_that_were_ready() {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let writer = |n| Arc::new(Writer(n, seen.clone()));
+        assert!(!later(|| writer(7)), "there is no queue");
+        let runner = tokio::spawn(run());
+        tokio::task::yield_now().await;
+        let tasks = [1, 0, 2].map(|n| {
+            let (writer, seen) = (writer(n), seen.clone());
+            tokio::spawn(async move {
+                assert!(later(|| writer) && seen.lock().unwrap().is_empty());
+            })
+        });
+        for task in tasks {
+            task.await.unwrap();
+        }
+        while seen.lock().unwrap().len() < 4 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(*seen.lock().unwrap(), [1, 0, 2, 9]);
+        runner.abort();
+    }
 
     #[test]
     fn a_task_waits_once_for_each_write() {
         let (mut turn, cx) = (Turn::default(), Context::from_waker(Waker::noop()));
-        // Nobody polls a task here.
-        assert!(turn.poll(&cx).is_pending() && !is_waiting());
+        assert!(turn.poll(&cx).is_pending());
         assert!(turn.poll(&cx).is_ready());
         turn.over();
-        polling(|| {
-            assert!(!is_waiting() && turn.poll(&cx).is_pending() && is_waiting());
-            polling(|| assert!(!is_waiting()));
-            assert!(is_waiting());
-        });
-        polling(|| assert!(!is_waiting() && turn.poll(&cx).is_ready() && !is_waiting()));
-        assert!(!is_waiting());
+        assert!(turn.poll(&cx).is_pending());
     }
 }

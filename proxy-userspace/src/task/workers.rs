@@ -9,6 +9,8 @@ use std::thread::{Builder, JoinHandle};
 use tokio::runtime::{self, EnterGuard, Handle};
 use tokio::sync::oneshot;
 
+use crate::net::turn;
+
 /// The threads. They end with this, and with them the tasks that they still have.
 #[derive(Debug)]
 pub struct Workers {
@@ -32,6 +34,7 @@ impl Workers {
             workers.push(Worker { handle: runtime.handle().clone(), connections: AtomicUsize::new(0) });
             let (stop, stopped) = oneshot::channel::<()>();
             let run = move || {
+                runtime.spawn(turn::run());
                 // An error is the sender's drop, which is all that is waited for.
                 let _ = runtime.block_on(stopped);
             };

@@ -18,13 +18,13 @@ use super::parse::{self, Parsed, Scan};
 use super::reader::{Read, Reader};
 use super::{BadRequest, Settings};
 use crate::http::{Body, Io, Observer, RequestHead, Reset, ResetReason, Response, ResponseHead};
-use crate::net::turn;
+use crate::net::turn::Later;
 use crate::telemetry::Side;
 
 /// It carries one exchange after the other.
 pub struct Client {
-    /// It changes hands with each request.
-    conn: Box<Conn>,
+    /// It changes hands with each request. Whoever writes for all of a worker's tasks holds it for a moment, too.
+    conn: Arc<Mutex<Conn>>,
     settings: Arc<Settings>,
 }
 
@@ -40,7 +40,7 @@ pub struct Failed {
 
 impl Client {
     pub fn new(io: Io, settings: Arc<Settings>) -> Self {
-        Self { conn: Box::new(Conn::new(io, Bytes::new())), settings }
+        Self { conn: Arc::new(Mutex::new(Conn::new(io, Bytes::new()))), settings }
     }
 
     /// Sends a request, and waits for its final head. The response's body owns the connection: when it is polled it
@@ -61,7 +61,7 @@ impl Client {
         match poll_fn(|cx| exchange.poll_head(cx)).await {
             Ok(parsed) => Ok(exchange.respond(parsed, done)),
             Err(reset) => {
-                let untouched = !exchange.touched && exchange.client.conn.input.is_empty();
+                let untouched = !exchange.touched && exchange.client.conn().input.is_empty();
                 Err(Failed { reset, untouched, rest: exchange.body })
             }
         }
@@ -69,14 +69,26 @@ impl Client {
 
     /// Of one that is idle: ready once the peer has closed it, or has sent what nobody asked for.
     pub fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.conn.input.is_empty() {
+        let mut conn = self.conn();
+        if !conn.input.is_empty() {
             return Poll::Ready(());
         }
-        self.conn.poll_fill(cx, 1).map(drop)
+        conn.poll_fill(cx, 1).map(drop)
     }
 
     pub fn with_io<R>(&mut self, f: impl FnOnce(&mut Io) -> R) -> R {
-        f(&mut self.conn.io)
+        f(&mut self.conn().io)
+    }
+
+    /// Of one task at a time: nobody waits for it.
+    fn conn(&self) -> MutexGuard<'_, Conn> {
+        self.conn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Later for Mutex<Conn> {
+    fn write(&self) {
+        self.lock().unwrap_or_else(PoisonError::into_inner).write_in_turn();
     }
 }
 
@@ -104,14 +116,15 @@ struct Exchange {
 }
 
 impl Exchange {
-    fn new(mut client: Client, head: &RequestHead, body: Body, observer: Observer) -> Result<Self, Failed> {
-        let framing = match encode::request(&mut client.conn.output, head, body.exact_len(), &client.settings)
-        {
+    fn new(client: Client, head: &RequestHead, body: Body, observer: Observer) -> Result<Self, Failed> {
+        let mut conn = client.conn();
+        let framing = match encode::request(&mut conn.output, head, body.exact_len(), &client.settings) {
             Ok(framing) => framing,
             Err(reset) => return Err(Failed { reset, untouched: true, rest: body }),
         };
-        add(&observer.progress.request_head, client.conn.output.len() as u64);
-        add(&observer.progress.request_header, encode::header_bytes(&client.conn.output));
+        add(&observer.progress.request_head, conn.output.len() as u64);
+        add(&observer.progress.request_header, encode::header_bytes(&conn.output));
+        drop(conn);
         Ok(Self {
             writer: Writer::new(framing, &client.settings),
             client,
@@ -136,16 +149,15 @@ impl Exchange {
 
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Parsed<ResponseHead>, Reset>> {
         self.poll_request(cx)?;
-        if turn::is_waiting() {
-            return Poll::Pending;
-        }
         loop {
-            match self.read_head()? {
-                Some(parsed) => return Poll::Ready(Ok(parsed)),
-                None if self.client.conn.eof => return Poll::Ready(Err(gone())),
-                None => {}
+            if let Some(parsed) = self.read_head()? {
+                return Poll::Ready(Ok(parsed));
             }
-            match self.client.conn.poll_fill(cx, READ) {
+            let mut conn = self.client.conn();
+            if conn.eof {
+                return Poll::Ready(Err(gone()));
+            }
+            match conn.poll_fill(cx, READ) {
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(lost(&error))),
                 Poll::Pending => return Poll::Pending,
@@ -155,7 +167,7 @@ impl Exchange {
 
     /// Of what has been read: the final head, after those that go before it.
     fn read_head(&mut self) -> Result<Option<Parsed<ResponseHead>>, Reset> {
-        let conn = &mut self.client.conn;
+        let conn = &mut *self.client.conn.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.touched && !conn.input.is_empty() {
             self.touched = true;
             self.observer.progress.receiving();
@@ -185,9 +197,8 @@ impl Exchange {
     fn poll_request(&mut self, cx: &mut Context<'_>) -> Result<(), Reset> {
         while !self.sent && !self.deaf {
             let waits = if self.held { Poll::Pending } else { self.poll_body(cx)? };
-            let written = self.client.conn.written;
-            let result = self.poll_send(cx);
-            if !self.sending && self.client.conn.written > written {
+            let (result, moved) = self.poll_send(cx);
+            if !self.sending && moved {
                 self.sending = true;
                 self.observer.progress.sending();
             }
@@ -210,27 +221,31 @@ impl Exchange {
         Ok(())
     }
 
-    /// After the last of raw bytes comes a FIN: what they are for may go on in the other direction.
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.writer.is_raw() && self.writer.is_ended() {
-            self.client.conn.poll_shutdown(cx)
+    /// After the last of raw bytes comes a FIN: what they are for may go on in the other direction. And whether anything
+    /// was sent.
+    fn poll_send(&self, cx: &mut Context<'_>) -> (Poll<io::Result<()>>, bool) {
+        let mut conn = self.client.conn();
+        let written = conn.written;
+        let result = if self.writer.is_raw() && self.writer.is_ended() {
+            conn.poll_shutdown(cx)
         } else {
-            self.client.conn.poll_send(cx)
-        }
+            conn.poll_send(cx, || self.client.conn.clone())
+        };
+        (result, conn.written > written)
     }
 
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Reset> {
-        let conn = &mut self.client.conn;
-        while !self.writer.is_ended() && conn.has_room() {
+        // The body is polled with the connection free.
+        while !self.writer.is_ended() && self.client.conn().has_room() {
             match self.body.poll(cx) {
                 Poll::Ready(Some(frame)) => {
                     let last = self.body.is_end();
-                    let wrote = self.writer.frame(conn, frame?, last)?;
+                    let wrote = self.writer.frame(&mut self.client.conn(), frame?, last)?;
                     add(&self.observer.progress.request_body, wrote.body);
                     add(&self.observer.progress.request_framing, wrote.trailers);
                     add(&self.observer.progress.request_header, wrote.trailers);
                 }
-                Poll::Ready(None) => self.writer.end(conn)?,
+                Poll::Ready(None) => self.writer.end(&mut self.client.conn())?,
                 Poll::Pending => return Ok(Poll::Pending),
             }
         }
@@ -261,8 +276,8 @@ impl Exchange {
                 self.observer.progress.sent();
             }
         }
-        self.before_body = self.client.conn.taken();
-        let input = &mut self.client.conn.input;
+        let mut conn = self.client.conn();
+        let (before_body, input) = (conn.taken(), &mut conn.input);
         let body = match extent {
             Extent::None => Body::empty(),
             Extent::Length(len) if len <= input.len() as u64 => {
@@ -270,6 +285,8 @@ impl Exchange {
                 Body::full(input.split_to(len).freeze())
             }
             Extent::Length(_) | Extent::Chunked | Extent::Close | Extent::Raw => {
+                drop(conn);
+                self.before_body = before_body;
                 let reader = Reader::new(extent);
                 let persists = persists && !matches!(extent, Extent::Close | Extent::Raw);
                 let tunnel = self.observer.tunnel;
@@ -278,6 +295,8 @@ impl Exchange {
                 return Response { head, body };
             }
         };
+        drop(conn);
+        self.before_body = before_body;
         add(&self.observer.progress.response_body, body.exact_len().unwrap_or_default());
         self.end(persists, done);
         Response { head, body }
@@ -286,14 +305,18 @@ impl Exchange {
     /// The response is complete. The connection goes on where nothing is left of this exchange on it.
     fn end(self, persists: bool, done: impl FnOnce(Client)) {
         let progress = &self.observer.progress;
-        let taken = self.client.conn.taken().saturating_sub(self.before_body);
+        let mut conn = self.client.conn();
+        let taken = conn.taken().saturating_sub(self.before_body);
         let body = progress.response_body.load(Ordering::Relaxed);
         add(&progress.response_framing, taken.saturating_sub(body));
         progress.received();
-        let mut client = self.client;
-        if persists && self.sent && client.conn.input.is_empty() && !client.conn.eof {
-            client.conn.rest();
-            done(client);
+        let free = persists && self.sent && conn.input.is_empty() && !conn.eof && !conn.has_output();
+        if free {
+            conn.rest();
+        }
+        drop(conn);
+        if free {
+            done(self.client);
         }
     }
 
@@ -305,7 +328,8 @@ impl Exchange {
         // Where the request's own body breaks, so does the exchange.
         self.poll_request(cx)?;
         loop {
-            match reader.read(&mut self.client.conn.input, &self.client.settings).map_err(broken)? {
+            let mut conn = self.client.conn();
+            match reader.read(&mut conn.input, &self.client.settings).map_err(broken)? {
                 Read::Frame(frame) => {
                     if let Some(data) = frame.data_ref() {
                         add(&self.observer.progress.response_body, data.len() as u64);
@@ -321,7 +345,7 @@ impl Exchange {
                 Read::End => return Poll::Ready(None),
                 Read::More => {}
             }
-            match self.client.conn.poll_fill(cx, reader.want()) {
+            match conn.poll_fill(cx, reader.want()) {
                 Poll::Ready(Ok(1..)) => {}
                 Poll::Ready(Ok(0)) if reader.end() => return Poll::Ready(None),
                 Poll::Ready(Ok(0)) => return Poll::Ready(Some(Err(cut_off()))),
@@ -440,7 +464,7 @@ impl<D> Tunnel<D> {
         if let Some(open) = self.open.take()
             && open.exchange.writer.is_raw()
         {
-            open.exchange.client.conn.io.socket().reset_on_close();
+            open.exchange.client.conn().io.socket().reset_on_close();
         }
     }
 }

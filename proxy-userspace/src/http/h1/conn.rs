@@ -2,13 +2,14 @@
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
 use crate::http::Io;
 use crate::net::socket::is_again;
-use crate::net::turn::{SHORT as SHORT_WRITE, Turn};
+use crate::net::turn::{self, Later};
 use crate::transport::CloseEvent;
 
 /// Of a head, mostly.
@@ -36,11 +37,25 @@ pub(in crate::http) struct Conn {
     tail: &'static [u8],
     /// How much was ever read.
     pub(in crate::http) read: u64,
-    /// How much was ever written.
+    /// How much was ever written, or goes out when it is its turn.
     pub(in crate::http) written: u64,
+    /// How much of what is to be written is among it.
+    handed: usize,
     turn: Turn,
     unflushed: bool,
     closed: bool,
+}
+
+/// Of what was handed on.
+enum Turn {
+    /// Nothing was, or all of it has gone out.
+    None,
+    /// It goes out after the tasks that are ready. The waker is of who is told where it does not.
+    Waits(Waker),
+    /// There was no room: whoever polls the connection writes.
+    Stuck,
+    /// Nobody has been told yet.
+    Failed(io::Error),
 }
 
 impl Conn {
@@ -54,7 +69,8 @@ impl Conn {
             data: Bytes::new(),
             tail: b"",
             written: 0,
-            turn: Turn::default(),
+            handed: 0,
+            turn: Turn::None,
             unflushed: false,
             closed: false,
         }
@@ -66,6 +82,11 @@ impl Conn {
         cx: &mut Context<'_>,
         want: usize,
     ) -> Poll<io::Result<usize>> {
+        if matches!(self.turn, Turn::Stuck)
+            && let Poll::Ready(Err(error)) = self.poll_send_now(cx)
+        {
+            self.turn = Turn::Failed(error);
+        }
         if self.eof {
             return Poll::Ready(Ok(0));
         }
@@ -73,6 +94,12 @@ impl Conn {
         if let Poll::Ready(Ok(n)) = result {
             self.read += n as u64;
             self.eof = n == 0;
+        }
+        if result.is_pending()
+            && let Turn::Failed(error) = &mut self.turn
+        {
+            // What the peer has said before goes first.
+            return Poll::Ready(Err(std::mem::replace(error, io::ErrorKind::BrokenPipe.into())));
         }
         result
     }
@@ -128,26 +155,75 @@ impl Conn {
         }
     }
 
-    fn has_output(&self) -> bool {
-        !self.output.is_empty() || !self.data.is_empty() || !self.tail.is_empty()
+    /// How much is to be written.
+    fn outstanding(&self) -> usize {
+        self.output.len() + self.data.len() + self.tail.len()
     }
 
-    /// Writes all that there is to write, what is short in its turn.
-    pub(in crate::http) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.has_output() && self.output.len() + self.data.len() <= SHORT_WRITE {
-            ready!(self.turn.poll(cx));
+    pub(in crate::http) fn has_output(&self) -> bool {
+        self.outstanding() > 0
+    }
+
+    /// Where among all that is ever written the next byte of `output` will be.
+    pub(in crate::http) fn position(&self) -> u64 {
+        self.written + self.outstanding().saturating_sub(self.handed) as u64
+    }
+
+    /// Writes all that there is to write; what is short goes out when it is its turn, and counts as written. `own`: who
+    /// calls [`Self::write_in_turn`] then.
+    pub(in crate::http) fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        own: impl FnOnce() -> Arc<dyn Later>,
+    ) -> Poll<io::Result<()>> {
+        let outstanding = self.outstanding();
+        let waits = match self.turn {
+            Turn::None => outstanding > 0 && outstanding <= turn::SHORT && turn::later(own),
+            Turn::Waits(_) => outstanding <= turn::SHORT,
+            Turn::Stuck | Turn::Failed(_) => false,
+        };
+        if !waits {
+            return self.poll_send_now(cx);
         }
-        self.poll_send_now(cx)
+        match &mut self.turn {
+            Turn::Waits(waker) => waker.clone_from(cx.waker()),
+            turn => *turn = Turn::Waits(cx.waker().clone()),
+        }
+        self.written += (outstanding - self.handed) as u64;
+        self.handed = outstanding;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Its turn has come.
+    pub(in crate::http) fn write_in_turn(&mut self) {
+        // What was longer has gone out by itself.
+        let Turn::Waits(waker) = std::mem::replace(&mut self.turn, Turn::None) else { return };
+        self.turn = match self.poll_send_now(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => {
+                if self.input.is_empty() {
+                    self.rest();
+                }
+                return;
+            }
+            Poll::Ready(Err(error)) => Turn::Failed(error),
+            Poll::Pending => Turn::Stuck,
+        };
+        waker.wake();
     }
 
     /// Writes all that there is to write.
     pub(in crate::http) fn poll_send_now(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Turn::Failed(error) = &mut self.turn {
+            return Poll::Ready(Err(std::mem::replace(error, io::ErrorKind::BrokenPipe.into())));
+        }
         while self.has_output() {
             let n = ready!(self.poll_write(cx))?;
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.written += n as u64;
+            let counted = n.min(self.handed);
+            self.handed -= counted;
+            self.written += (n - counted) as u64;
             self.unflushed = true;
             self.advance(n);
         }
@@ -155,7 +231,9 @@ impl Conn {
             ready!(self.io.wire().poll_flush(cx))?;
             self.unflushed = false;
         }
-        self.turn.over();
+        if matches!(self.turn, Turn::Stuck) {
+            self.turn = Turn::None;
+        }
         Poll::Ready(Ok(()))
     }
 
@@ -193,7 +271,7 @@ impl Conn {
     }
 
     pub(in crate::http) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_send(cx))?;
+        ready!(self.poll_send_now(cx))?;
         self.io.wire().poll_shutdown(cx)
     }
 

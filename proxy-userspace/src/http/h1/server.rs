@@ -18,6 +18,7 @@ use super::reader::{Read, Reader};
 use super::{BadRequest, Settings};
 use crate::clock;
 use crate::http::{Body, Io, Request, RequestHead, Reset, ResetReason, ResponseHead, Sent};
+use crate::net::turn::Later;
 use crate::telemetry::Side;
 use crate::transport::CloseEvent;
 
@@ -211,7 +212,12 @@ impl Server {
         loop {
             let waits = self.poll_body(cx, reply, body, sent);
             let mut state = self.lock();
-            let result = state.conn.poll_send(cx);
+            let result = if reply.broken.is_some() {
+                // The connection may be reset behind it.
+                state.conn.poll_send_now(cx)
+            } else {
+                state.conn.poll_send(cx, || self.0.clone())
+            };
             if !sent.head && state.conn.written > reply.start {
                 sent.head = true;
                 sent.first_byte = Some(clock::lately());
@@ -269,6 +275,12 @@ impl Server {
             }
         }
         Ok(Poll::Ready(()))
+    }
+}
+
+impl Later for Mutex<State> {
+    fn write(&self) {
+        self.lock().unwrap_or_else(PoisonError::into_inner).conn.write_in_turn();
     }
 }
 
@@ -339,7 +351,7 @@ impl State {
         // As Envoy: it does not wait for the rest of a request that has its answer.
         let mut close =
             close || refused || !self.reusable || !self.asked.keep_alive || !self.request_is_here();
-        let start = self.conn.written + self.conn.output.len() as u64;
+        let start = self.conn.position();
         let before = self.conn.output.len();
         let Self { conn, asked, settings, .. } = self;
         let framing = encode::response(&mut conn.output, head, len, asked, &mut close, settings);

@@ -17,7 +17,6 @@ use crate::clock::{self, Instant};
 use crate::drain::Guard;
 use crate::http::hcm::HttpStats;
 use crate::http::{Hcm, LocalReply, Reset};
-use crate::net::turn;
 use crate::telemetry::Flags;
 use crate::telemetry::stats::Held;
 
@@ -200,9 +199,6 @@ impl<'a> Watch<'a> {
         poll_fn(|cx| {
             if let Poll::Ready(done) = work.as_mut().poll(cx) {
                 return Poll::Ready(Ok(done));
-            }
-            if turn::is_waiting() {
-                return Poll::Pending;
             }
             if let Some(peer) = &mut peer
                 && let Poll::Ready(reset) = peer.poll_gone(cx)

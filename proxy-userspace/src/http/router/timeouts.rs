@@ -15,7 +15,6 @@ use crate::clock::{self, Instant};
 use crate::http::manager::limits::longest;
 use crate::http::message::number;
 use crate::http::{Progress, RequestHead};
-use crate::net::turn;
 
 pub(super) const EXPECTED: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 const TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
@@ -262,7 +261,7 @@ impl Alarm {
 
     /// Ready once a limit is reached.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reached> {
-        if self.timeouts == Timeouts::default() || turn::is_waiting() {
+        if self.timeouts == Timeouts::default() {
             return Poll::Pending;
         }
         loop {
