@@ -4,6 +4,7 @@ mod ci;
 mod deny;
 mod docs;
 mod ebpf;
+mod fuzz;
 mod program;
 mod progress;
 mod setup;
@@ -81,6 +82,14 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Fuzz the parsers of what peers send
+    Fuzz {
+        /// Which ones: all by default
+        targets: Vec<String>,
+        /// How long each is fuzzed
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
     /// Remove everything of ours from the kernel (as root)
     Cleanup,
 }
@@ -119,6 +128,7 @@ fn run(ws: &Workspace, task: Task) -> Result<()> {
         Task::Docs { check: true } => docs::check(ws),
         Task::Maps { args } => program::maps(ws, &args),
         Task::Bench { name, args } => program::bench(ws, &name, &args),
+        Task::Fuzz { targets, seconds } => fuzz::fuzz(ws, &targets, seconds),
         Task::Cleanup => program::cleanup(ws),
     }
 }

@@ -5,6 +5,7 @@
 //! request. HTTP/2 has a task for each stream beside the connection's.
 
 pub mod body;
+pub(crate) mod conn;
 pub mod exchange;
 pub mod filter;
 pub mod filters;

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::Frame;
 
-use super::h1::conn::Conn;
+use super::conn::Conn;
 use super::{Body, Io, Reset, ResetReason};
 use crate::net::turn::Later;
 use crate::telemetry::Side;

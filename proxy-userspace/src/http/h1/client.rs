@@ -11,14 +11,13 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body::{Frame, SizeHint};
 
-use super::conn::{Conn, READ};
 use super::encode::{self, Framing, Writer};
 use super::framing::Extent;
 use super::parse::{self, Parsed, Scan};
 use super::reader::{Read, Reader};
 use super::{BadRequest, Settings};
+use crate::http::conn::{Conn, READ};
 use crate::http::{Body, Io, Observer, RequestHead, Reset, ResetReason, Response, ResponseHead};
-use crate::net::turn::Later;
 use crate::telemetry::Side;
 
 /// It carries one exchange after the other.
@@ -83,12 +82,6 @@ impl Client {
     /// Of one task at a time: nobody waits for it.
     fn conn(&self) -> MutexGuard<'_, Conn> {
         self.conn.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Later for Mutex<Conn> {
-    fn write(&self) {
-        self.lock().unwrap_or_else(PoisonError::into_inner).write_in_turn();
     }
 }
 

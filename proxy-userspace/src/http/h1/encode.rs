@@ -5,8 +5,8 @@ use http::{HeaderMap, HeaderName, Method, StatusCode, Version, header};
 use http_body::Frame;
 
 use super::Settings;
-use super::conn::Conn;
 use super::framing::{self, is_of_hop};
+use crate::http::conn::Conn;
 use crate::http::{Case, RequestHead, Reset, ResetReason, ResponseHead};
 use crate::telemetry::Side;
 

@@ -8,7 +8,6 @@
 
 mod chunked;
 mod client;
-pub(in crate::http) mod conn;
 mod encode;
 mod framing;
 mod parse;

@@ -10,13 +10,13 @@ use bytes::Bytes;
 use http::{Method, Version};
 use http_body::{Frame, SizeHint};
 
-use super::conn::Conn;
 use super::encode::{self, Asked, Writer, Wrote};
 use super::framing::Extent;
 use super::parse::{self, Parsed, Scan};
 use super::reader::{Read, Reader};
 use super::{BadRequest, Settings};
 use crate::clock;
+use crate::http::conn::{Conn, READ};
 use crate::http::{Body, Io, Request, RequestHead, Reset, ResetReason, ResponseHead, Sent};
 use crate::net::turn::Later;
 use crate::telemetry::Side;
@@ -313,7 +313,7 @@ impl State {
             if self.conn.input.is_empty() {
                 self.conn.rest();
             }
-            match ready!(self.conn.poll_fill(cx, super::conn::READ)) {
+            match ready!(self.conn.poll_fill(cx, READ)) {
                 Ok(1..) => {}
                 Ok(0) | Err(_) => {
                     self.reusable = false;
@@ -390,7 +390,7 @@ impl State {
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Reset> {
         while self.conn.input.len() < READ_AHEAD {
-            match ready!(self.conn.poll_fill(cx, super::conn::READ)) {
+            match ready!(self.conn.poll_fill(cx, READ)) {
                 Ok(0) => return Poll::Ready(remote()),
                 Ok(_) => self.wake_reader(),
                 Err(error) => return Poll::Ready(lost(&error)),

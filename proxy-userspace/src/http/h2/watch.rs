@@ -11,7 +11,7 @@ mod huffman;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -23,8 +23,8 @@ use super::Settings;
 use super::abuse::{Counts, Violation};
 use super::wire::Streams;
 use crate::http::Io;
-use crate::net::socket::is_again;
-use crate::net::turn::{SHORT, Turn};
+use crate::http::conn::Conn;
+use crate::net::turn::SHORT;
 use crate::telemetry::stats::ClusterStats;
 use crate::transport::CloseEvent;
 
@@ -52,7 +52,10 @@ pub enum End {
 }
 
 pub struct Watched {
-    io: Io,
+    /// Whoever writes for all of a worker's tasks holds it for a moment, too.
+    conn: Arc<Mutex<Conn>>,
+    /// Its transport is none.
+    raw: bool,
     /// Was read, and not handed over.
     waiting: Bytes,
     inbound: Frames,
@@ -60,30 +63,26 @@ pub struct Watched {
     counts: Counts,
     end: End,
     seen: Arc<Seen>,
-    /// For what is written at once; kept for its memory.
-    gathered: Vec<u8>,
-    turn: Turn,
     traffic: Option<Arc<ClusterStats>>,
 }
 
 impl Watched {
     /// `early`: was read before the connection was known to be HTTP/2.
-    pub fn new(io: Io, early: Bytes, end: End, settings: &Settings) -> Self {
+    pub fn new(mut io: Io, early: Bytes, end: End, settings: &Settings) -> Self {
         let seen = Arc::new(Seen {
             read: AtomicU64::new(early.len() as u64),
             streams: (settings.tallies || end == End::Client).then(Arc::default),
             ..Seen::default()
         });
         Self {
-            io,
+            raw: io.wire().is_raw(),
+            conn: Arc::new(Mutex::new(Conn::new(io, Bytes::new()))),
             waiting: early,
             inbound: Frames::inbound(end == End::Server),
             outbound: Frames::outbound(end == End::Client),
             counts: Counts::new(settings, end),
             end,
             seen,
-            gathered: Vec::new(),
-            turn: Turn::default(),
             traffic: settings.traffic.clone(),
         }
     }
@@ -132,7 +131,7 @@ impl Watched {
             return Poll::Ready(self.hand_over(buf));
         }
         let before = buf.filled().len();
-        let read = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
+        let read = ready!(lock(&self.conn).poll_read(cx, buf));
         if read.is_err() || buf.filled().len() == before {
             self.seen.closed.store(true, Ordering::Relaxed);
         }
@@ -145,29 +144,32 @@ impl Watched {
         Poll::Ready(read)
     }
 
-    /// Of a transport each write is a record, and none should be for the head of a frame alone.
-    fn poll_write_gathered(
-        &mut self,
-        cx: &mut Context<'_>,
-        parts: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let mut gathered = std::mem::take(&mut self.gathered);
-        gathered.clear();
-        for part in parts {
-            let room = RECORD.saturating_sub(gathered.len());
-            gathered.extend_from_slice(part.get(..room).unwrap_or(part));
+    /// What is short goes out when it is its turn. Of a transport each write is a record, and none should be for the head
+    /// of a frame alone.
+    fn poll_parts(&self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let mut conn = lock(&self.conn);
+        // What has found no room goes first.
+        ready!(conn.poll_flush(cx))?;
+        if self.raw && parts.iter().map(|part| part.len()).sum::<usize>() > SHORT {
+            ready!(conn.poll_send_now(cx))?;
+            return conn.poll_write_vectored(cx, parts);
         }
-        let written = Pin::new(&mut *self).poll_write(cx, &gathered);
-        self.gathered = gathered;
-        written
-    }
-
-    fn poll_turn(&mut self, cx: &Context<'_>, len: usize) -> Poll<()> {
-        // Who breaks the rules is told at once: the connection is not polled again.
-        if len > SHORT || self.counts.violation.is_some() {
-            return Poll::Ready(());
+        let before = conn.output.len();
+        let n = conn.gather(parts);
+        if let Some(corrected) = self.corrected(conn.output.get(before..).unwrap_or_default()) {
+            conn.output.truncate(before);
+            conn.output.extend_from_slice(&corrected);
         }
-        self.turn.poll(cx)
+        let sent = match self.counts.violation {
+            // Who breaks the rules is told at once.
+            Some(_) => conn.poll_send_now(cx),
+            None => conn.poll_send(cx, || self.conn.clone()),
+        };
+        match sent {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            // What has not gone out is in the buffer.
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(n)),
+        }
     }
 
     fn sent(&mut self, data: &[u8]) {
@@ -214,18 +216,19 @@ fn received(counts: &mut Counts, seen: &Seen, head: Head) {
     }
 }
 
-/// The most that a record of TLS carries.
-const RECORD: usize = 16 * 1024;
-
 /// RFC 9113, 6.8, without debug data.
 const GOAWAY_LEN: usize = 17;
 const GOAWAY_HEAD: [u8; 9] = [0, 0, 8, 7, 0, 0, 0, 0, 0];
 const PROTOCOL_ERROR: [u8; 4] = [0, 0, 0, 1];
 
+fn lock(conn: &Mutex<Conn>) -> MutexGuard<'_, Conn> {
+    conn.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Drop for Watched {
     fn drop(&mut self) {
         let remote = self.seen.closed.load(Ordering::Relaxed);
-        self.io.closed(if remote { CloseEvent::Remote } else { CloseEvent::Local });
+        lock(&self.conn).close(if remote { CloseEvent::Remote } else { CloseEvent::Local });
     }
 }
 
@@ -255,13 +258,7 @@ impl AsyncRead for Watched {
 
 impl AsyncWrite for Watched {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        ready!(this.poll_turn(cx, data.len()));
-        let corrected = this.corrected(data);
-        let data = corrected.as_deref().unwrap_or(data);
-        let n = ready!(Pin::new(&mut this.io).poll_write(cx, data))?;
-        this.sent(data.get(..n).unwrap_or_default());
-        Poll::Ready(Ok(n))
+        self.poll_write_vectored(cx, &[IoSlice::new(data)])
     }
 
     fn poll_write_vectored(
@@ -270,23 +267,7 @@ impl AsyncWrite for Watched {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let mut some = parts.iter().filter(|part| !part.is_empty());
-        let first: &[u8] = some.next().map_or(&[], |part| part);
-        if some.next().is_none() {
-            return Pin::new(this).poll_write(cx, first);
-        }
-        if !this.io.wire().is_raw() {
-            return this.poll_write_gathered(cx, parts);
-        }
-        ready!(this.poll_turn(cx, parts.iter().map(|part| part.len()).sum()));
-        let socket = this.io.socket();
-        let written = loop {
-            ready!(socket.poll_write_ready(cx))?;
-            match socket.send_vectored(parts) {
-                Err(error) if is_again(&error) => {}
-                result => break result?,
-            }
-        };
+        let written = ready!(this.poll_parts(cx, parts))?;
         let mut left = written;
         for part in parts {
             let n = left.min(part.len());
@@ -302,12 +283,10 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        this.turn.over();
-        Pin::new(&mut this.io).poll_flush(cx)
+        lock(&self.conn).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+        lock(&self.conn).poll_shutdown(cx)
     }
 }

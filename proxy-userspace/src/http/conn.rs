@@ -2,10 +2,12 @@
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use tokio::io::{AsyncRead as _, ReadBuf};
 
 use crate::http::Io;
 use crate::net::socket::is_again;
@@ -82,11 +84,7 @@ impl Conn {
         cx: &mut Context<'_>,
         want: usize,
     ) -> Poll<io::Result<usize>> {
-        if matches!(self.turn, Turn::Stuck)
-            && let Poll::Ready(Err(error)) = self.poll_send_now(cx)
-        {
-            self.turn = Turn::Failed(error);
-        }
+        self.resume(cx);
         if self.eof {
             return Poll::Ready(Ok(0));
         }
@@ -95,13 +93,42 @@ impl Conn {
             self.read += n as u64;
             self.eof = n == 0;
         }
-        if result.is_pending()
-            && let Turn::Failed(error) = &mut self.turn
-        {
+        match self.failure() {
             // What the peer has said before goes first.
-            return Poll::Ready(Err(std::mem::replace(error, io::ErrorKind::BrokenPipe.into())));
+            Some(error) if result.is_pending() => Poll::Ready(Err(error)),
+            Some(_) | None => result,
         }
-        result
+    }
+
+    /// Reads past `input`. As [`Self::poll_fill`], whoever reads also writes what has found no room.
+    pub(in crate::http) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.resume(cx);
+        let result = Pin::new(&mut self.io).poll_read(cx, buf);
+        match self.failure() {
+            Some(error) if result.is_pending() => Poll::Ready(Err(error)),
+            Some(_) | None => result,
+        }
+    }
+
+    /// With what was handed on and has found no room.
+    fn resume(&mut self, cx: &mut Context<'_>) {
+        if matches!(self.turn, Turn::Stuck)
+            && let Poll::Ready(Err(error)) = self.poll_send_now(cx)
+        {
+            self.turn = Turn::Failed(error);
+        }
+    }
+
+    /// What has become of what was handed on, where that is no good.
+    fn failure(&mut self) -> Option<io::Error> {
+        match &mut self.turn {
+            Turn::Failed(error) => Some(std::mem::replace(error, io::ErrorKind::BrokenPipe.into())),
+            Turn::None | Turn::Waits(_) | Turn::Stuck => None,
+        }
     }
 
     fn poll_fill_short(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -194,6 +221,41 @@ impl Conn {
         Poll::Ready(Ok(()))
     }
 
+    /// As [`Self::poll_send_now`], but for what goes out when it is its turn.
+    pub(in crate::http) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.turn {
+            Turn::Waits(_) => Poll::Ready(Ok(())),
+            Turn::None | Turn::Stuck | Turn::Failed(_) => self.poll_send_now(cx),
+        }
+    }
+
+    /// Behind what is to be written, as much as a buffer is good for.
+    pub(in crate::http) fn gather(&mut self, parts: &[IoSlice<'_>]) -> usize {
+        let before = self.output.len();
+        for part in parts {
+            let room = BATCH.saturating_sub(self.output.len()).min(part.len());
+            self.output.extend_from_slice(&part[..room]);
+        }
+        self.output.len() - before
+    }
+
+    /// Past `output`, which is empty. Of a plain socket.
+    pub(in crate::http) fn poll_write_vectored(
+        &mut self,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        debug_assert!(!self.has_output());
+        let socket = self.io.socket();
+        loop {
+            ready!(socket.poll_write_ready(cx))?;
+            match socket.send_vectored(parts) {
+                Err(error) if is_again(&error) => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
     /// Its turn has come.
     pub(in crate::http) fn write_in_turn(&mut self) {
         // What was longer has gone out by itself.
@@ -213,8 +275,8 @@ impl Conn {
 
     /// Writes all that there is to write.
     pub(in crate::http) fn poll_send_now(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Turn::Failed(error) = &mut self.turn {
-            return Poll::Ready(Err(std::mem::replace(error, io::ErrorKind::BrokenPipe.into())));
+        if let Some(error) = self.failure() {
+            return Poll::Ready(Err(error));
         }
         while self.has_output() {
             let n = ready!(self.poll_write(cx))?;
@@ -286,8 +348,15 @@ impl Conn {
     pub(in crate::http) fn close(&mut self, by: CloseEvent) {
         if !self.closed {
             self.closed = true;
+            self.write_in_turn();
             self.io.closed(by);
         }
+    }
+}
+
+impl Later for Mutex<Conn> {
+    fn write(&self) {
+        self.lock().unwrap_or_else(PoisonError::into_inner).write_in_turn();
     }
 }
 
