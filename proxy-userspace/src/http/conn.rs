@@ -204,9 +204,11 @@ impl Conn {
         own: impl FnOnce() -> Arc<dyn Later>,
     ) -> Poll<io::Result<()>> {
         let outstanding = self.outstanding();
+        // Whoever has handed something on finds room for more.
+        let short = outstanding <= turn::SHORT && self.has_room();
         let waits = match self.turn {
-            Turn::None => outstanding > 0 && outstanding <= turn::SHORT && turn::later(own),
-            Turn::Waits(_) => outstanding <= turn::SHORT,
+            Turn::None => short && outstanding > 0 && turn::later(own),
+            Turn::Waits(_) => short,
             Turn::Stuck | Turn::Failed(_) => false,
         };
         if !waits {
@@ -365,3 +367,6 @@ impl Drop for Conn {
         self.close(if self.eof { CloseEvent::Remote } else { CloseEvent::Local });
     }
 }
+
+#[cfg(test)]
+mod tests;
