@@ -216,7 +216,7 @@ impl Conn {
         }
         match &mut self.turn {
             Turn::Waits(waker) => waker.clone_from(cx.waker()),
-            turn => *turn = Turn::Waits(cx.waker().clone()),
+            turn @ (Turn::None | Turn::Stuck | Turn::Failed(_)) => *turn = Turn::Waits(cx.waker().clone()),
         }
         self.written += (outstanding - self.handed) as u64;
         self.handed = outstanding;

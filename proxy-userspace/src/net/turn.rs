@@ -77,6 +77,8 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+    use crate::task::Tasks;
+    use crate::telemetry::stats::Stats;
 
     struct Writer(u8, Arc<Mutex<Vec<u8>>>);
 
@@ -96,16 +98,17 @@ mod tests {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let writer = |n| Arc::new(Writer(n, seen.clone()));
         assert!(!later(|| writer(7)), "there is no queue");
-        let runner = tokio::spawn(run());
+        let tasks = Tasks::new(&Stats::new());
+        let runner = tasks.spawn("queue", run());
         tokio::task::yield_now().await;
-        let tasks = [1, 0, 2].map(|n| {
+        let writers = [1, 0, 2].map(|n| {
             let (writer, seen) = (writer(n), seen.clone());
-            tokio::spawn(async move {
+            tasks.spawn("writer", async move {
                 assert!(later(|| writer) && seen.lock().unwrap().is_empty());
             })
         });
-        for task in tasks {
-            task.await.unwrap();
+        for writer in writers {
+            writer.await.unwrap();
         }
         while seen.lock().unwrap().len() < 4 {
             tokio::task::yield_now().await;

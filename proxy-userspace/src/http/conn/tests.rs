@@ -10,7 +10,10 @@ use tokio::task::{AbortHandle, yield_now};
 use tokio::time::timeout;
 
 use super::*;
+use crate::clock;
 use crate::net::rig::LONG;
+use crate::task::Tasks;
+use crate::telemetry::stats::Stats;
 
 struct Rig {
     peer: TcpStream,
@@ -36,7 +39,7 @@ impl Rig {
         let socket = Arc::new(listener.accept().await.unwrap().0);
         let io = Io::Client { socket: socket.clone(), transport: None };
         let conn = Arc::new(Mutex::new(Conn::new(io, Bytes::new())));
-        let queue = tokio::spawn(turn::run()).abort_handle();
+        let queue = Tasks::new(&Stats::new()).spawn("queue", turn::run()).abort_handle();
         yield_now().await;
         Self { peer, socket, conn, woken: Arc::default(), queue }
     }
@@ -165,11 +168,11 @@ async fn what_finds_no_room_is_written_by_who_is_told() {
         all
     };
     assert!(all.iter().all(|byte| *byte == b'.'));
-    let deadline = tokio::time::Instant::now() + LONG;
+    let deadline = clock::now() + LONG;
     while rig.conn().has_output() {
         // Nobody speaks; but whoever waits for that writes.
         assert!(rig.poll_fill().is_pending());
-        assert!(tokio::time::Instant::now() < deadline);
+        assert!(clock::now() < deadline);
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert_eq!(rig.received(12).await, b"first second");
