@@ -226,8 +226,9 @@ impl Conn {
     /// As [`Self::poll_send_now`], but for what goes out when it is its turn.
     pub(in crate::http) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.turn {
-            Turn::Waits(_) => Poll::Ready(Ok(())),
-            Turn::None | Turn::Stuck | Turn::Failed(_) => self.poll_send_now(cx),
+            // What is longer has found no room, and nothing more has before it.
+            Turn::Waits(_) if self.outstanding() <= turn::SHORT => Poll::Ready(Ok(())),
+            Turn::None | Turn::Waits(_) | Turn::Stuck | Turn::Failed(_) => self.poll_send_now(cx),
         }
     }
 

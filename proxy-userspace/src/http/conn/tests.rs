@@ -181,6 +181,23 @@ async fn what_finds_no_room_is_written_by_who_is_told() {
     assert_eq!(rig.received(6).await, b" third");
 }
 
+/// A codec takes a write of nothing for the end.
+#[tokio::test]
+async fn a_full_buffer_is_flushed_before_it_takes_more() {
+    let rig = Rig::new().await;
+    rig.fill().await;
+    assert!(matches!(rig.send("first "), Poll::Ready(Ok(()))));
+    let waker = rig.woken.clone().into();
+    let cx = &mut Context::from_waker(&waker);
+    let mut conn = rig.conn();
+    assert!(matches!(conn.poll_flush(cx), Poll::Ready(Ok(()))));
+    let long = vec![b'x'; BATCH];
+    assert_eq!(conn.gather(&[IoSlice::new(&long), IoSlice::new(&long)]), BATCH - 6);
+    assert!(conn.poll_send(cx, || rig.conn.clone()).is_pending());
+    // It still waits for its turn, too.
+    assert!(conn.poll_flush(cx).is_pending());
+}
+
 #[tokio::test]
 async fn a_failure_is_told_when_nothing_is_left_to_read() {
     let mut rig = Rig::new().await;
