@@ -10,7 +10,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead as _, ReadBuf};
 
 use crate::http::Io;
-use crate::net::socket::is_again;
+use crate::net::socket::{Socket, is_again};
 use crate::net::turn::{self, Later};
 use crate::transport::CloseEvent;
 
@@ -249,14 +249,7 @@ impl Conn {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         debug_assert!(!self.has_output());
-        let socket = self.io.socket();
-        loop {
-            ready!(socket.poll_write_ready(cx))?;
-            match socket.send_vectored(parts) {
-                Err(error) if is_again(&error) => {}
-                result => return Poll::Ready(result),
-            }
-        }
+        poll_vectored(self.io.socket(), cx, parts)
     }
 
     /// Its turn has come.
@@ -310,14 +303,7 @@ impl Conn {
             let first = parts.into_iter().find(|part| !part.is_empty()).unwrap_or_default();
             return wire.poll_write(cx, first);
         }
-        let parts = parts.map(IoSlice::new);
-        loop {
-            ready!(wire.socket.poll_write_ready(cx))?;
-            match wire.socket.send_vectored(&parts) {
-                Err(error) if is_again(&error) => {}
-                result => return Poll::Ready(result),
-            }
-        }
+        poll_vectored(wire.socket, cx, &parts.map(IoSlice::new))
     }
 
     fn advance(&mut self, mut n: usize) {
@@ -353,6 +339,16 @@ impl Conn {
             self.closed = true;
             self.write_in_turn();
             self.io.closed(by);
+        }
+    }
+}
+
+fn poll_vectored(socket: Socket<'_>, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(socket.poll_write_ready(cx))?;
+        match socket.send_vectored(parts) {
+            Err(error) if is_again(&error) => {}
+            result => return Poll::Ready(result),
         }
     }
 }

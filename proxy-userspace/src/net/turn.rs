@@ -5,7 +5,7 @@
 //! the peer, and the others find it awake. Nobody waits where nobody else is ready.
 //!
 //! Who has something to write is put into its worker's queue ([`later`]), and its task goes on as if it had been written;
-//! [`run`] empties the queue. To poll each task once more instead is as easy, and a tenth of a request's time: by then
+//! [`run`] empties the queue. To poll each task once more instead is as easy, and up to a tenth of a request's time: by then
 //! others have been in the caches.
 
 use std::cell::RefCell;
@@ -77,6 +77,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+    use crate::net::rig::LONG;
     use crate::task::Tasks;
     use crate::telemetry::stats::Stats;
 
@@ -110,9 +111,12 @@ mod tests {
         for writer in writers {
             writer.await.unwrap();
         }
-        while seen.lock().unwrap().len() < 4 {
-            tokio::task::yield_now().await;
-        }
+        let all = async {
+            while seen.lock().unwrap().len() < 4 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(LONG, all).await.unwrap();
         assert_eq!(*seen.lock().unwrap(), [1, 0, 2, 9]);
         runner.abort();
     }

@@ -70,6 +70,15 @@ impl Rig {
         self.woken.0.load(Ordering::Relaxed)
     }
 
+    async fn told(&self) {
+        let told = async {
+            while self.woken() == 0 {
+                yield_now().await;
+            }
+        };
+        timeout(LONG, told).await.unwrap();
+    }
+
     /// The socket takes nothing more. How much it has taken.
     async fn fill(&self) -> usize {
         SockRef::from(&*self.socket).set_send_buffer_size(4096).unwrap();
@@ -156,9 +165,7 @@ async fn what_finds_no_room_is_written_by_who_is_told() {
     let mut rig = Rig::new().await;
     let before = rig.fill().await;
     assert!(matches!(rig.send("first "), Poll::Ready(Ok(()))));
-    while rig.woken() == 0 {
-        yield_now().await;
-    }
+    rig.told().await;
     // Nothing more is handed on before it has gone out.
     assert!(rig.send("second").is_pending());
     assert_eq!(rig.conn().written, 6);
@@ -205,9 +212,7 @@ async fn a_failure_is_told_when_nothing_is_left_to_read() {
     timeout(LONG, rig.socket.readable()).await.unwrap().unwrap();
     SockRef::from(&*rig.socket).shutdown(std::net::Shutdown::Write).unwrap();
     assert!(matches!(rig.send("lost"), Poll::Ready(Ok(()))));
-    while rig.woken() == 0 {
-        yield_now().await;
-    }
+    rig.told().await;
     assert!(matches!(rig.poll_fill(), Poll::Ready(Ok(3))));
     let failed = |poll: Poll<io::Result<()>>| match poll {
         Poll::Ready(Err(error)) => error.kind() == io::ErrorKind::BrokenPipe,

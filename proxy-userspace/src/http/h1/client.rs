@@ -163,7 +163,7 @@ impl Exchange {
 
     /// Of what has been read: the final head, after those that go before it.
     fn read_head(&mut self) -> Result<Option<Parsed<ResponseHead>>, Reset> {
-        let conn = &mut *self.client.conn.lock().unwrap_or_else(PoisonError::into_inner);
+        let conn = &mut *self.client.conn();
         if !self.touched && !conn.input.is_empty() {
             self.touched = true;
             self.observer.progress.receiving();

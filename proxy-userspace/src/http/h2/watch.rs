@@ -152,7 +152,12 @@ impl Watched {
         ready!(conn.poll_flush(cx))?;
         if self.raw && parts.iter().map(|part| part.len()).sum::<usize>() > SHORT {
             ready!(conn.poll_send_now(cx))?;
-            return conn.poll_write_vectored(cx, parts);
+            let mut some = parts.iter().filter(|part| !part.is_empty());
+            let alone = some.next().filter(|_| some.next().is_none());
+            return match alone.and_then(|alone| self.corrected(alone)) {
+                Some(corrected) => conn.poll_write_vectored(cx, &[IoSlice::new(&corrected)]),
+                None => conn.poll_write_vectored(cx, parts),
+            };
         }
         let before = conn.output.len();
         let n = conn.gather(parts);

@@ -89,7 +89,7 @@ fn measure(lab: &Lab, options: &Options) -> Result<()> {
     let mut figures = Figures::new(METRICS, MODES, ENVOY);
     for n in 0..=options.repetitions {
         eprintln!("repetition {n} of {} (0 does not count)", options.repetitions);
-        // Each has processes of its own: where their memory lies makes a tenth of what they take.
+        // Each has processes of its own: one differs from another by a tenth, for as long as it lives.
         let mut proxies = start(lab, &nginx)?;
         for (at, load) in LOADS.iter().enumerate() {
             for which in (0..MODES.len()).map(|i| (i + n) % MODES.len()) {

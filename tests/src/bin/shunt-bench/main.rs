@@ -41,7 +41,7 @@ enum Bench {
     Match(matching::Options),
     /// TLS: handshakes for a CPU second, and bytes, beside Envoy and beside rustls alone.
     Tls(tls::Options),
-    /// HTTP: requests a second and CPU a request, beside Envoy.
+    /// HTTP: requests a second and CPU a request, beside Envoy, nginx and HAProxy.
     Http(http::Options),
     /// Dynamic configuration: loads, updates and changing endpoints, by file and by delta xDS, beside Envoy.
     Xds(xds::Options),
